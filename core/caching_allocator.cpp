@@ -1,0 +1,160 @@
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "core/memory.hpp"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#define PALIMPSEST_FORBID(address, bytes) __asan_poison_memory_region(address, bytes)
+#define PALIMPSEST_PERMIT(address, bytes) __asan_unpoison_memory_region(address, bytes)
+#else
+#define PALIMPSEST_FORBID(address, bytes) ((void)0)
+#define PALIMPSEST_PERMIT(address, bytes) ((void)0)
+#endif
+
+namespace palimpsest {
+namespace {
+
+std::size_t round_up(std::size_t bytes, std::size_t unit) { return (bytes + unit - 1) / unit * unit; }
+
+}  // namespace
+
+/// All memory taken, cut into blocks without gaps. `first_of_segment` marks where a block may not be joined to the one
+/// before it, because the source did not return the two as one piece.
+struct CachingAllocator::Blocks {
+  struct Block {
+    std::size_t bytes = 0;
+    bool free = false;
+    bool first_of_segment = false;
+  };
+  using Map = std::map<char*, Block>;
+
+  Map by_address;
+  std::set<std::pair<std::size_t, char*>> free_by_size;
+
+  void set_free(Map::iterator block) {
+    block->second.free = true;
+    free_by_size.emplace(block->second.bytes, block->first);
+  }
+
+  void set_used(Map::iterator block) {
+    block->second.free = false;
+    free_by_size.erase({block->second.bytes, block->first});
+  }
+
+  bool joins_previous(Map::iterator block) const {
+    return block != by_address.begin() && !block->second.first_of_segment;
+  }
+
+  /// Joins a block that is in use (not in free_by_size) with its free neighbours and frees the result.
+  void free_and_join(Map::iterator block) {
+    const auto next = std::next(block);
+    if (next != by_address.end() && next->second.free && joins_previous(next)) {
+      set_used(next);
+      block->second.bytes += next->second.bytes;
+      by_address.erase(next);
+    }
+    if (joins_previous(block) && std::prev(block)->second.free) {
+      const auto previous = std::prev(block);
+      set_used(previous);
+      previous->second.bytes += block->second.bytes;
+      by_address.erase(block);
+      block = previous;
+    }
+    set_free(block);
+  }
+
+  /// The end of the highest block, null if there is none.
+  char* end() const {
+    return by_address.empty() ? nullptr : by_address.rbegin()->first + by_address.rbegin()->second.bytes;
+  }
+};
+
+CachingAllocator::CachingAllocator(std::unique_ptr<MemorySource> source)
+    : blocks_(std::make_unique<Blocks>()), source_(std::move(source)) {}
+
+CachingAllocator::~CachingAllocator() { release_cached(); }
+
+bool CachingAllocator::grow(std::size_t bytes) {
+  std::size_t missing = bytes;
+  if (source_->granule() != 0 && !blocks_->by_address.empty() && blocks_->by_address.rbegin()->second.free) {
+    missing -= std::min(missing, blocks_->by_address.rbegin()->second.bytes);
+  }
+  std::size_t granted = 0;
+  ++system_calls_;
+  char* const address = static_cast<char*>(source_->take(missing, granted));
+  if (address == nullptr) return false;
+  PALIMPSEST_FORBID(address, granted);
+  reserved_ += granted;
+  const bool continues = source_->granule() != 0 && blocks_->end() == address;
+  const auto block = blocks_->by_address.emplace(address, Blocks::Block{granted, false, !continues}).first;
+  blocks_->free_and_join(block);
+  return true;
+}
+
+void* CachingAllocator::allocate(std::size_t bytes) {
+  bytes = round_up(std::max<std::size_t>(bytes, 1), alignment);
+  auto fit = blocks_->free_by_size.lower_bound({bytes, nullptr});
+  if (fit == blocks_->free_by_size.end()) {
+    if (!grow(bytes)) {
+      release_cached();
+      if (!grow(bytes)) return nullptr;
+    }
+    fit = blocks_->free_by_size.lower_bound({bytes, nullptr});
+    if (fit == blocks_->free_by_size.end()) return nullptr;
+  }
+  const auto block = blocks_->by_address.find(fit->second);
+  blocks_->set_used(block);
+  if (block->second.bytes > bytes) {
+    const auto rest =
+        blocks_->by_address.emplace(block->first + bytes, Blocks::Block{block->second.bytes - bytes}).first;
+    block->second.bytes = bytes;
+    blocks_->set_free(rest);
+  }
+  PALIMPSEST_PERMIT(block->first, bytes);
+  return block->first;
+}
+
+void CachingAllocator::release(void* address) {
+  const auto block = blocks_->by_address.find(static_cast<char*>(address));
+  PALIMPSEST_FORBID(block->first, block->second.bytes);
+  blocks_->free_and_join(block);
+}
+
+void CachingAllocator::release_cached() {
+  auto& blocks = blocks_->by_address;
+  const auto give = [&](char* address, std::size_t bytes) {
+    PALIMPSEST_PERMIT(address, bytes);
+    source_->give(address, bytes);
+    reserved_ -= bytes;
+  };
+  // A free block that starts a segment and ends where the next one starts (or at the end) is a whole run of segments.
+  for (auto block = blocks.begin(); block != blocks.end();) {
+    const auto next = std::next(block);
+    const bool whole = block->second.first_of_segment && (next == blocks.end() || next->second.first_of_segment);
+    if (block->second.free && whole) {
+      blocks_->set_used(block);
+      give(block->first, block->second.bytes);
+      blocks.erase(block);
+    }
+    block = next;
+  }
+  if (source_->granule() == 0 || blocks.empty() || !blocks.rbegin()->second.free) return;
+  const auto last = std::prev(blocks.end());
+  const std::size_t spare = last->second.bytes / source_->granule() * source_->granule();
+  const std::size_t rest = last->second.bytes - spare;
+  if (spare == 0) return;
+  // The end of the range is a multiple of the granule, so its last `spare` bytes start at one.
+  char* const address = last->first + rest;
+  blocks_->set_used(last);
+  if (rest > 0) {
+    last->second.bytes = rest;
+    blocks_->set_free(last);
+  } else {
+    blocks.erase(last);
+  }
+  give(address, spare);
+}
+
+}  // namespace palimpsest

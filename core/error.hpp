@@ -1,0 +1,73 @@
+#pragma once
+
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+namespace palimpsest {
+
+/// Root of every exception the library throws on purpose. The message is one line, fit to be shown to a user.
+class Error : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// Shapes that do not fit the operation: names the op, the shapes and what was expected.
+class ShapeError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// An element type the operation does not take, or two that should agree and do not.
+class DtypeError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// Tensors on different devices, or a device that this build or this machine does not have.
+class DeviceError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// A data file that is missing, truncated, oversized or malformed: names the file, the offset and what was expected.
+class DataError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// A value outside what a parameter allows (a negative stride, a dropout probability above 1, an unknown policy name).
+class ValueError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// A number left the range in which the arithmetic asked for is exact (see ops::couple on a grid).
+class RangeError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// A call that makes no sense now: backward on a consumed or failed tape, a parameter changed before its gradient was
+/// taken.
+class StateError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// Memory asked for beyond the limit or beyond what the device has. Nothing was allocated.
+class OutOfMemory : public Error {
+ public:
+  using Error::Error;
+};
+
+/// Concatenates the printed forms of its arguments; what error messages are made with.
+template <class... Parts>
+std::string concat_text(const Parts&... parts) {
+  std::ostringstream out;
+  (out << ... << parts);
+  return out.str();
+}
+
+}  // namespace palimpsest

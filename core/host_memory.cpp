@@ -1,0 +1,102 @@
+#include "core/host_memory.hpp"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdint>
+#include <fstream>
+#include <string>
+
+namespace palimpsest {
+namespace {
+
+constexpr std::size_t huge_page = std::size_t{2} << 20;
+
+#if defined(MADV_POPULATE_WRITE)
+constexpr int populate_write = MADV_POPULATE_WRITE;
+#else
+constexpr int populate_write = 23;  // Linux 5.14; older headers do not name it and older kernels refuse it
+#endif
+
+/// Backs the pages with memory now. False if the system has none: better an error here than the kernel's killer later.
+bool populate(char* address, std::size_t bytes) {
+  if (::madvise(address, bytes, populate_write) == 0) return true;
+  if (errno == ENOMEM || errno == EFAULT) return false;
+  const std::size_t page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  for (std::size_t at = 0; at < bytes; at += page) static_cast<volatile char*>(address)[at] = 0;
+  return true;
+}
+
+/// Whether the machine can back `bytes` more: populating beyond that would end the process instead of failing.
+bool available(std::size_t bytes) {
+  std::ifstream meminfo("/proc/meminfo");
+  std::string key;
+  std::size_t kibibytes = 0;
+  std::string unit;
+  while (meminfo >> key >> kibibytes && std::getline(meminfo, unit)) {
+    if (key == "MemAvailable:") return bytes / 1024 < kibibytes;
+  }
+  return true;
+}
+
+class HostMemory : public MemorySource {
+ public:
+  HostMemory() {
+    // Addresses only. Where even they are rationed (ulimit -v), a smaller range does.
+    for (capacity_ = std::size_t{1} << 40; capacity_ >= (std::size_t{1} << 30); capacity_ /= 4) {
+      void* const range = ::mmap(nullptr, capacity_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+      if (range == MAP_FAILED) continue;
+      mapping_ = static_cast<char*>(range);
+      const std::size_t skip = (huge_page - reinterpret_cast<std::uintptr_t>(mapping_) % huge_page) % huge_page;
+      base_ = mapping_ + skip;
+      end_ = mapping_ + capacity_;
+      next_ = base_;
+      return;
+    }
+  }
+  HostMemory(const HostMemory&) = delete;
+  HostMemory& operator=(const HostMemory&) = delete;
+  ~HostMemory() override {
+    if (mapping_ != nullptr) ::munmap(mapping_, capacity_);
+  }
+
+  void* take(std::size_t bytes, std::size_t& granted) override {
+    granted = (bytes + huge_page - 1) / huge_page * huge_page;
+    if (granted < bytes || granted > static_cast<std::size_t>(end_ - next_) || !available(granted)) return nullptr;
+    if (::mprotect(next_, granted, PROT_READ | PROT_WRITE) != 0) return nullptr;
+    ::madvise(next_, granted, MADV_HUGEPAGE);
+    if (!populate(next_, granted)) {
+      forget(next_, granted);
+      return nullptr;
+    }
+    char* const address = next_;
+    next_ += granted;
+    return address;
+  }
+
+  void give(void* address, std::size_t bytes) override {
+    forget(static_cast<char*>(address), bytes);
+    if (static_cast<char*>(address) + bytes == next_) next_ = static_cast<char*>(address);
+  }
+
+  std::size_t granule() const override { return huge_page; }
+
+ private:
+  static void forget(char* address, std::size_t bytes) {
+    ::madvise(address, bytes, MADV_DONTNEED);
+    ::mprotect(address, bytes, PROT_NONE);
+  }
+
+  std::size_t capacity_ = 0;
+  char* mapping_ = nullptr;
+  char* base_ = nullptr;
+  char* next_ = nullptr;
+  char* end_ = nullptr;
+};
+
+}  // namespace
+
+std::unique_ptr<MemorySource> make_host_memory() { return std::make_unique<HostMemory>(); }
+
+}  // namespace palimpsest

@@ -1,0 +1,83 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <ostream>
+#include <string_view>
+
+#include "core/error.hpp"
+
+namespace palimpsest {
+
+/// Element types. Activations, parameters and gradients are Float32 or Float64; labels are Int32.
+enum class Dtype : std::uint8_t { Float32, Float64, Int32 };
+
+/// Bytes of one element.
+constexpr std::size_t size_of(Dtype dtype) { return dtype == Dtype::Float64 ? 8 : 4; }
+
+constexpr std::string_view to_string(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::Float32:
+      return "float32";
+    case Dtype::Float64:
+      return "float64";
+    case Dtype::Int32:
+      return "int32";
+  }
+  return "?";
+}
+
+inline std::ostream& operator<<(std::ostream& out, Dtype dtype) { return out << to_string(dtype); }
+
+/// The Dtype of a C++ element type.
+template <class T>
+struct DtypeOf;
+template <>
+struct DtypeOf<float> {
+  static constexpr Dtype value = Dtype::Float32;
+};
+template <>
+struct DtypeOf<double> {
+  static constexpr Dtype value = Dtype::Float64;
+};
+template <>
+struct DtypeOf<std::int32_t> {
+  static constexpr Dtype value = Dtype::Int32;
+};
+template <class T>
+inline constexpr Dtype dtype_of = DtypeOf<T>::value;
+
+/// Calls `body` with a zero of the C++ type of a floating dtype: `with_float(dtype, "relu", [&](auto zero) { using T =
+/// decltype(zero); ... })`. Throws DtypeError, naming `op`, for any other dtype.
+template <class Body>
+decltype(auto) with_float(Dtype dtype, std::string_view op, Body&& body) {
+  switch (dtype) {
+    case Dtype::Float32:
+      return body(0.0F);
+    case Dtype::Float64:
+      return body(0.0);
+    case Dtype::Int32:
+      break;
+  }
+  throw DtypeError(concat_text("[", op, "] takes float32 or float64, got ", dtype));
+}
+
+/// Where bytes live. Meta has none: on it shapes, allocations and policies are followed and no kernel runs, so that the
+/// peak of a step is known without the step.
+enum class Device : std::uint8_t { Cpu, Cuda, Meta };
+
+constexpr std::string_view to_string(Device device) {
+  switch (device) {
+    case Device::Cpu:
+      return "cpu";
+    case Device::Cuda:
+      return "cuda";
+    case Device::Meta:
+      return "meta";
+  }
+  return "?";
+}
+
+inline std::ostream& operator<<(std::ostream& out, Device device) { return out << to_string(device); }
+
+}  // namespace palimpsest
