@@ -1,0 +1,35 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "autograd/value.hpp"
+
+namespace palimpsest {
+
+/// The shared storages of a tape. An arena holds the bytes of one value at a time: leasing it evicts the tenant, which
+/// is then absent (never wrong) until its recipe brings it back. An arena whose tenant is pinned is not touched; the
+/// lease gets another one. An arena is as large as its tenant, so what it does not need is free for others.
+class Arenas {
+ public:
+  /// Gives `value` memory in an arena numbered `id`. Strong guarantee: on OutOfMemory `value` stays absent.
+  void lease(Value& value, int id);
+  /// The tenant leaves; its bytes are released with it.
+  void vacate(Value& value);
+  /// `to` takes over `from`'s arena and bytes.
+  void transfer(Value& from, Value& to);
+  /// Every tenant leaves, keeping the bytes of those the user still holds.
+  void dissolve();
+
+  /// Arenas made so far, for tests: one per id, and one more for each lease that met only pinned ones.
+  std::size_t count() const { return slots_.size(); }
+
+ private:
+  struct Slot {
+    int id;
+    Value* tenant;
+  };
+  std::vector<Slot> slots_;
+};
+
+}  // namespace palimpsest

@@ -1,0 +1,167 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "core/memory.hpp"
+#include "core/shape.hpp"
+#include "core/types.hpp"
+
+namespace palimpsest {
+
+class Value;
+class Tape;
+struct Node;
+
+/// The bytes of a tensor as kernels see them: where they are and how to read them. Does not own. Null `data` on an
+/// optional output or gradient means that nobody wants it; on the Meta device `data` must not be touched.
+struct View {
+  void* data = nullptr;
+  Shape shape;
+  Dtype dtype = Dtype::Float32;
+  Device device = Device::Cpu;
+
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data);
+  }
+  explicit operator bool() const { return data != nullptr; }
+};
+
+/// Shape and element type of a tensor that need not exist yet.
+struct Spec {
+  Shape shape;
+  Dtype dtype = Dtype::Float32;
+};
+
+/// What running an op's forward costs: nothing to speak of, a pass over memory, or arithmetic (a GEMM, a convolution).
+enum class Cost : std::uint8_t { Free, Cheap, Heavy };
+
+/// Whether a forward is the first one, in which state may be committed, or a later one that must repeat its bits.
+enum class Phase : std::uint8_t { First, Replay };
+
+/// Which values an op's backward reads. Bit i stands for input or output i; those beyond 63 are read if all bits are
+/// set.
+struct Needs {
+  std::uint64_t inputs = 0;
+  std::uint64_t outputs = 0;
+
+  bool input(std::size_t i) const { return contains(inputs, i); }
+  bool output(std::size_t i) const { return contains(outputs, i); }
+  static constexpr bool contains(std::uint64_t set, std::size_t i) {
+    return i < 64 ? (set >> i & 1) != 0 : set == ~std::uint64_t{0};
+  }
+};
+
+/// The bit of `Needs` for each index.
+template <class... Indices>
+constexpr std::uint64_t bits(Indices... indices) {
+  return ((std::uint64_t{1} << indices) | ... | std::uint64_t{0});
+}
+inline constexpr std::uint64_t all_bits = ~std::uint64_t{0};
+
+/// What a forward is given. Inputs are present; outputs are uninitialised, except that an output may have the memory of
+/// the input that Op::overwritable_input names.
+class Forward {
+ public:
+  Forward(std::span<const View> inputs, std::span<const View> outputs, Phase phase, Device device, Tape* tape)
+      : inputs_(inputs), outputs_(outputs), phase_(phase), device_(device), tape_(tape) {}
+
+  const View& input(std::size_t i) const { return inputs_[i]; }
+  std::span<const View> inputs() const { return inputs_; }
+  /// An op with several outputs must expect null ones on replay: those need not be written.
+  const View& output(std::size_t i = 0) const { return outputs_[i]; }
+  std::span<const View> outputs() const { return outputs_; }
+  Phase phase() const { return phase_; }
+  Device device() const { return device_; }
+
+  /// Scratch memory, gone when the returned buffer is.
+  Buffer workspace(std::size_t bytes) const { return Buffer(device_, bytes, Tag::Workspace); }
+
+  /// Registers how to undo a change of state that this forward makes (Phase::First only), should the step fail.
+  void on_failure(std::function<void()> undo) const;
+
+ private:
+  std::span<const View> inputs_;
+  std::span<const View> outputs_;
+  Phase phase_;
+  Device device_;
+  Tape* tape_;
+};
+
+/// Where the gradient of an input goes: every element must be written or, where `accumulate`, added to.
+struct GradientTarget {
+  View view;
+  bool accumulate = false;
+};
+
+/// What a backward is given: the gradients of the outputs, the values it asked for in Op::needs, and where the
+/// gradients of the inputs go.
+class Backward {
+ public:
+  Backward(Tape& tape, Node& node) : tape_(tape), node_(node) {}
+
+  /// The gradient of output i; null if nothing flowed into it.
+  View grad_output(std::size_t i = 0) const;
+  /// A value named in Op::needs.
+  View input(std::size_t i) const;
+  View output(std::size_t i = 0) const;
+  Device device() const;
+
+  /// Whether input i wants a gradient.
+  bool wants(std::size_t i) const;
+  std::size_t input_count() const;
+  const Shape& input_shape(std::size_t i) const;
+
+  /// The destination of input i's gradient. Call it once per wanted input.
+  GradientTarget grad_input(std::size_t i);
+  /// The same, in the memory of output o's gradient where nobody else needs that: the kernel must allow the two to be
+  /// one.
+  GradientTarget grad_input_over(std::size_t i, std::size_t o = 0);
+  /// The gradient of input i is that of output o, unchanged: shares the memory instead of copying it.
+  void pass_through(std::size_t i, std::size_t o = 0);
+
+  Buffer workspace(std::size_t bytes) const { return Buffer(device(), bytes, Tag::Workspace); }
+
+ private:
+  Tape& tape_;
+  Node& node_;
+};
+
+/// One operation: a pure forward and its gradient. An object is made for each call and lives on the tape; it holds the
+/// attributes and whatever the first forward froze (batch statistics, random counters). It must not hold its inputs.
+class Op {
+ public:
+  virtual ~Op() = default;
+
+  /// The field's name for it, as error messages and reports print it.
+  virtual std::string_view name() const = 0;
+  virtual Cost cost() const = 0;
+
+  /// Checks the inputs and says what comes out. Throws ShapeError, DtypeError, ValueError.
+  virtual std::vector<Spec> infer(std::span<const Spec> inputs) const = 0;
+
+  /// Computes the outputs: a function of the inputs, the attributes and, on Phase::Replay, of what Phase::First froze.
+  virtual void forward(Forward& io) = 0;
+
+  /// What backward will read: a property of the attributes alone.
+  virtual Needs needs() const = 0;
+  virtual void backward(Backward& io) = 0;
+
+  /// The input whose memory the (only) output may take over where nobody will read that input again; -1 for none.
+  virtual int overwritable_input() const { return -1; }
+
+  /// The input that can be solved from the (only) output and the other inputs, -1 for none (Gomez et al. 2017). Whether
+  /// solving returns the very bits is told by solves_exactly().
+  virtual int solvable_input() const { return -1; }
+  virtual bool solves_exactly() const { return false; }
+  /// Computes that input. `inputs` has a null view in its place; `solved` may have the memory of the output or of
+  /// another input that nobody will read again.
+  virtual void solve(std::span<const View> inputs, const View& output, const View& solved) const;
+};
+
+}  // namespace palimpsest

@@ -1,0 +1,92 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "autograd/op.hpp"
+
+namespace palimpsest {
+
+class Value;
+class Restoring;
+
+/// How one value crosses from forward to backward. Stateless or one object per value, as the recipe likes.
+/// The absence of a recipe (a null pointer) means: keep the bytes.
+class Recipe {
+ public:
+  virtual ~Recipe() = default;
+
+  virtual std::string_view name() const = 0;
+
+  /// The node that restoring runs and whose turn in backward is the last moment at which it can be run; by default the
+  /// value's producer. Null: restoring runs no node.
+  virtual const Node* via(const Value& value) const;
+
+  /// The values whose bytes restore() reads: they are made present first. By default the inputs of the value's
+  /// producer.
+  virtual std::vector<Value*> sources(const Value& value) const;
+
+  /// The arena that the bytes live in, in forward and when restored; -1 for memory of the value's own.
+  virtual int arena() const { return -1; }
+
+  /// The forward pass has no more use for the bytes and they are about to be dropped. A recipe that moves them
+  /// elsewhere does it here. Called at most once per value.
+  virtual void save(const View& bytes);
+
+  /// Brings the bytes back: `restoring` has the sources and the destination. Must write the very bytes of the first
+  /// forward, unless the policy says that it is not exact. An exception leaves the value absent.
+  virtual void restore(Restoring& restoring) = 0;
+};
+
+using RecipePtr = std::shared_ptr<Recipe>;
+
+/// A unit of memory policy: a dense block, a reversible unit, a transition. Policies see its name.
+class BlockInfo {
+ public:
+  std::string name;
+  std::shared_ptr<const class Policy> policy;  ///< null: keep everything
+};
+
+/// A later chance to give a value another recipe than the one it got when it was made.
+struct Offer {
+  enum class Kind {
+    EntersBlock,   ///< the value is an input of the block that is being entered
+    Solvable,      ///< `node`, just recorded, can be solved for the value (Op::solvable_input)
+    InsideBranch,  ///< the value was made inside the branch that the coupling `node` has just added to its stream
+  };
+  Kind kind;
+  const Node* node = nullptr;
+};
+
+/// Chooses recipes. Pure: the same answer in every step, from shapes, ops and blocks alone.
+class Policy {
+ public:
+  virtual ~Policy() = default;
+
+  virtual std::string_view name() const = 0;
+  /// Whether gradients are the same bits as with store-all, whatever the model.
+  virtual bool exact() const { return true; }
+
+  /// The recipe of a value that an op inside `block` makes. Null: keep it.
+  virtual RecipePtr decide(const Value& value, const Op& op, const BlockInfo& block) const = 0;
+
+  /// Asked when another recipe becomes possible. nullopt: leave the value as it is; null: keep it.
+  virtual std::optional<RecipePtr> reconsider(const Value& value, const Offer& offer, const BlockInfo& block) const;
+
+  /// Whether the policy has something to do for a block in which this op is recorded. A policy that acts on no op of a
+  /// whole step is reported to the user, who asked for it in vain.
+  virtual bool acts_on(const Op&) const { return true; }
+
+  /// Names of policies that would act on these ops, and of those among them that need less memory than this one: advice
+  /// for error messages, by default none.
+  virtual std::vector<std::string_view> alternatives(std::span<const Op* const>) const { return {}; }
+  virtual std::vector<std::string_view> thriftier(std::span<const Op* const>) const { return {}; }
+};
+
+using PolicyPtr = std::shared_ptr<const Policy>;
+
+}  // namespace palimpsest

@@ -1,0 +1,253 @@
+// Recording: running an op for the first time and deciding how its outputs reach backward.
+
+#include <exception>
+
+#include "autograd/pins.hpp"
+#include "autograd/tape.hpp"
+
+namespace palimpsest {
+namespace {
+
+thread_local bool recording_enabled = true;
+thread_local std::weak_ptr<Tape> current_tape;
+thread_local BlockScope* current_scope = nullptr;
+
+/// Where the caller got inputs wrong is told here, before anything has happened.
+void check_inputs(const Op& op, std::span<const Tensor> inputs) {
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    if (!inputs[i]) throw ValueError(concat_text("[", op.name(), "] input ", i, " is an empty tensor"));
+    if (inputs[i].device() != inputs[0].device()) {
+      throw DeviceError(concat_text("[", op.name(), "] input ", i, " is on ", inputs[i].device(), ", expected ",
+                                    inputs[0].device(), " like input 0"));
+    }
+  }
+}
+
+std::vector<View> views_of(std::span<const Tensor> inputs) {
+  std::vector<View> views;
+  views.reserve(inputs.size());
+  for (const Tensor& input : inputs) views.push_back(input.view());
+  return views;
+}
+
+/// Runs an op that nobody will differentiate.
+std::vector<Tensor> run_unrecorded(Op& op, std::span<const Tensor> inputs, const std::vector<Spec>& specs) {
+  const Device device = inputs.empty() ? Device::Cpu : inputs[0].device();
+  const std::vector<View> views = views_of(inputs);
+  std::vector<Tensor> outputs;
+  std::vector<View> output_views;
+  for (const Spec& spec : specs) {
+    outputs.push_back(Tensor::empty(spec.shape, spec.dtype, device));
+    output_views.push_back(outputs.back().view());
+  }
+  Forward io(views, output_views, Phase::First, device, nullptr);
+  op.forward(io);
+  return outputs;
+}
+
+}  // namespace
+
+NoGrad::NoGrad() : before_(recording_enabled) { recording_enabled = false; }
+NoGrad::~NoGrad() { recording_enabled = before_; }
+bool grad_enabled() { return recording_enabled; }
+
+BlockScope::BlockScope(std::shared_ptr<const BlockInfo> block, std::span<const Tensor> inputs)
+    : block_(std::move(block)), outer_(current_scope), exceptions_(std::uncaught_exceptions()) {
+  const std::shared_ptr<Tape> tape = recording_enabled ? Tape::current() : nullptr;
+  if (tape != nullptr) {
+    branch_start_ = tape->nodes_.size();
+    for (const Tensor& input : inputs) {
+      if (block_->policy == nullptr || !input || input.value().leaf()) continue;
+      auto recipe = block_->policy->reconsider(input.value(), {Offer::Kind::EntersBlock, nullptr}, *block_);
+      if (recipe) tape->adopt(input.value(), std::move(*recipe));
+    }
+  }
+  current_scope = this;
+}
+
+BlockScope::~BlockScope() {
+  current_scope = outer_;
+  if (std::uncaught_exceptions() <= exceptions_) return;
+  if (const std::shared_ptr<Tape> tape = Tape::current()) tape->fail();
+}
+
+std::vector<Tensor> apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs) {
+  check_inputs(*op, inputs);
+  std::vector<Spec> input_specs;
+  for (const Tensor& input : inputs) input_specs.push_back({input.shape(), input.dtype()});
+  const std::vector<Spec> specs = op->infer(input_specs);
+
+  bool differentiable = false;
+  for (const Tensor& input : inputs) differentiable = differentiable || input.value().requires_grad();
+  if (!recording_enabled || !differentiable) return run_unrecorded(*op, inputs, specs);
+
+  const std::shared_ptr<Tape> tape = Tape::current_or_new();
+  tape->check_same_step(*op, inputs);
+  try {
+    return tape->record(std::move(op), std::move(inputs), specs);
+  } catch (const OutOfMemory& error) {
+    const std::string blocks = tape->describe_blocks();
+    tape->fail();
+    throw OutOfMemory(error.what() + blocks);
+  } catch (...) {
+    tape->fail();
+    throw;
+  }
+}
+
+void Tape::check_same_step(const Op& op, std::span<const Tensor> inputs) const {
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    const Tape* const other = inputs[i].value().tape_;
+    if (other == nullptr || other == this) continue;
+    throw StateError(
+        concat_text("[", op.name(), "] input ", i, " was made by a step that is over; detach() it to use its value"));
+  }
+}
+
+Tensor apply_single(std::unique_ptr<Op> op, std::vector<Tensor> inputs) {
+  return std::move(apply(std::move(op), std::move(inputs)).front());
+}
+
+std::shared_ptr<Tape> Tape::current() {
+  std::shared_ptr<Tape> tape = current_tape.lock();
+  return tape != nullptr && tape->state_ == State::Recording ? tape : nullptr;
+}
+
+std::shared_ptr<Tape> Tape::current_or_new() {
+  if (std::shared_ptr<Tape> tape = current()) return tape;
+  auto tape = std::make_shared<Tape>();
+  current_tape = tape;
+  return tape;
+}
+
+std::vector<Tensor> Tape::record(std::unique_ptr<Op> op, std::vector<Tensor> inputs, const std::vector<Spec>& specs) {
+  if (save_error_) std::rethrow_exception(save_error_);
+  PinSet pins(*this);
+  Node& node = nodes_.emplace_back();
+  node.op = std::move(op);
+  node.index = nodes_.size() - 1;
+  node.block = current_scope != nullptr ? current_scope->block_ : nullptr;
+  std::vector<View> input_views;
+  for (const Tensor& input : inputs) {
+    Value& value = input.value();
+    restore(value);
+    pins.pin(value);
+    node.inputs.push_back(input.handle()->value);
+    node.input_versions.push_back(value.version_);
+    input_views.push_back(value.view());
+  }
+
+  const Device device = inputs[0].device();
+  std::vector<Tensor> results;
+  std::vector<View> output_views;
+  for (const Spec& spec : specs) {
+    auto value = std::make_shared<Value>(spec.shape, spec.dtype, device);
+    value->tape_ = this;
+    value->producer_ = &node;
+    value->requires_grad_ = true;
+    node.outputs.push_back(value);
+    results.push_back(Tensor(std::make_shared<Handle>(value, shared_from_this())));
+    const Policy* const policy = node.block != nullptr ? node.block->policy.get() : nullptr;
+    if (policy != nullptr) adopt(*value, policy->decide(*value, *node.op, *node.block));
+    place_output(node, inputs, *value);
+    pins.pin(*value);
+    output_views.push_back(value->view());
+  }
+
+  Forward io(input_views, output_views, Phase::First, device, this);
+  node.op->forward(io);
+  note_readers(node);
+  make_offers(node);
+  return results;
+}
+
+void Tape::place_output(Node& node, std::span<const Tensor> inputs, Value& output) {
+  const int overwritable = node.op->overwritable_input();
+  if (overwritable < 0 || !may_overwrite(node, inputs[static_cast<std::size_t>(overwritable)], output)) {
+    make_memory(output);
+    return;
+  }
+  Value& input = inputs[static_cast<std::size_t>(overwritable)].value();
+  save(input);
+  arenas_.transfer(input, output);
+}
+
+bool Tape::may_overwrite(const Node& node, const Tensor& input, const Value& output) const {
+  const Value& value = input.value();
+  // The one handle is the caller's argument, moved to us; the one pin is the recording's own.
+  const bool sole = value.tape_ == this && input.handle().use_count() == 1 && value.handles_ == 1 && value.pins_ == 1 &&
+                    value.storage_.use_count() == 1;
+  const bool read_again =
+      value.readers_ > 0 || node.op->needs().input(static_cast<std::size_t>(node.op->overwritable_input()));
+  const int arena = output.recipe_ != nullptr ? output.recipe_->arena() : -1;
+  return sole && (value.recipe_ != nullptr || !read_again) && value.arena_ == arena &&
+         value.bytes() == output.bytes() && value.dtype() == output.dtype();
+}
+
+void Tape::note_readers(Node& node) {
+  node.needs = node.op->needs();
+  const auto hold = [&](Value& value) {
+    ++value.readers_;
+    node.held.push_back(&value);
+  };
+  for (std::size_t i = 0; i < node.inputs.size(); ++i) {
+    if (node.needs.input(i)) hold(*node.inputs[i]);
+  }
+  for (std::size_t i = 0; i < node.outputs.size(); ++i) {
+    if (node.needs.output(i)) hold(*node.outputs[i]);
+  }
+}
+
+void Tape::make_offers(Node& node) {
+  const int solvable = node.op->solvable_input();
+  if (solvable < 0 || current_scope == nullptr || node.block->policy == nullptr) return;
+  Value& stream = *node.inputs[static_cast<std::size_t>(solvable)];
+  const auto offer = [&](Value& value, Offer::Kind kind) {
+    auto recipe = node.block->policy->reconsider(value, {kind, &node}, *node.block);
+    if (recipe && adopt(value, std::move(*recipe))) drop_if_unwanted(value);
+  };
+  for (std::size_t i = current_scope->branch_start_; i < node.index; ++i) {
+    if (nodes_[i].block != node.block) continue;
+    for (const ValuePtr& output : nodes_[i].outputs) {
+      if (output.get() != &stream) offer(*output, Offer::Kind::InsideBranch);
+    }
+  }
+  current_scope->branch_start_ = node.index + 1;
+  if (!stream.leaf()) offer(stream, Offer::Kind::Solvable);
+}
+
+bool Tape::adopt(Value& value, RecipePtr recipe) {
+  if (recipe == nullptr) {
+    // What has no bytes, or has them in an arena, cannot be kept any more; its recipe still brings it back.
+    if (value.present() && value.arena_ < 0) value.recipe_ = nullptr;
+    return value.recipe_ == nullptr;
+  }
+  if (Node* const via = const_cast<Node*>(recipe->via(value)); via != nullptr) {
+    const std::vector<Value*> sources = recipe->sources(value);
+    for (const Value* source : sources) {
+      if (!source->present() && source->recipe_ == nullptr) return false;
+    }
+    for (Value* source : sources) {
+      ++source->readers_;
+      via->held.push_back(source);
+    }
+    if (via != value.producer_) via->solvable.push_back(&value);
+  }
+  value.recipe_ = std::move(recipe);
+  return true;
+}
+
+void Tape::make_memory(Value& value) {
+  const int arena = value.recipe_ != nullptr ? value.recipe_->arena() : -1;
+  if (arena >= 0) {
+    arenas_.lease(value, arena);
+  } else {
+    value.storage_ = std::make_shared<Buffer>(value.device(), value.bytes(), Tag::Activation);
+  }
+}
+
+void Forward::on_failure(std::function<void()> undo) const {
+  if (tape_ != nullptr) tape_->on_failure(std::move(undo));
+}
+
+}  // namespace palimpsest

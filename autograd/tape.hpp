@@ -1,0 +1,102 @@
+#pragma once
+
+#include <deque>
+#include <exception>
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "autograd/arena.hpp"
+#include "autograd/tensor.hpp"
+#include "autograd/value.hpp"
+
+namespace palimpsest {
+
+/// The recorded computation of one step: nodes in the order in which they ran. Made when the first op is recorded, used
+/// up by backward, gone with the last tensor that refers to it. Nothing here recurses over the graph.
+class Tape : public std::enable_shared_from_this<Tape> {
+ public:
+  enum class State { Recording, Backward, Consumed, Failed };
+
+  Tape() = default;
+  ~Tape();
+  Tape(const Tape&) = delete;
+  Tape& operator=(const Tape&) = delete;
+
+  /// The tape that this thread records on; null before the first recorded op of a step.
+  static std::shared_ptr<Tape> current();
+
+  State state() const { return state_; }
+  const std::deque<Node>& nodes() const { return nodes_; }
+  const Arenas& arenas() const { return arenas_; }
+  /// Forward runs of heavy ops that restoring has cost so far.
+  std::size_t heavy_replays() const { return heavy_replays_; }
+
+  /// Makes an absent value present. Strong guarantee. Throws StateError if nothing can bring it back.
+  void restore(Value& value);
+
+  void backward(const Tensor& loss);
+
+  /// The step has failed: undoes what its forward changed (running statistics, random counters), drops every byte that
+  /// no user's tensor holds, and refuses all further use. Parameters, committed gradients and optimisers were not
+  /// touched.
+  void fail() noexcept;
+
+  /// Registers how to undo a change of state if this step fails.
+  void on_failure(std::function<void()> undo) { undo_.push_back(std::move(undo)); }
+
+ private:
+  friend class Backward;
+  friend class BlockScope;
+  friend class PinSet;
+  friend class Restoring;
+  friend struct Handle;
+  friend std::vector<Tensor> apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs);
+
+  static std::shared_ptr<Tape> current_or_new();
+
+  void check_same_step(const Op& op, std::span<const Tensor> inputs) const;
+  std::vector<Tensor> record(std::unique_ptr<Op> op, std::vector<Tensor> inputs, const std::vector<Spec>& specs);
+  void place_output(Node& node, std::span<const Tensor> inputs, Value& output);
+  bool may_overwrite(const Node& node, const Tensor& input, const Value& output) const;
+  void note_readers(Node& node);
+  void make_offers(Node& node);
+  /// Gives a value another recipe, unless it could not be brought back with it.
+  bool adopt(Value& value, RecipePtr recipe);
+
+  void make_memory(Value& value);
+  void drop_if_unwanted(Value& value) noexcept;
+  void drop(Value& value);
+  /// Lets a value's recipe save the bytes that are about to go.
+  void save(Value& value);
+  /// Called when the user's last tensor of a value has gone.
+  void let_go(Value& value) noexcept;
+
+  std::vector<Value*> plan_restoring(Value& target, class PinSet& pins);
+  void check_versions(const Node& node, std::uint64_t read) const;
+  void backward_through(Node& node);
+  void solve_inputs(Node& node);
+  void retire(Node& node);
+  void commit_gradients();
+  /// Throws ValueError for a policy that had nothing to act on in the whole step.
+  void check_policies_acted() const;
+  std::map<const Policy*, std::vector<const Op*>> ops_by_policy() const;
+  std::shared_ptr<Buffer>& gradient_slot(Value& value);
+  void finish(State state) noexcept;
+  std::string describe_blocks() const;
+
+  State state_ = State::Recording;
+  std::deque<Node> nodes_;  // a deque: values point to nodes
+  Arenas arenas_;
+  std::vector<std::function<void()>> undo_;
+  std::vector<ValuePtr> leaves_with_gradient_;  // in the order in which backward met them
+  std::unordered_map<Value*, std::shared_ptr<Buffer>> leaf_gradients_;
+  std::size_t heavy_replays_ = 0;
+  std::exception_ptr save_error_;  // thrown by Recipe::save where it could not be reported; fails the next operation
+};
+
+}  // namespace palimpsest

@@ -1,0 +1,166 @@
+#include "autograd/tensor.hpp"
+
+#include <cstring>
+
+#include "autograd/tape.hpp"
+#include "core/cuda_runtime.hpp"
+
+namespace palimpsest {
+namespace {
+
+/// Calls visit(logical index, memory index) for every element: channels-last in memory, channels first in the logical
+/// order.
+template <class Visit>
+void for_each_element(const Shape& shape, Visit visit) {
+  const std::int64_t plane = shape.h() * shape.w();
+  std::int64_t logical = 0;
+  for (std::int64_t n = 0; n < shape.n(); ++n) {
+    for (std::int64_t c = 0; c < shape.c(); ++c) {
+      for (std::int64_t p = 0; p < plane; ++p) visit(logical++, (n * plane + p) * shape.c() + c);
+    }
+  }
+}
+
+template <class T>
+void check_dtype(const char* what, Dtype dtype) {
+  if (dtype != dtype_of<T>) throw DtypeError(concat_text(what, ": the tensor is ", dtype, ", asked for ", dtype_of<T>));
+}
+
+}  // namespace
+
+Handle::Handle(ValuePtr held, std::shared_ptr<Tape> recorded_on)
+    : value(std::move(held)), tape(std::move(recorded_on)) {
+  ++value->handles_;
+}
+
+Handle::~Handle() {
+  --value->handles_;
+  if (tape != nullptr) {
+    tape->let_go(*value);
+  } else if (value->handles_ == 0 && value->readers_ == 0 && value->pins_ == 0) {
+    value->storage_.reset();
+  }
+}
+
+Tensor Tensor::empty(const Shape& shape, Dtype dtype, Device device, Tag tag) {
+  auto value = std::make_shared<Value>(shape, dtype, device);
+  value->storage_ = std::make_shared<Buffer>(device, value->bytes(), tag);
+  return Tensor(std::make_shared<Handle>(std::move(value), nullptr));
+}
+
+Tensor Tensor::zeros(const Shape& shape, Dtype dtype, Device device, Tag tag) {
+  Tensor tensor = empty(shape, dtype, device, tag);
+  zero_bytes(tensor.view().data, device, tensor.value().bytes());
+  return tensor;
+}
+
+template <class T>
+Tensor Tensor::from_vector(const Shape& shape, const std::vector<T>& values, Device device, Tag tag) {
+  if (static_cast<std::int64_t>(values.size()) != shape.count()) {
+    throw ShapeError(concat_text("from_vector: ", values.size(), " values for a ", shape, " tensor"));
+  }
+  std::vector<T> reordered(values.size());
+  for_each_element(shape, [&](std::int64_t logical, std::int64_t memory) {
+    reordered[static_cast<std::size_t>(memory)] = values[static_cast<std::size_t>(logical)];
+  });
+  return from_layout(shape, reordered.data(), device, tag);
+}
+
+template <class T>
+Tensor Tensor::from_layout(const Shape& shape, const T* values, Device device, Tag tag) {
+  Tensor tensor = empty(shape, dtype_of<T>, device, tag);
+  copy_bytes(tensor.view().data, device, values, Device::Cpu, tensor.value().bytes());
+  return tensor;
+}
+
+Value& Tensor::value() const {
+  if (handle_ == nullptr) throw ValueError("an empty tensor has no value");
+  return *handle_->value;
+}
+
+View Tensor::view() const {
+  Value& held = value();
+  if (!held.present()) {
+    if (handle_->tape == nullptr) throw StateError("the bytes of this tensor are gone");
+    handle_->tape->restore(held);
+  }
+  return held.view();
+}
+
+Tensor& Tensor::requires_grad(bool on) {
+  if (!value().leaf()) throw StateError("requires_grad: only a leaf can be asked for gradients");
+  if (dtype() == Dtype::Int32) throw DtypeError("requires_grad: int32 tensors have no gradient");
+  value().requires_grad_ = on;
+  return *this;
+}
+
+template <class T>
+std::vector<T> Tensor::to_vector() const {
+  check_dtype<T>("to_vector", dtype());
+  if (device() == Device::Meta) throw DeviceError("to_vector: a tensor on meta has no elements");
+  std::vector<T> memory(static_cast<std::size_t>(shape().count()));
+  copy_bytes(memory.data(), Device::Cpu, view().data, device(), value().bytes());
+  std::vector<T> logical(memory.size());
+  for_each_element(shape(), [&](std::int64_t to, std::int64_t from) {
+    logical[static_cast<std::size_t>(to)] = memory[static_cast<std::size_t>(from)];
+  });
+  return logical;
+}
+
+double Tensor::item() const {
+  if (shape().count() != 1)
+    throw ShapeError(concat_text("item: the tensor has shape ", shape(), ", expected one element"));
+  switch (dtype()) {
+    case Dtype::Float32:
+      return to_vector<float>()[0];
+    case Dtype::Float64:
+      return to_vector<double>()[0];
+    case Dtype::Int32:
+      return to_vector<std::int32_t>()[0];
+  }
+  throw DtypeError("item: unknown element type");
+}
+
+void Tensor::assign(const Tensor& source) {
+  if (!value().leaf()) throw StateError("assign: only a leaf can be overwritten");
+  if (source.shape() != shape()) throw ShapeError(concat_text("assign: got ", source.shape(), ", expected ", shape()));
+  if (source.dtype() != dtype()) throw DtypeError(concat_text("assign: got ", source.dtype(), ", expected ", dtype()));
+  copy_bytes(view().data, device(), source.view().data, source.device(), value().bytes());
+  mark_changed();
+}
+
+void Tensor::mark_changed() const { ++value().version_; }
+
+Tensor Tensor::detach() const {
+  auto same = std::make_shared<Value>(shape(), dtype(), device());
+  view();
+  same->storage_ = value().storage_;
+  return Tensor(std::make_shared<Handle>(std::move(same), nullptr));
+}
+
+void Tensor::backward() const {
+  value();
+  if (handle_->tape == nullptr) throw StateError("backward: nothing was recorded for this tensor");
+  handle_->tape->backward(*this);
+}
+
+Tensor Tensor::grad() const {
+  if (value().gradient_ == nullptr) return {};
+  auto same = std::make_shared<Value>(shape(), dtype(), device());
+  same->storage_ = value().gradient_;
+  return Tensor(std::make_shared<Handle>(std::move(same), nullptr));
+}
+
+void Tensor::zero_grad() const { value().gradient_.reset(); }
+
+template Tensor Tensor::from_vector(const Shape&, const std::vector<float>&, Device, Tag);
+template Tensor Tensor::from_vector(const Shape&, const std::vector<double>&, Device, Tag);
+template Tensor Tensor::from_vector(const Shape&, const std::vector<std::int32_t>&, Device, Tag);
+template Tensor Tensor::from_layout(const Shape&, const float*, Device, Tag);
+template Tensor Tensor::from_layout(const Shape&, const double*, Device, Tag);
+template Tensor Tensor::from_layout(const Shape&, const std::int32_t*, Device, Tag);
+template std::vector<float> Tensor::to_vector() const;
+template std::vector<double> Tensor::to_vector() const;
+template std::vector<std::int32_t> Tensor::to_vector() const;
+
+}  // namespace palimpsest

@@ -1,0 +1,136 @@
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "autograd/value.hpp"
+
+namespace palimpsest {
+
+/// Keeps a value's bytes wanted by the user for as long as one Tensor refers to it.
+struct Handle {
+  Handle(ValuePtr held, std::shared_ptr<Tape> recorded_on);
+  ~Handle();
+  Handle(const Handle&) = delete;
+  Handle& operator=(const Handle&) = delete;
+
+  ValuePtr value;
+  std::shared_ptr<Tape> tape;  // null for a leaf
+};
+
+/// A tensor: shape, element type, device and bytes; cheap to copy (copies are the same tensor). Reading it always
+/// works: bytes that a memory policy has taken are restored. Images are logically (N, C, H, W) and stored
+/// channels-last.
+class Tensor {
+ public:
+  Tensor() = default;
+
+  /// Uninitialised memory. Throws OutOfMemory, DeviceError.
+  static Tensor empty(const Shape& shape, Dtype dtype = Dtype::Float32, Device device = Device::Cpu,
+                      Tag tag = Tag::Activation);
+  static Tensor zeros(const Shape& shape, Dtype dtype = Dtype::Float32, Device device = Device::Cpu,
+                      Tag tag = Tag::Activation);
+  /// Copies `values`, given in logical order (N, C, H, W). Throws ShapeError unless there are shape.count() of them.
+  template <class T>
+  static Tensor from_vector(const Shape& shape, const std::vector<T>& values, Device device = Device::Cpu,
+                            Tag tag = Tag::Activation);
+  /// Copies shape.count() values that already lie in the tensor's own layout (channels-last), from host memory.
+  template <class T>
+  static Tensor from_layout(const Shape& shape, const T* values, Device device = Device::Cpu,
+                            Tag tag = Tag::Activation);
+
+  /// Whether it refers to a tensor at all.
+  explicit operator bool() const { return handle_ != nullptr; }
+
+  const Shape& shape() const { return value().shape(); }
+  Dtype dtype() const { return value().dtype(); }
+  Device device() const { return value().device(); }
+
+  /// Asks for gradients of this leaf. Returns *this. Throws StateError if it is not a leaf, DtypeError if it is not
+  /// floating.
+  Tensor& requires_grad(bool on = true);
+  bool requires_grad_on() const { return value().requires_grad(); }
+
+  /// The elements in logical order (N, C, H, W). Throws DtypeError unless T is the element type, StateError if the
+  /// bytes were lost with a failed step, DeviceError on Meta.
+  template <class T>
+  std::vector<T> to_vector() const;
+  /// The only element, as double. Throws ShapeError if there are several.
+  double item() const;
+
+  /// Overwrites the elements of a leaf with those of `source` (same shape and type, any device). Recorded operations
+  /// that still need the old ones are refused by backward. Throws ShapeError, DtypeError, StateError.
+  void assign(const Tensor& source);
+
+  /// A leaf with the same bytes and no history.
+  Tensor detach() const;
+
+  /// Runs backward from this scalar: the gradient of every leaf that asked for one is added to its grad(). The recorded
+  /// computation is used up. Throws ShapeError unless it has one element, StateError if there is nothing recorded or
+  /// backward has run, and whatever an op throws; then nothing was changed: no gradient, no running statistic.
+  void backward() const;
+
+  /// The gradient collected so far; an empty Tensor if there is none.
+  Tensor grad() const;
+  void zero_grad() const;
+
+  /// The value behind the handle: what policies see. Restored if `present`.
+  Value& value() const;
+  const std::shared_ptr<Handle>& handle() const { return handle_; }
+  /// Makes the bytes present and returns where they are; valid until the next operation. For optimisers, loaders,
+  /// digests.
+  View view() const;
+  /// Notes that a leaf's bytes were changed in place through view().
+  void mark_changed() const;
+
+ private:
+  friend class Tape;
+  explicit Tensor(std::shared_ptr<Handle> handle) : handle_(std::move(handle)) {}
+  std::shared_ptr<Handle> handle_;
+};
+
+/// While one lives, operations of this thread record nothing and keep nothing for backward.
+class NoGrad {
+ public:
+  NoGrad();
+  ~NoGrad();
+  NoGrad(const NoGrad&) = delete;
+  NoGrad& operator=(const NoGrad&) = delete;
+
+ private:
+  bool before_;
+};
+
+/// Whether operations are being recorded on this thread.
+bool grad_enabled();
+
+/// Marks the operations recorded while it lives as belonging to a block, under the block's policy. Modules do this in
+/// nn::Block; scopes nest and the innermost decides.
+class BlockScope {
+ public:
+  /// `inputs`: what flows into the block; the policy may decide to keep it.
+  BlockScope(std::shared_ptr<const BlockInfo> block, std::span<const Tensor> inputs);
+  /// If an exception is leaving the block, the step has failed: see Tape::fail.
+  ~BlockScope();
+  BlockScope(const BlockScope&) = delete;
+  BlockScope& operator=(const BlockScope&) = delete;
+
+ private:
+  friend class Tape;
+  std::shared_ptr<const BlockInfo> block_;
+  BlockScope* outer_;
+  int exceptions_;
+  std::size_t branch_start_ = 0;  // the first node after the last coupling of this block
+};
+
+/// Runs an op on its inputs and returns its outputs, recording it if a gradient may be asked for. What every function
+/// in ops/ ends with. Pass inputs by value and moved where the caller is done with them: their memory may then be
+/// reused. Throws DeviceError if the inputs are not all on one device, StateError if one was recorded on a consumed
+/// tape, and what the op throws; the step has failed then (Tape::fail).
+std::vector<Tensor> apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs);
+/// The same for an op with one output.
+Tensor apply_single(std::unique_ptr<Op> op, std::vector<Tensor> inputs);
+
+}  // namespace palimpsest

@@ -1,0 +1,101 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "autograd/op.hpp"
+#include "autograd/policy.hpp"
+
+namespace palimpsest {
+
+class Arena;
+
+/// One tensor of the recorded computation, or a leaf: shape, element type, device, perhaps bytes, perhaps a gradient,
+/// and the recipe that brings absent bytes back. Users hold Tensors; policies and recipes read Values.
+///
+/// The bytes stay while somebody will read them: `handles` counts the user's tensors, `readers` the recorded nodes
+/// whose backward (or replay) still will. A value with a recipe is given up as soon as the user lets go, whatever its
+/// readers.
+class Value : public std::enable_shared_from_this<Value> {
+ public:
+  Value(const Shape& shape, Dtype dtype, Device device) : shape_(shape), dtype_(dtype), device_(device) {}
+  Value(const Value&) = delete;
+  Value& operator=(const Value&) = delete;
+
+  const Shape& shape() const { return shape_; }
+  Dtype dtype() const { return dtype_; }
+  Device device() const { return device_; }
+  std::size_t bytes() const { return static_cast<std::size_t>(shape_.count()) * size_of(dtype_); }
+  bool present() const { return storage_ != nullptr; }
+  /// Made by the user (data, a parameter), not by a recorded op.
+  bool leaf() const { return tape_ == nullptr; }
+  bool requires_grad() const { return requires_grad_; }
+  /// The node that made it; null for a leaf.
+  const Node* producer() const { return producer_; }
+  const Recipe* recipe() const { return recipe_.get(); }
+  /// How many gradients and replays will still read it.
+  int readers() const { return readers_; }
+
+  View view() const { return {storage_ ? storage_->data() : nullptr, shape_, dtype_, device_}; }
+
+ private:
+  friend class Tape;
+  friend class Tensor;
+  friend class Arenas;
+  friend class Backward;
+  friend class PinSet;
+  friend class Restoring;
+  friend struct Handle;
+
+  Shape shape_;
+  Dtype dtype_;
+  Device device_;
+  bool requires_grad_ = false;
+  bool saved_ = false;         // Recipe::save was called
+  std::uint64_t version_ = 0;  // counts in-place changes of a leaf
+  int handles_ = 0;
+  int readers_ = 0;
+  int pins_ = 0;
+  int arena_ = -1;  // the arena that the bytes are leased from
+  std::shared_ptr<Buffer> storage_;
+  std::shared_ptr<Buffer> gradient_;
+  RecipePtr recipe_;
+  Node* producer_ = nullptr;
+  Tape* tape_ = nullptr;
+};
+
+using ValuePtr = std::shared_ptr<Value>;
+
+/// A recorded op.
+struct Node {
+  std::unique_ptr<Op> op;
+  std::vector<ValuePtr> inputs;
+  std::vector<ValuePtr> outputs;
+  std::vector<std::uint64_t> input_versions;  ///< versions of the leaves among the inputs when they were read
+  std::vector<Value*> held;      ///< values with one reader more until this node's turn in backward is over
+  std::vector<Value*> solvable;  ///< values whose recipe runs this node backwards
+  Needs needs;
+  std::shared_ptr<const BlockInfo> block;  ///< null outside every block
+  std::size_t index = 0;
+  bool retired = false;
+};
+
+/// What Recipe::restore is given.
+class Restoring {
+ public:
+  Restoring(Tape& tape, Value& value) : tape_(tape), value_(value) {}
+
+  const Value& value() const { return value_; }
+  /// Makes memory for the value and returns it, uninitialised.
+  View destination();
+  /// Takes over the memory of `source`, if nobody else will read it; otherwise makes memory like destination().
+  View destination_over(Value& source);
+  /// Runs the forward of the value's producer again into destination().
+  void replay();
+
+ private:
+  Tape& tape_;
+  Value& value_;
+};
+
+}  // namespace palimpsest

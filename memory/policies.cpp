@@ -1,0 +1,126 @@
+#include "memory/policies.hpp"
+
+#include <algorithm>
+#include <array>
+
+#include "memory/recipes.hpp"
+
+namespace palimpsest::memory {
+namespace {
+
+using Ops = std::span<const Op* const>;
+
+/// The library's own policies know one another, for advice in error messages. From the least frugal to the most.
+class BuiltIn : public Policy {
+ public:
+  std::vector<std::string_view> alternatives(Ops ops) const override;
+  std::vector<std::string_view> thriftier(Ops ops) const override;
+};
+
+class StoreAll : public BuiltIn {
+ public:
+  std::string_view name() const override { return "store-all"; }
+  RecipePtr decide(const Value&, const Op&, const BlockInfo&) const override { return nullptr; }
+};
+
+class Shared : public BuiltIn {
+ public:
+  std::string_view name() const override { return "shared"; }
+  bool acts_on(const Op& op) const override { return op.cost() == Cost::Cheap && op.solvable_input() < 0; }
+
+  RecipePtr decide(const Value& value, const Op& op, const BlockInfo&) const override {
+    if (op.cost() == Cost::Heavy) return nullptr;
+    std::size_t input_bytes = 0;
+    std::size_t streams = 0;
+    for (const ValuePtr& input : value.producer()->inputs) {
+      if (input->leaf() && input->requires_grad()) continue;  // a parameter is there anyway
+      input_bytes += input->bytes();
+      ++streams;
+    }
+    if (value.bytes() < input_bytes) return nullptr;
+    return streams > 1 ? joined_ : normalised_;
+  }
+
+ private:
+  RecipePtr joined_ = replay_into_arena(0);
+  RecipePtr normalised_ = replay_into_arena(1);
+};
+
+class Checkpoint : public BuiltIn {
+ public:
+  std::string_view name() const override { return "checkpoint"; }
+  RecipePtr decide(const Value&, const Op&, const BlockInfo&) const override { return replay(); }
+
+  std::optional<RecipePtr> reconsider(const Value&, const Offer& offer, const BlockInfo&) const override {
+    if (offer.kind == Offer::Kind::EntersBlock) return nullptr;
+    return std::nullopt;
+  }
+};
+
+class Reversible : public BuiltIn {
+ public:
+  std::string_view name() const override { return "reversible"; }
+  bool exact() const override { return false; }
+  bool acts_on(const Op& op) const override { return op.solvable_input() >= 0; }
+  RecipePtr decide(const Value&, const Op&, const BlockInfo&) const override { return nullptr; }
+
+  std::optional<RecipePtr> reconsider(const Value& value, const Offer& offer, const BlockInfo&) const override {
+    switch (offer.kind) {
+      case Offer::Kind::EntersBlock:
+        return std::nullopt;
+      case Offer::Kind::InsideBranch:
+        return value.producer()->op->solvable_input() < 0 ? std::optional(replay()) : std::nullopt;
+      case Offer::Kind::Solvable:
+        return invert(*offer.node);
+    }
+    return std::nullopt;
+  }
+};
+
+const std::array<PolicyPtr, 4>& built_in() {
+  static const std::array<PolicyPtr, 4> policies = {std::make_shared<StoreAll>(), std::make_shared<Checkpoint>(),
+                                                    std::make_shared<Shared>(), std::make_shared<Reversible>()};
+  return policies;
+}
+
+std::vector<std::string_view> acting(Ops ops, std::size_t first) {
+  std::vector<std::string_view> found;
+  for (std::size_t i = first; i < built_in().size(); ++i) {
+    const Policy& policy = *built_in()[i];
+    if (std::any_of(ops.begin(), ops.end(), [&](const Op* op) { return policy.acts_on(*op); }))
+      found.push_back(policy.name());
+  }
+  return found;
+}
+
+std::vector<std::string_view> BuiltIn::alternatives(Ops ops) const { return acting(ops, 0); }
+
+std::vector<std::string_view> BuiltIn::thriftier(Ops ops) const {
+  const auto self =
+      std::find_if(built_in().begin(), built_in().end(), [&](const PolicyPtr& other) { return other.get() == this; });
+  return acting(ops, static_cast<std::size_t>(self - built_in().begin()) + 1);
+}
+
+}  // namespace
+
+PolicyPtr store_all() { return built_in()[0]; }
+PolicyPtr checkpoint() { return built_in()[1]; }
+PolicyPtr shared() { return built_in()[2]; }
+PolicyPtr reversible() { return built_in()[3]; }
+
+std::vector<std::string_view> names() {
+  std::vector<std::string_view> all;
+  for (const PolicyPtr& policy : {store_all(), shared(), checkpoint(), reversible()}) all.push_back(policy->name());
+  return all;
+}
+
+PolicyPtr parse(std::string_view name) {
+  for (const PolicyPtr& policy : built_in()) {
+    if (policy->name() == name) return policy;
+  }
+  std::string known;
+  for (const std::string_view other : names()) known += concat_text(known.empty() ? "" : ", ", other);
+  throw ValueError(concat_text("unknown memory policy '", name, "', expected one of ", known));
+}
+
+}  // namespace palimpsest::memory

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <string_view>
+#include <vector>
+
+#include "autograd/policy.hpp"
+
+namespace palimpsest::memory {
+
+/// Keep everything that backward reads.
+PolicyPtr store_all();
+
+/// Shared storage (Pleiss et al. 2017): what memory-bound ops make (concat, batch normalisation, ReLU) lives in arenas,
+/// concatenations in one and the rest in another, and is computed again in backward; what convolutions make is kept.
+/// Ops whose output is smaller than their inputs (pooling, sums) are kept as well: their inputs would cost more.
+PolicyPtr shared();
+
+/// Checkpointing (Chen et al. 2016): of a block, only the inputs are kept; everything inside is computed again.
+PolicyPtr checkpoint();
+
+/// Reversible reconstruction (Gomez et al. 2017): the stream that enters a coupling is solved from the stream that
+/// leaves it, and what the coupling's branch made inside is computed again; that one run serves both. Other blocks keep
+/// everything. Exact where every coupling is on a grid (see ops::couple), otherwise up to rounding.
+PolicyPtr reversible();
+
+/// The policies' names, as a flag takes them: "store-all", "shared", "checkpoint", "reversible".
+std::vector<std::string_view> names();
+
+/// The policy of that name. Throws ValueError, listing the names, for any other.
+PolicyPtr parse(std::string_view name);
+
+}  // namespace palimpsest::memory

@@ -1,0 +1,62 @@
+#include "memory/recipes.hpp"
+
+namespace palimpsest::memory {
+namespace {
+
+class Replay : public Recipe {
+ public:
+  explicit Replay(int arena) : arena_(arena) {}
+
+  std::string_view name() const override { return arena_ < 0 ? "replay" : "replay into arena"; }
+  int arena() const override { return arena_; }
+  void restore(Restoring& restoring) override { restoring.replay(); }
+
+ private:
+  int arena_;
+};
+
+class Invert : public Recipe {
+ public:
+  explicit Invert(const Node& coupling) : coupling_(coupling) {}
+
+  std::string_view name() const override { return "invert"; }
+  const Node* via(const Value&) const override { return &coupling_; }
+
+  std::vector<Value*> sources(const Value& value) const override {
+    std::vector<Value*> known{coupling_.outputs[0].get()};
+    for (const ValuePtr& input : coupling_.inputs) {
+      if (input.get() != &value) known.push_back(input.get());
+    }
+    return known;
+  }
+
+  void restore(Restoring& restoring) override {
+    std::vector<View> inputs;
+    Value* last = nullptr;
+    for (const ValuePtr& input : coupling_.inputs) {
+      const bool unknown = input.get() == &restoring.value();
+      inputs.push_back(unknown ? View{} : input->view());
+      if (!unknown) last = input.get();
+    }
+    const View output = coupling_.outputs[0]->view();
+    // The branch has served its purpose and the stream may take its memory.
+    const View solved = last != nullptr ? restoring.destination_over(*last) : restoring.destination();
+    coupling_.op->solve(inputs, output, solved);
+  }
+
+ private:
+  const Node& coupling_;
+};
+
+}  // namespace
+
+RecipePtr replay() {
+  static const RecipePtr recipe = std::make_shared<Replay>(-1);
+  return recipe;
+}
+
+RecipePtr replay_into_arena(int arena) { return std::make_shared<Replay>(arena); }
+
+RecipePtr invert(const Node& coupling) { return std::make_shared<Invert>(coupling); }
+
+}  // namespace palimpsest::memory
