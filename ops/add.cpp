@@ -1,0 +1,41 @@
+#include "ops/add.hpp"
+
+#include "ops/add_kernels.hpp"
+#include "ops/check.hpp"
+
+namespace palimpsest::ops {
+namespace {
+
+class Add : public Op {
+ public:
+  std::string_view name() const override { return "add"; }
+  Cost cost() const override { return Cost::Cheap; }
+  int overwritable_input() const override { return 1; }
+  Needs needs() const override { return {}; }
+
+  std::vector<Spec> infer(std::span<const Spec> inputs) const override {
+    check_same_float(name(), inputs);
+    check_shape(name(), 1, inputs[1].shape, inputs[0].shape);
+    return {inputs[0]};
+  }
+
+  void forward(Forward& io) override {
+    const View& y = io.output();
+    run_kernels(name(), io.device(), y.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      PALIMPSEST_CALL(add<T>(y.shape.count(), io.input(0).as<T>(), io.input(1).as<T>(), y.as<T>()));
+    });
+  }
+
+  void backward(Backward& io) override {
+    for (std::size_t i = 0; i < 2; ++i) {
+      if (io.wants(i)) io.pass_through(i);
+    }
+  }
+};
+
+}  // namespace
+
+Tensor add(const Tensor& a, Tensor b) { return apply_single(std::make_unique<Add>(), inputs_of(a, std::move(b))); }
+
+}  // namespace palimpsest::ops

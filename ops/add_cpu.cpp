@@ -1,0 +1,43 @@
+#include "ops/add_kernels.hpp"
+#include "ops/cpu_rows.hpp"
+
+namespace palimpsest::kernels::PALIMPSEST_ISA {
+
+template <class T>
+void add(std::int64_t count, const T* a, const T* b, T* out) {
+  parallel_elements(count, [&](std::int64_t begin, std::int64_t end) {
+#pragma GCC ivdep
+    for (std::int64_t i = begin; i < end; ++i) out[i] = a[i] + b[i];
+  });
+}
+
+template <class T>
+void accumulate(std::int64_t count, const T* source, T* destination) {
+  add(count, destination, source, destination);
+}
+
+template <class T>
+void scale(std::int64_t count, T factor, const T* source, T* destination) {
+  parallel_elements(count, [&](std::int64_t begin, std::int64_t end) {
+#pragma GCC ivdep
+    for (std::int64_t i = begin; i < end; ++i) destination[i] = factor * source[i];
+  });
+}
+
+template <class T>
+void fill(std::int64_t count, T value, T* destination) {
+  parallel_elements(count, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) destination[i] = value;
+  });
+}
+
+#define INSTANTIATE(T)                                     \
+  template void add(std::int64_t, const T*, const T*, T*); \
+  template void accumulate(std::int64_t, const T*, T*);    \
+  template void scale(std::int64_t, T, const T*, T*);      \
+  template void fill(std::int64_t, T, T*);
+INSTANTIATE(float)
+INSTANTIATE(double)
+#undef INSTANTIATE
+
+}  // namespace palimpsest::kernels::PALIMPSEST_ISA

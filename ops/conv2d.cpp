@@ -1,0 +1,104 @@
+#include "ops/conv2d.hpp"
+
+#include "ops/check.hpp"
+#include "ops/conv2d_kernels.hpp"
+
+namespace palimpsest::ops {
+namespace {
+
+class Conv2d : public Op {
+ public:
+  explicit Conv2d(const Conv2dSpec& spec) : spec_(spec) {}
+
+  std::string_view name() const override { return "conv2d"; }
+  Cost cost() const override { return Cost::Heavy; }
+  Needs needs() const override { return {.inputs = bits(0, 1)}; }
+
+  std::vector<Spec> infer(std::span<const Spec> inputs) const override {
+    check_same_float(name(), inputs);
+    const Shape& x = inputs[0].shape;
+    const Shape& weight = inputs[1].shape;
+    check_rank(name(), 0, x, 4, "(N, C, H, W)");
+    check_rank(name(), 1, weight, 4, "(K, C, R, S)");
+    const Padding& pad = spec_.padding;
+    if (spec_.stride < 1) throw ValueError(concat_text("[conv2d] stride is ", spec_.stride, ", expected at least 1"));
+    if (pad.top < 0 || pad.left < 0 || pad.bottom < 0 || pad.right < 0)
+      throw ValueError("[conv2d] padding is negative");
+    if (weight[1] != x.c()) {
+      throw ShapeError(concat_text("[conv2d] weight is ", weight, ", expected (*, ", x.c(), ", *, *) for input ", x));
+    }
+    const std::int64_t height = x.h() + pad.top + pad.bottom - weight[2];
+    const std::int64_t width = x.w() + pad.left + pad.right - weight[3];
+    if (height < 0 || width < 0) {
+      throw ShapeError(concat_text("[conv2d] weight ", weight, " is larger than the padded input ", x));
+    }
+    return {{{x.n(), weight[0], height / spec_.stride + 1, width / spec_.stride + 1}, inputs[0].dtype}};
+  }
+
+  void forward(Forward& io) override {
+    const View& x = io.input(0);
+    const View& weight = io.input(1);
+    const View& y = io.output();
+    const auto geometry = geometry_of(x.shape, weight.shape, y.shape);
+    const Buffer scratch = io.workspace(bytes(kernels::conv2d_forward_workspace(geometry), x.dtype));
+    run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      PALIMPSEST_CALL(conv2d_forward<T>(geometry, x.as<T>(), weight.as<T>(), y.as<T>(), scratch.as<T>()));
+    });
+  }
+
+  void backward(Backward& io) override {
+    const View x = io.input(0);
+    const View weight = io.input(1);
+    const View dy = io.grad_output();
+    const auto geometry = geometry_of(x.shape, weight.shape, dy.shape);
+    if (io.wants(1)) {
+      const GradientTarget dw = io.grad_input(1);
+      const Buffer scratch = io.workspace(bytes(kernels::conv2d_grad_weight_workspace(geometry), x.dtype));
+      run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
+        using T = decltype(zero);
+        PALIMPSEST_CALL(
+            conv2d_grad_weight<T>(geometry, x.as<T>(), dy.as<T>(), dw.view.as<T>(), dw.accumulate, scratch.as<T>()));
+      });
+    }
+    if (!io.wants(0)) return;
+    const GradientTarget dx = io.grad_input(0);
+    const Buffer scratch = io.workspace(bytes(kernels::conv2d_grad_input_workspace(geometry), x.dtype));
+    run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      PALIMPSEST_CALL(
+          conv2d_grad_input<T>(geometry, dy.as<T>(), weight.as<T>(), dx.view.as<T>(), dx.accumulate, scratch.as<T>()));
+    });
+  }
+
+ private:
+  static std::size_t bytes(std::int64_t elements, Dtype dtype) {
+    return static_cast<std::size_t>(elements) * size_of(dtype);
+  }
+
+  kernels::Conv2dGeometry geometry_of(const Shape& x, const Shape& weight, const Shape& y) const {
+    return {.n = x.n(),
+            .c_in = x.c(),
+            .h_in = x.h(),
+            .w_in = x.w(),
+            .c_out = weight[0],
+            .h_out = y.h(),
+            .w_out = y.w(),
+            .kernel_h = weight[2],
+            .kernel_w = weight[3],
+            .stride_h = spec_.stride,
+            .stride_w = spec_.stride,
+            .pad_top = spec_.padding.top,
+            .pad_left = spec_.padding.left};
+  }
+
+  Conv2dSpec spec_;
+};
+
+}  // namespace
+
+Tensor conv2d(Tensor x, const Tensor& weight, const Conv2dSpec& spec) {
+  return apply_single(std::make_unique<Conv2d>(spec), inputs_of(std::move(x), weight));
+}
+
+}  // namespace palimpsest::ops

@@ -1,0 +1,28 @@
+#pragma once
+
+#include "autograd/tensor.hpp"
+
+namespace palimpsest::ops {
+
+/// Rows and columns of zeros around an image; the sides may differ (TensorFlow's SAME of a strided convolution).
+struct Padding {
+  std::int64_t top = 0;
+  std::int64_t left = 0;
+  std::int64_t bottom = 0;
+  std::int64_t right = 0;
+
+  static Padding all(std::int64_t pixels) { return {pixels, pixels, pixels, pixels}; }
+};
+
+struct Conv2dSpec {
+  std::int64_t stride = 1;
+  Padding padding;
+};
+
+/// 2-D convolution (cross-correlation). x: (N, C, H, W); weight: (K, C, R, S); returns (N, K, H', W') with
+/// H' = (H + top + bottom - R) / stride + 1, rounded down, and W' alike.
+/// Throws ShapeError unless the channels agree and the kernel fits into the padded image, ValueError for a stride below
+/// 1 or a negative padding, DtypeError.
+Tensor conv2d(Tensor x, const Tensor& weight, const Conv2dSpec& spec = {});
+
+}  // namespace palimpsest::ops

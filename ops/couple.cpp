@@ -1,0 +1,124 @@
+#include "ops/couple.hpp"
+
+#include <cmath>
+
+#include "ops/check.hpp"
+#include "ops/couple_kernels.hpp"
+
+namespace palimpsest::ops {
+namespace {
+
+int mantissa_bits(Dtype dtype) { return dtype == Dtype::Float64 ? 53 : 24; }
+
+void check_grid(std::string_view op, int grid, Dtype dtype) {
+  if (grid >= 0 && grid < mantissa_bits(dtype)) return;
+  throw ValueError(
+      concat_text("[", op, "] grid is ", grid, ", expected 0 to ", mantissa_bits(dtype) - 1, " for ", dtype));
+}
+
+/// Sums of multiples of 2^-grid are exact below this magnitude. NaN is outside, too.
+template <class T>
+void check_range(std::string_view op, T largest, int grid, Dtype dtype) {
+  const int exponent = mantissa_bits(dtype) - grid;
+  if (largest < std::ldexp(T{1}, exponent)) return;
+  throw RangeError(concat_text("[", op, "] a value of magnitude ", largest, " leaves the range below 2^", exponent,
+                               " in which sums on the grid 2^-", grid, " are exact in ", dtype));
+}
+
+class Couple : public Op {
+ public:
+  explicit Couple(std::optional<int> grid) : grid_(grid) {}
+
+  std::string_view name() const override { return "couple"; }
+  Cost cost() const override { return Cost::Cheap; }
+  int overwritable_input() const override { return 1; }
+  int solvable_input() const override { return 0; }
+  bool solves_exactly() const override { return grid_.has_value(); }
+  Needs needs() const override { return {}; }
+
+  std::vector<Spec> infer(std::span<const Spec> inputs) const override {
+    check_same_float(name(), inputs);
+    check_shape(name(), 1, inputs[1].shape, inputs[0].shape);
+    if (grid_) check_grid(name(), *grid_, inputs[0].dtype);
+    return {inputs[0]};
+  }
+
+  void forward(Forward& io) override {
+    const View& y = io.output();
+    run_kernels(name(), io.device(), y.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      const T* const x = io.input(0).as<T>();
+      const T* const f = io.input(1).as<T>();
+      if (grid_) {
+        const T largest = PALIMPSEST_CALL(couple_forward_on_grid<T>(y.shape.count(), x, f, *grid_, y.as<T>()));
+        check_range(name(), largest, *grid_, y.dtype);
+      } else {
+        PALIMPSEST_CALL(couple_forward<T>(y.shape.count(), x, f, y.as<T>()));
+      }
+    });
+  }
+
+  void solve(std::span<const View> inputs, const View& output, const View& solved) const override {
+    run_kernels(name(), output.device, output.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      const std::int64_t count = output.shape.count();
+      const T* const f = inputs[1].as<T>();
+      if (grid_) {
+        PALIMPSEST_CALL(couple_inverse_on_grid<T>(count, output.as<T>(), f, *grid_, solved.as<T>()));
+      } else {
+        PALIMPSEST_CALL(couple_inverse<T>(count, output.as<T>(), f, solved.as<T>()));
+      }
+    });
+  }
+
+  void backward(Backward& io) override {
+    for (std::size_t i = 0; i < 2; ++i) {
+      if (io.wants(i)) io.pass_through(i);
+    }
+  }
+
+ private:
+  std::optional<int> grid_;
+};
+
+class RoundToGrid : public Op {
+ public:
+  explicit RoundToGrid(int grid) : grid_(grid) {}
+
+  std::string_view name() const override { return "round_to_grid"; }
+  Cost cost() const override { return Cost::Cheap; }
+  int overwritable_input() const override { return 0; }
+  Needs needs() const override { return {}; }
+
+  std::vector<Spec> infer(std::span<const Spec> inputs) const override {
+    check_same_float(name(), inputs);
+    check_grid(name(), grid_, inputs[0].dtype);
+    return {inputs[0]};
+  }
+
+  void forward(Forward& io) override {
+    const View& y = io.output();
+    run_kernels(name(), io.device(), y.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      const T largest = PALIMPSEST_CALL(round_to_grid<T>(y.shape.count(), io.input(0).as<T>(), grid_, y.as<T>()));
+      check_range(name(), largest, grid_, y.dtype);
+    });
+  }
+
+  void backward(Backward& io) override { io.pass_through(0); }
+
+ private:
+  int grid_;
+};
+
+}  // namespace
+
+Tensor couple(Tensor x, Tensor f, std::optional<int> grid) {
+  return apply_single(std::make_unique<Couple>(grid), inputs_of(std::move(x), std::move(f)));
+}
+
+Tensor round_to_grid(Tensor x, int grid) {
+  return apply_single(std::make_unique<RoundToGrid>(grid), inputs_of(std::move(x)));
+}
+
+}  // namespace palimpsest::ops

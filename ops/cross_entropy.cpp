@@ -1,0 +1,84 @@
+#include "ops/cross_entropy.hpp"
+
+#include "core/cuda_runtime.hpp"
+#include "ops/check.hpp"
+#include "ops/cross_entropy_kernels.hpp"
+
+namespace palimpsest::ops {
+namespace {
+
+void check_inputs(std::string_view op, const Spec& logits, const Spec& labels) {
+  check_same_float(op, {&logits, 1});
+  check_rank(op, 0, logits.shape, 2, "(N, K)");
+  if (labels.dtype != Dtype::Int32)
+    throw DtypeError(concat_text("[", op, "] labels are ", labels.dtype, ", expected int32"));
+  check_shape(op, 1, labels.shape, {logits.shape.n()});
+}
+
+void check_labels(std::string_view op, const View& labels, std::int64_t classes) {
+  if (labels.device != Device::Cpu) return;
+  for (std::int64_t i = 0; i < labels.shape.n(); ++i) {
+    const std::int32_t label = labels.as<std::int32_t>()[i];
+    if (label >= 0 && label < classes) continue;
+    throw ValueError(concat_text("[", op, "] label ", i, " is ", label, ", expected 0 to ", classes - 1));
+  }
+}
+
+class CrossEntropy : public Op {
+ public:
+  std::string_view name() const override { return "cross_entropy"; }
+  Cost cost() const override { return Cost::Cheap; }
+  Needs needs() const override { return {.inputs = bits(0, 1)}; }
+
+  std::vector<Spec> infer(std::span<const Spec> inputs) const override {
+    check_inputs(name(), inputs[0], inputs[1]);
+    return {{{}, inputs[0].dtype}};
+  }
+
+  void forward(Forward& io) override {
+    const View& logits = io.input(0);
+    const View& labels = io.input(1);
+    check_labels(name(), labels, logits.shape.c());
+    run_kernels(name(), io.device(), logits.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      PALIMPSEST_CALL(cross_entropy_forward<T>(logits.shape.n(), logits.shape.c(), logits.as<T>(),
+                                               labels.as<std::int32_t>(), io.output().as<T>()));
+    });
+  }
+
+  void backward(Backward& io) override {
+    const View logits = io.input(0);
+    const View labels = io.input(1);
+    const View dloss = io.grad_output();
+    const GradientTarget target = io.grad_input(0);
+    run_kernels(name(), io.device(), logits.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      PALIMPSEST_CALL(cross_entropy_backward<T>(logits.shape.n(), logits.shape.c(), logits.as<T>(),
+                                                labels.as<std::int32_t>(), *dloss.as<T>(), target.view.as<T>(),
+                                                target.accumulate));
+    });
+  }
+};
+
+}  // namespace
+
+Tensor cross_entropy(const Tensor& logits, const Tensor& labels) {
+  return apply_single(std::make_unique<CrossEntropy>(), {logits, labels});
+}
+
+std::int64_t count_correct(const Tensor& logits, const Tensor& labels) {
+  constexpr std::string_view op = "count_correct";
+  check_inputs(op, {logits.shape(), logits.dtype()}, {labels.shape(), labels.dtype()});
+  const View scores = logits.view();
+  const View expected = labels.view();
+  check_labels(op, expected, scores.shape.c());
+  std::int64_t correct = 0;
+  run_kernels(op, scores.device, scores.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    correct = PALIMPSEST_CALL(
+        argmax_correct<T>(scores.shape.n(), scores.shape.c(), scores.as<T>(), expected.as<std::int32_t>()));
+  });
+  return correct;
+}
+
+}  // namespace palimpsest::ops

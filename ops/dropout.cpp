@@ -1,0 +1,64 @@
+#include "ops/dropout.hpp"
+
+#include "ops/check.hpp"
+#include "ops/dropout_kernels.hpp"
+
+namespace palimpsest::ops {
+namespace {
+
+class Dropout : public Op {
+ public:
+  Dropout(double probability, std::shared_ptr<Generator> generator)
+      : probability_(probability), generator_(std::move(generator)) {}
+
+  std::string_view name() const override { return "dropout"; }
+  Cost cost() const override { return Cost::Cheap; }
+  int overwritable_input() const override { return 0; }
+  Needs needs() const override { return {}; }
+
+  std::vector<Spec> infer(std::span<const Spec> inputs) const override {
+    check_same_float(name(), inputs);
+    if (!(probability_ >= 0 && probability_ < 1)) {
+      throw ValueError(concat_text("[dropout] probability is ", probability_, ", expected at least 0 and below 1"));
+    }
+    return {inputs[0]};
+  }
+
+  void forward(Forward& io) override {
+    const View& x = io.input(0);
+    if (io.phase() == Phase::First) {
+      seed_ = generator_->seed;
+      offset_ = generator_->reserve((static_cast<std::uint64_t>(x.shape.count()) + 3) / 4);
+      io.on_failure([generator = generator_, before = offset_] { generator->offset = before; });
+    }
+    apply_mask(x, io.output(), false);
+  }
+
+  void backward(Backward& io) override {
+    const View dy = io.grad_output();
+    const GradientTarget dx = io.grad_input_over(0);
+    apply_mask(dy, dx.view, dx.accumulate);
+  }
+
+ private:
+  void apply_mask(const View& from, const View& to, bool accumulate) const {
+    run_kernels(name(), from.device, from.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      PALIMPSEST_CALL(
+          dropout<T>(from.shape.count(), from.as<T>(), to.as<T>(), probability_, seed_, offset_, accumulate));
+    });
+  }
+
+  double probability_;
+  std::shared_ptr<Generator> generator_;
+  std::uint64_t seed_ = 0;  // frozen by the first forward
+  std::uint64_t offset_ = 0;
+};
+
+}  // namespace
+
+Tensor dropout(Tensor x, double probability, std::shared_ptr<Generator> generator) {
+  return apply_single(std::make_unique<Dropout>(probability, std::move(generator)), inputs_of(std::move(x)));
+}
+
+}  // namespace palimpsest::ops

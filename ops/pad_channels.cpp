@@ -1,0 +1,57 @@
+#include "ops/pad_channels.hpp"
+
+#include "ops/check.hpp"
+#include "ops/pad_channels_kernels.hpp"
+
+namespace palimpsest::ops {
+namespace {
+
+class PadChannels : public Op {
+ public:
+  PadChannels(std::int64_t before, std::int64_t after) : before_(before), after_(after) {}
+
+  std::string_view name() const override { return "pad_channels"; }
+  Cost cost() const override { return Cost::Cheap; }
+  Needs needs() const override { return {}; }
+
+  std::vector<Spec> infer(std::span<const Spec> inputs) const override {
+    check_same_float(name(), inputs);
+    const Shape& x = inputs[0].shape;
+    if (x.rank() != 4 && x.rank() != 2) check_rank(name(), 0, x, 4, "(N, C, H, W) or (N, C)");
+    if (before_ < 0 || after_ < 0) {
+      throw ValueError(concat_text("[pad_channels] ", before_, " and ", after_, " channels, expected none negative"));
+    }
+    return {{x.with_channels(before_ + x.c() + after_), inputs[0].dtype}};
+  }
+
+  void forward(Forward& io) override {
+    const View& x = io.input(0);
+    run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      PALIMPSEST_CALL(
+          pad_channels_forward<T>(x.shape.pixels(), x.shape.c(), before_, after_, x.as<T>(), io.output().as<T>()));
+    });
+  }
+
+  void backward(Backward& io) override {
+    const View dy = io.grad_output();
+    const GradientTarget dx = io.grad_input(0);
+    run_kernels(name(), io.device(), dy.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      PALIMPSEST_CALL(pad_channels_backward<T>(dx.view.shape.pixels(), dx.view.shape.c(), before_, after_, dy.as<T>(),
+                                               dx.view.as<T>(), dx.accumulate));
+    });
+  }
+
+ private:
+  std::int64_t before_;
+  std::int64_t after_;
+};
+
+}  // namespace
+
+Tensor pad_channels(const Tensor& x, std::int64_t before, std::int64_t after) {
+  return apply_single(std::make_unique<PadChannels>(before, after), {x});
+}
+
+}  // namespace palimpsest::ops

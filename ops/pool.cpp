@@ -1,0 +1,145 @@
+#include "ops/pool.hpp"
+
+#include "ops/check.hpp"
+#include "ops/pool_kernels.hpp"
+
+namespace palimpsest::ops {
+namespace {
+
+/// What average and maximum pooling share: the window and the shapes.
+class Pool2d : public Op {
+ public:
+  Pool2d(std::int64_t kernel, std::int64_t stride, std::int64_t padding)
+      : kernel_(kernel), stride_(stride), padding_(padding) {}
+
+  Cost cost() const override { return Cost::Cheap; }
+
+  std::vector<Spec> infer(std::span<const Spec> inputs) const override {
+    check_same_float(name(), inputs);
+    const Shape& x = inputs[0].shape;
+    check_rank(name(), 0, x, 4, "(N, C, H, W)");
+    if (kernel_ < 1 || stride_ < 1 || padding_ < 0 || 2 * padding_ > kernel_) {
+      throw ValueError(concat_text("[", name(), "] kernel ", kernel_, ", stride ", stride_, ", padding ", padding_,
+                                   ": expected positive ones and a padding of at most half the kernel"));
+    }
+    const std::int64_t height = x.h() + 2 * padding_ - kernel_;
+    const std::int64_t width = x.w() + 2 * padding_ - kernel_;
+    if (height < 0 || width < 0) {
+      throw ShapeError(
+          concat_text("[", name(), "] input 0 is ", x, ", expected at least ", kernel_, " x ", kernel_, " pixels"));
+    }
+    return {{{x.n(), x.c(), height / stride_ + 1, width / stride_ + 1}, inputs[0].dtype}};
+  }
+
+ protected:
+  kernels::PoolShape pool_shape(const Shape& x, const Shape& y) const {
+    return {x.n(), x.h(), x.w(), x.c(), kernel_, stride_, padding_, y.h(), y.w()};
+  }
+
+ private:
+  std::int64_t kernel_;
+  std::int64_t stride_;
+  std::int64_t padding_;
+};
+
+class AvgPool2d : public Pool2d {
+ public:
+  AvgPool2d(std::int64_t kernel, std::int64_t stride) : Pool2d(kernel, stride, 0) {}
+
+  std::string_view name() const override { return "avg_pool2d"; }
+  Needs needs() const override { return {}; }
+
+  void forward(Forward& io) override {
+    const View& x = io.input(0);
+    const View& y = io.output();
+    run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      PALIMPSEST_CALL(avg_pool2d_forward<T>(pool_shape(x.shape, y.shape), x.as<T>(), y.as<T>()));
+    });
+  }
+
+  void backward(Backward& io) override {
+    const View dy = io.grad_output();
+    const GradientTarget dx = io.grad_input(0);
+    run_kernels(name(), io.device(), dy.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      PALIMPSEST_CALL(
+          avg_pool2d_backward<T>(pool_shape(dx.view.shape, dy.shape), dy.as<T>(), dx.view.as<T>(), dx.accumulate));
+    });
+  }
+};
+
+class MaxPool2d : public Pool2d {
+ public:
+  using Pool2d::Pool2d;
+
+  std::string_view name() const override { return "max_pool2d"; }
+  Needs needs() const override { return {.inputs = bits(0)}; }
+
+  void forward(Forward& io) override {
+    const View& x = io.input(0);
+    const View& y = io.output();
+    run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      PALIMPSEST_CALL(max_pool2d_forward<T>(pool_shape(x.shape, y.shape), x.as<T>(), y.as<T>()));
+    });
+  }
+
+  void backward(Backward& io) override {
+    const View x = io.input(0);
+    const View dy = io.grad_output();
+    const GradientTarget dx = io.grad_input(0);
+    run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      PALIMPSEST_CALL(
+          max_pool2d_backward<T>(pool_shape(x.shape, dy.shape), x.as<T>(), dy.as<T>(), dx.view.as<T>(), dx.accumulate));
+    });
+  }
+};
+
+class GlobalAvgPool : public Op {
+ public:
+  std::string_view name() const override { return "global_avg_pool"; }
+  Cost cost() const override { return Cost::Cheap; }
+  Needs needs() const override { return {}; }
+
+  std::vector<Spec> infer(std::span<const Spec> inputs) const override {
+    check_same_float(name(), inputs);
+    check_rank(name(), 0, inputs[0].shape, 4, "(N, C, H, W)");
+    return {{{inputs[0].shape.n(), inputs[0].shape.c()}, inputs[0].dtype}};
+  }
+
+  void forward(Forward& io) override {
+    const View& x = io.input(0);
+    run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      PALIMPSEST_CALL(global_avg_pool_forward<T>(x.shape.n(), x.shape.h() * x.shape.w(), x.shape.c(), x.as<T>(),
+                                                 io.output().as<T>()));
+    });
+  }
+
+  void backward(Backward& io) override {
+    const View dy = io.grad_output();
+    const GradientTarget dx = io.grad_input(0);
+    const Shape& x = dx.view.shape;
+    run_kernels(name(), io.device(), dy.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      PALIMPSEST_CALL(
+          global_avg_pool_backward<T>(x.n(), x.h() * x.w(), x.c(), dy.as<T>(), dx.view.as<T>(), dx.accumulate));
+    });
+  }
+};
+
+}  // namespace
+
+Tensor avg_pool2d(const Tensor& x, std::int64_t kernel, std::int64_t stride) {
+  return apply_single(std::make_unique<AvgPool2d>(kernel, stride), {x});
+}
+
+Tensor global_avg_pool(const Tensor& x) { return apply_single(std::make_unique<GlobalAvgPool>(), {x}); }
+
+Tensor max_pool2d(const Tensor& x, std::int64_t kernel, std::int64_t stride, std::int64_t padding) {
+  return apply_single(std::make_unique<MaxPool2d>(kernel, stride, padding), {x});
+}
+
+}  // namespace palimpsest::ops

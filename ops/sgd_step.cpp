@@ -1,0 +1,25 @@
+#include "ops/sgd_step.hpp"
+
+#include "ops/check.hpp"
+#include "ops/sgd_kernels.hpp"
+
+namespace palimpsest::ops {
+
+void sgd_step(std::span<const SgdUpdate> updates, const SgdStepSpec& spec) {
+  if (updates.empty()) return;
+  const Tensor& first = updates[0].parameter;
+  run_kernels("sgd", first.device(), first.dtype(), [&](auto zero) {
+    using T = decltype(zero);
+    std::vector<kernels::SgdTensor<T>> list;
+    for (const SgdUpdate& update : updates) {
+      T* const velocity = update.velocity ? update.velocity.view().as<T>() : nullptr;
+      list.push_back({update.parameter.shape().count(), update.parameter.view().as<T>(), update.gradient.view().as<T>(),
+                      velocity, update.weight_decay, false});
+    }
+    const kernels::SgdSpec step{spec.learning_rate, spec.momentum, spec.nesterov};
+    PALIMPSEST_CALL(sgd_step<T>(static_cast<std::int64_t>(list.size()), list.data(), step));
+  });
+  for (const SgdUpdate& update : updates) update.parameter.mark_changed();
+}
+
+}  // namespace palimpsest::ops

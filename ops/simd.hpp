@@ -1,0 +1,99 @@
+#pragma once
+
+// Short vectors for CPU kernels, by the compiler's vector extensions. Only for kernel files (see core/isa.hpp): all of it
+// lives in the namespace of the instruction set that the including file is compiled for, so that no two of them share a
+// function. A width other than PALIMPSEST_VECTOR_BYTES is possible where it is not larger.
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#if !defined(PALIMPSEST_ISA) || !defined(PALIMPSEST_VECTOR_BYTES)
+#error "ops/simd.hpp is for kernel files, which are compiled once per instruction set"
+#endif
+
+namespace palimpsest::kernels::PALIMPSEST_ISA::simd {
+
+/// Bytes of the widest vector and the number of such vectors that the machine has registers for.
+inline constexpr int vector_bytes = PALIMPSEST_VECTOR_BYTES;
+inline constexpr int registers = PALIMPSEST_VECTOR_BYTES == 64 ? 32 : 16;
+
+/// A vector of `Bytes` bytes of T: arithmetic is element-wise, a scalar operand is broadcast.
+template <class T, int Bytes = vector_bytes>
+struct Simd {
+  typedef T Vector __attribute__((vector_size(Bytes), may_alias));
+  typedef T Unaligned __attribute__((vector_size(Bytes), may_alias, aligned(alignof(T))));
+  static constexpr int lanes = Bytes / static_cast<int>(sizeof(T));
+};
+
+template <class T, int Bytes = vector_bytes>
+using Vector = typename Simd<T, Bytes>::Vector;
+
+template <class T, int Bytes = vector_bytes>
+[[gnu::always_inline]] inline Vector<T, Bytes> load(const T* p) {
+  return *reinterpret_cast<const typename Simd<T, Bytes>::Unaligned*>(p);
+}
+
+template <class T, int Bytes = vector_bytes>
+[[gnu::always_inline]] inline void store(T* p, Vector<T, Bytes> v) {
+  *reinterpret_cast<typename Simd<T, Bytes>::Unaligned*>(p) = v;
+}
+
+#if defined(__AVX2__)
+/// For maskload and maskstore: 0 <= count <= lanes leading elements are on.
+template <int Lanes>
+[[gnu::always_inline]] inline const std::int32_t* leading_mask(int count) {
+  alignas(32) static constexpr std::int32_t mask[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+  return mask + (Lanes == 8 ? 8 - count : 8 - 2 * count);  // Lanes == 4: 64-bit elements
+}
+#endif
+
+/// The first 0 <= count <= lanes elements from p, zeros behind them. Nothing behind them is read.
+template <class T, int Bytes = vector_bytes>
+[[gnu::always_inline]] inline Vector<T, Bytes> load_partial(const T* p, int count) {
+#if defined(__AVX512VL__)
+  [[maybe_unused]] const unsigned mask = (1U << count) - 1U;
+  if constexpr (Bytes == 64 && sizeof(T) == 4) return _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), p);
+  if constexpr (Bytes == 64 && sizeof(T) == 8) return _mm512_maskz_loadu_pd(static_cast<__mmask8>(mask), p);
+  if constexpr (Bytes == 32 && sizeof(T) == 4) return _mm256_maskz_loadu_ps(static_cast<__mmask8>(mask), p);
+  if constexpr (Bytes == 32 && sizeof(T) == 8) return _mm256_maskz_loadu_pd(static_cast<__mmask8>(mask), p);
+#elif defined(__AVX2__)
+  if constexpr (Bytes == 32) {
+    const __m256i mask = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(leading_mask<Simd<T, Bytes>::lanes>(count)));
+    if constexpr (sizeof(T) == 4) return _mm256_maskload_ps(p, mask);
+    if constexpr (sizeof(T) == 8) return _mm256_maskload_pd(p, mask);
+  }
+#endif
+  Vector<T, Bytes> v = {};
+  for (int lane = 0; lane < Simd<T, Bytes>::lanes; ++lane) {
+    if (lane < count) v[lane] = p[lane];
+  }
+  return v;
+}
+
+/// Stores the first 0 <= count <= lanes elements to p. Nothing behind them is touched.
+template <class T, int Bytes = vector_bytes>
+[[gnu::always_inline]] inline void store_partial(T* p, Vector<T, Bytes> v, int count) {
+#if defined(__AVX512VL__)
+  [[maybe_unused]] const unsigned mask = (1U << count) - 1U;
+  if constexpr (Bytes == 64 && sizeof(T) == 4) return _mm512_mask_storeu_ps(p, static_cast<__mmask16>(mask), v);
+  if constexpr (Bytes == 64 && sizeof(T) == 8) return _mm512_mask_storeu_pd(p, static_cast<__mmask8>(mask), v);
+  if constexpr (Bytes == 32 && sizeof(T) == 4) return _mm256_mask_storeu_ps(p, static_cast<__mmask8>(mask), v);
+  if constexpr (Bytes == 32 && sizeof(T) == 8) return _mm256_mask_storeu_pd(p, static_cast<__mmask8>(mask), v);
+#elif defined(__AVX2__)
+  if constexpr (Bytes == 32) {
+    const __m256i mask = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(leading_mask<Simd<T, Bytes>::lanes>(count)));
+    if constexpr (sizeof(T) == 4) return _mm256_maskstore_ps(p, mask, v);
+    if constexpr (sizeof(T) == 8) return _mm256_maskstore_pd(p, mask, v);
+  }
+#endif
+  for (int lane = 0; lane < Simd<T, Bytes>::lanes; ++lane) {
+    if (lane < count) p[lane] = v[lane];
+  }
+}
+
+
+}  // namespace palimpsest::kernels::PALIMPSEST_ISA::simd
