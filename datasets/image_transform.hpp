@@ -1,0 +1,63 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "core/philox.hpp"
+#include "datasets/image_set.hpp"
+#include "datasets/normalisation.hpp"
+
+namespace palimpsest::datasets {
+
+/// Random changes to training images.
+struct Augmentation {
+  /// Mirror left to right with probability one half.
+  bool flip = false;
+  /// Pad with this many zeros on every side, then crop the old size at random: 4 for DenseNet, 2 for RevNet.
+  std::int64_t pad = 0;
+  /// Called last, if set, on each finished image (H, W, C), by several threads at once; must take its randomness from
+  /// `random` alone. What it throws reaches the caller of Loader::next().
+  std::function<void(std::span<float> image, Random& random)> custom = {};
+};
+
+/// Makes a network's input of a stored image, in this order: normalise, pad with zeros to `pad_to` x `pad_to` (centred;
+/// 0 keeps the size), flip, pad with zeros, crop. Padding is zero after normalisation.
+class ImageTransform {
+ public:
+  /// `images` is looked at for its sizes only. Throws ValueError if the normalisation does not fit them or has a
+  /// deviation that is not positive, for `pad_to` below the image's size, and for a negative padding.
+  ImageTransform(const ImageSet& images, const Normalisation& normalisation, std::int64_t pad_to,
+                 Augmentation augmentation);
+
+  std::int64_t channels() const { return channels_; }
+  std::int64_t height() const { return height_; }
+  std::int64_t width() const { return width_; }
+  /// Floats of one finished image.
+  std::int64_t size() const { return channels_ * height_ * width_; }
+
+  /// pixels: (C, H, W) as stored. output: (height(), width(), C), channels fastest. Three numbers are drawn whatever
+  /// the augmentation, so that a flip does not move a crop. Thread-safe.
+  void apply(const std::uint8_t* pixels, Random& random, float* output) const;
+
+ private:
+  struct Placement;
+
+  std::int64_t channels_;
+  std::int64_t source_height_;
+  std::int64_t source_width_;
+  std::int64_t height_;
+  std::int64_t width_;
+  Augmentation augmentation_;
+  std::vector<std::array<float, 256>> values_;  // (C): the normalised value of every pixel value
+  std::vector<float> offsets_;                  // (C, H, W): mean image over deviation; empty if there is none
+
+  void fill_tables(const Normalisation& normalisation);
+  Placement draw(Random& random) const;
+  void write_row(const std::uint8_t* pixels, std::int64_t channel, std::int64_t row, const Placement& placement,
+                 float* output) const;
+};
+
+}  // namespace palimpsest::datasets

@@ -1,0 +1,175 @@
+#include "datasets/loader.hpp"
+
+#include <algorithm>
+#include <array>
+#include <numeric>
+#include <utility>
+
+#include "core/error.hpp"
+#include "core/philox.hpp"
+
+namespace palimpsest::datasets {
+namespace {
+
+const ImageSet& validated(const ImageSet& images) {
+  validate(images);
+  return images;
+}
+
+/// A key of the loader's own, so that no other user of the same seed draws the same numbers.
+std::uint64_t derive_key(std::uint64_t seed) {
+  constexpr std::uint64_t loader = 0x6C6F61646572;  // "loader"
+  const std::array<std::uint32_t, 4> words = philox(seed, loader, ~std::uint64_t{0});
+  return std::uint64_t{words[0]} << 32 | words[1];
+}
+
+constexpr std::int64_t max_epochs = std::int64_t{1} << 32;
+
+}  // namespace
+
+Loader::Loader(const ImageSet& images, LoaderSpec spec)
+    : images_(validated(images)),
+      spec_(std::move(spec)),
+      transform_(images, spec_.normalisation, spec_.pad_to, spec_.augmentation),
+      key_(derive_key(spec_.seed)),
+      order_(static_cast<std::size_t>(images.count)) {
+  check();
+  batch_size_ = std::min(spec_.batch_size, images.count);
+  batches_ = (images.count + (spec_.drop_last ? 0 : batch_size_ - 1)) / batch_size_;
+  claimed_ = batches_;
+  allocate_slots();
+  for (int i = 0; i < spec_.workers; ++i) {
+    workers_.emplace_back([this](const std::stop_token& stop) { work(stop); });
+  }
+}
+
+Loader::~Loader() {
+  for (std::jthread& worker : workers_) worker.request_stop();
+}
+
+void Loader::check() const {
+  const auto refuse = [](const auto&... parts) { throw ValueError(concat_text("loader: ", parts...)); };
+  if (spec_.batch_size < 1) refuse("batch_size must be positive, got ", spec_.batch_size);
+  if (spec_.workers < 0 || spec_.workers > 256) refuse("workers must be from 0 to 256, got ", spec_.workers);
+  if (spec_.ahead < 1 || spec_.ahead > 4096) refuse("ahead must be from 1 to 4096, got ", spec_.ahead);
+  if (images_.count >= max_epochs - 1) refuse("at most 2^32 - 2 images, got ", images_.count);
+  if (spec_.drop_last && spec_.batch_size > images_.count) {
+    refuse("drop_last leaves no batch of ", spec_.batch_size, " in ", images_.count, " images");
+  }
+}
+
+void Loader::allocate_slots() {
+  slots_.resize(spec_.workers == 0 ? 1 : static_cast<std::size_t>(spec_.ahead) + 1);  // one is in the caller's hands
+  const auto images = static_cast<std::size_t>(batch_size_);
+  for (Slot& slot : slots_) {
+    slot.images = Buffer(Device::Cpu, images * static_cast<std::size_t>(transform_.size()) * sizeof(float), Tag::Data);
+    slot.labels = Buffer(Device::Cpu, images * sizeof(std::int32_t), Tag::Data);
+  }
+}
+
+void Loader::start_epoch(std::int64_t epoch, std::int64_t first_batch) {
+  if (epoch < 0 || epoch >= max_epochs) throw ValueError(concat_text("loader: no epoch ", epoch));
+  if (first_batch < 0 || first_batch > batches_) {
+    throw ValueError(concat_text("loader: no batch ", first_batch, " in an epoch of ", batches_));
+  }
+  std::unique_lock lock(mutex_);
+  claimed_ = batches_;
+  changed_.wait(lock, [&] { return active_ == 0; });
+  epoch_ = epoch;
+  arrange(epoch);
+  for (Slot& slot : slots_) {
+    slot.batch = -1;
+    slot.error = nullptr;
+  }
+  next_ = oldest_ = claimed_ = first_batch;
+  lock.unlock();
+  work_.notify_all();
+}
+
+void Loader::arrange(std::int64_t epoch) {
+  std::iota(order_.begin(), order_.end(), 0);
+  if (!spec_.shuffle) return;
+  Random random(key_, static_cast<std::uint64_t>(epoch) << 32);
+  for (std::size_t left = order_.size(); left > 1; --left) std::swap(order_[left - 1], order_[random.below(left)]);
+}
+
+std::optional<Batch> Loader::next() {
+  std::unique_lock lock(mutex_);
+  if (epoch_ < 0) throw StateError("loader: next() before start_epoch()");
+  oldest_ = next_;
+  if (next_ == batches_) return std::nullopt;
+  Slot& slot = slot_of(next_);
+  if (workers_.empty()) {
+    fill(next_);
+  } else {
+    work_.notify_all();
+    changed_.wait(lock, [&] { return slot.batch == next_; });
+    if (slot.error) std::rethrow_exception(slot.error);
+  }
+  return view(next_++);
+}
+
+void Loader::work(const std::stop_token& stop) {
+  std::unique_lock lock(mutex_);
+  const auto may_claim = [&] {
+    return claimed_ < std::min(batches_, oldest_ + static_cast<std::int64_t>(slots_.size()));
+  };
+  while (work_.wait(lock, stop, may_claim) && !stop.stop_requested()) {
+    const std::int64_t batch = claimed_++;
+    ++active_;
+    lock.unlock();
+    std::exception_ptr error = try_fill(batch);
+    lock.lock();
+    --active_;
+    slot_of(batch).batch = batch;
+    slot_of(batch).error = std::move(error);
+    changed_.notify_all();
+  }
+}
+
+std::exception_ptr Loader::try_fill(std::int64_t batch) {
+  try {
+    fill(batch);
+  } catch (...) {
+    return std::current_exception();
+  }
+  return nullptr;
+}
+
+/// The random stream of an image in this epoch; that of index -1 is the shuffle's.
+std::uint64_t Loader::stream(std::int64_t index) const {
+  return static_cast<std::uint64_t>(epoch_) << 32 | static_cast<std::uint64_t>(index + 1);
+}
+
+void Loader::fill(std::int64_t batch) {
+  const Slot& slot = slot_of(batch);
+  const std::int64_t* const indices = order_.data() + batch * batch_size_;
+  for (std::int64_t i = 0; i < size_of_batch(batch); ++i) {
+    Random random(key_, stream(indices[i]));
+    transform_.apply(images_.image(indices[i]), random, slot.images.as<float>() + i * transform_.size());
+    slot.labels.as<std::int32_t>()[i] = images_.labels[indices[i]];
+  }
+}
+
+Shape Loader::batch_shape(std::int64_t size) const {
+  return {size, transform_.channels(), transform_.height(), transform_.width()};
+}
+
+std::int64_t Loader::size_of_batch(std::int64_t batch) const {
+  return std::min(batch_size_, images_.count - batch * batch_size_);
+}
+
+Batch Loader::view(std::int64_t batch) {
+  const Slot& slot = slot_of(batch);
+  const std::int64_t size = size_of_batch(batch);
+  const std::span<const std::int64_t> indices(order_.data() + batch * batch_size_, static_cast<std::size_t>(size));
+  return {batch, size, batch_shape(size), slot.images.as<float>(), slot.labels.as<std::int32_t>(), indices};
+}
+
+std::size_t Loader::bytes() const {
+  return std::accumulate(slots_.begin(), slots_.end(), std::size_t{0}, [](std::size_t total, const Slot& slot) {
+    return total + slot.images.bytes() + slot.labels.bytes();
+  });
+}
+
+}  // namespace palimpsest::datasets

@@ -1,0 +1,118 @@
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <exception>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <stop_token>
+#include <thread>
+#include <vector>
+
+#include "core/memory.hpp"
+#include "core/shape.hpp"
+#include "datasets/image_set.hpp"
+#include "datasets/image_transform.hpp"
+#include "datasets/normalisation.hpp"
+
+namespace palimpsest::datasets {
+
+/// How a Loader makes batches.
+struct LoaderSpec {
+  std::int64_t batch_size = 64;
+  std::uint64_t seed = 0;
+  /// Another order in every epoch; otherwise the set's own.
+  bool shuffle = true;
+  /// Leave out the last batch of an epoch if it is smaller than the others.
+  bool drop_last = false;
+  Normalisation normalisation = {};
+  /// Pad with zeros to this height and width, centred (32 for Fashion-MNIST in a CIFAR model); 0 keeps the size.
+  std::int64_t pad_to = 0;
+  Augmentation augmentation = {};
+  /// Threads that prepare batches; with 0 next() does it.
+  int workers = 1;
+  /// Batches that the workers may be ahead of the caller.
+  int ahead = 2;
+};
+
+/// A batch in the loader's memory, valid until the loader's next call.
+struct Batch {
+  std::int64_t index = 0;                 ///< in its epoch
+  std::int64_t size = 0;                  ///< images
+  Shape shape;                            ///< logical (size, C, H, W)
+  const float* images = nullptr;          ///< channels-last: (size, H, W, C), contiguous
+  const std::int32_t* labels = nullptr;   ///< (size)
+  std::span<const std::int64_t> indices;  ///< (size): the images' places in their set
+};
+
+/// Serves the batches of an image set, epoch after epoch. The order is a function of (seed, epoch), an image's
+/// augmentation of (seed, epoch, place in the set): neither depends on the workers, their timing or the batch size.
+/// The memory for all batches is taken once, in the constructor, under Tag::Data. For one calling thread.
+class Loader {
+ public:
+  /// `images` must outlive the loader and must not change. Throws ValueError for a set or a spec that makes no sense,
+  /// OutOfMemory if the batches do not fit.
+  Loader(const ImageSet& images, LoaderSpec spec);
+  /// Stops and joins the workers, at any time.
+  ~Loader();
+  Loader(const Loader&) = delete;
+  Loader& operator=(const Loader&) = delete;
+
+  /// Begins an epoch at one of its batches; what was left of the last one is dropped. Throws ValueError unless
+  /// 0 <= epoch < 2^32 and 0 <= first_batch <= batches().
+  void start_epoch(std::int64_t epoch, std::int64_t first_batch = 0);
+
+  /// The next batch, none at the end of the epoch. Throws StateError before the first start_epoch, and again what the
+  /// making of this batch threw, until the next start_epoch.
+  std::optional<Batch> next();
+
+  /// Batches in an epoch.
+  std::int64_t batches() const { return batches_; }
+  /// The logical shape of a whole batch.
+  Shape shape() const { return batch_shape(batch_size_); }
+  /// Bytes held for batches.
+  std::size_t bytes() const;
+
+ private:
+  struct Slot {
+    Buffer images;
+    Buffer labels;
+    std::int64_t batch = -1;  // the batch it holds, or whose making failed
+    std::exception_ptr error;
+  };
+
+  const ImageSet& images_;
+  LoaderSpec spec_;
+  ImageTransform transform_;
+  std::int64_t batch_size_ = 0;
+  std::int64_t batches_ = 0;
+  std::uint64_t key_ = 0;
+  std::vector<std::int64_t> order_;
+  std::vector<Slot> slots_;
+
+  std::mutex mutex_;                  // guards what follows
+  std::condition_variable_any work_;  // there may be a batch to make
+  std::condition_variable changed_;   // a worker has finished one
+  std::int64_t epoch_ = -1;
+  std::int64_t next_ = 0;     // the batch that next() will return
+  std::int64_t oldest_ = 0;   // the first batch whose slot is in use
+  std::int64_t claimed_ = 0;  // the first batch that no worker has taken on
+  int active_ = 0;            // workers that are making a batch
+
+  std::vector<std::jthread> workers_;  // last, so that they end first
+
+  void check() const;
+  void allocate_slots();
+  void arrange(std::int64_t epoch);
+  Slot& slot_of(std::int64_t batch) { return slots_[batch % slots_.size()]; }
+  Shape batch_shape(std::int64_t size) const;
+  std::int64_t size_of_batch(std::int64_t batch) const;
+  std::uint64_t stream(std::int64_t index) const;
+  void fill(std::int64_t batch);
+  std::exception_ptr try_fill(std::int64_t batch);
+  void work(const std::stop_token& stop);
+  Batch view(std::int64_t batch);
+};
+
+}  // namespace palimpsest::datasets

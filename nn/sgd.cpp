@@ -1,0 +1,58 @@
+#include "nn/sgd.hpp"
+
+#include <algorithm>
+
+#include "ops/sgd_step.hpp"
+
+namespace palimpsest::nn {
+namespace {
+
+void require_number(double value, const char* name) {
+  if (!(value >= 0) || value > 1e30)
+    throw ValueError(concat_text("SGD: ", name, " is ", value, ", expected a number of at least 0"));
+}
+
+}  // namespace
+
+Sgd::Sgd(std::vector<NamedTensor> parameters, const SgdSpec& spec) : spec_(spec) {
+  require_number(spec.learning_rate, "learning rate");
+  require_number(spec.momentum, "momentum");
+  require_number(spec.weight_decay, "weight decay");
+  if (spec.nesterov && spec.momentum == 0) throw ValueError("SGD: Nesterov momentum needs a momentum above 0");
+  for (const auto& [name, parameter] : parameters) {
+    const bool decays = spec.decay_norm_and_bias || parameter.shape().rank() > 1;
+    slots_.push_back({parameter, {}, decays ? spec.weight_decay : 0.0});
+  }
+}
+
+void Sgd::set_learning_rate(double rate) {
+  require_number(rate, "learning rate");
+  spec_.learning_rate = rate;
+}
+
+void Sgd::zero_grad() {
+  for (const Slot& slot : slots_) slot.parameter.zero_grad();
+}
+
+void Sgd::allocate_velocities() {
+  if (spec_.momentum == 0) return;
+  std::vector<std::pair<Slot*, Tensor>> made;
+  for (Slot& slot : slots_) {
+    if (slot.velocity || !slot.parameter.grad()) continue;
+    const Tensor& like = slot.parameter;
+    made.emplace_back(&slot, Tensor::zeros(like.shape(), like.dtype(), like.device(), Tag::Optimiser));
+  }
+  for (auto& [slot, velocity] : made) slot->velocity = std::move(velocity);
+}
+
+void Sgd::step() {
+  allocate_velocities();
+  std::vector<ops::SgdUpdate> updates;
+  for (const Slot& slot : slots_) {
+    const Tensor gradient = slot.parameter.grad();
+    if (gradient) updates.push_back({slot.parameter, gradient, slot.velocity, slot.weight_decay});
+  }
+  ops::sgd_step(updates, {spec_.learning_rate, spec_.momentum, spec_.nesterov});
+}
+
+}  // namespace palimpsest::nn

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <vector>
+
+#include "nn/module.hpp"
+
+namespace palimpsest::nn {
+
+struct SgdSpec {
+  double learning_rate = 0.1;
+  double momentum = 0.9;
+  bool nesterov = false;
+  double weight_decay = 1e-4;
+  bool decay_norm_and_bias = true;  ///< decay all parameters, or only the weights of convolutions and linear layers
+};
+
+/// Stochastic gradient descent with momentum, PyTorch's formula with dampening 0 (Sutskever et al. 2013).
+class Sgd {
+ public:
+  /// Throws ValueError for a rate, momentum or decay that is negative or no number, or Nesterov without momentum.
+  Sgd(std::vector<NamedTensor> parameters, const SgdSpec& spec);
+
+  /// Steps every parameter that has a gradient. Velocities are allocated in the first step, before any parameter
+  /// changes: OutOfMemory leaves everything as it was.
+  void step();
+  void zero_grad();
+
+  double learning_rate() const { return spec_.learning_rate; }
+  void set_learning_rate(double rate);
+
+ private:
+  struct Slot {
+    Tensor parameter;
+    Tensor velocity;  // empty before the first step with a gradient
+    double weight_decay;
+  };
+
+  void allocate_velocities();
+
+  std::vector<Slot> slots_;
+  SgdSpec spec_;
+};
+
+}  // namespace palimpsest::nn
