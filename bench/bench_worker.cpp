@@ -1,0 +1,150 @@
+// One model under one memory policy, stepped on command, so that a driver can interleave several of these with
+// PyTorch's.
+//
+//   bench_worker --model densenet --depth 100 --growth 12 --batch-size 64 --memory shared --threads 2
+//
+// Each line `step N` on standard input runs N training steps on one fixed random batch and answers with a line of JSON:
+// {"ms":[...],"loss":...}. `quit`, or the end of the input, answers {"vm_hwm_bytes":...,"peak_bytes":{...},...}.
+
+#include <chrono>
+#include <cstdlib>
+#include <exception>
+#include <fstream>
+#include <iostream>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "core/memory.hpp"
+#include "core/parallel.hpp"
+#include "memory/policies.hpp"
+#include "nn/densenet.hpp"
+#include "nn/resnet.hpp"
+#include "nn/revnet.hpp"
+#include "nn/sgd.hpp"
+#include "ops/cross_entropy.hpp"
+
+namespace {
+
+using namespace palimpsest;
+using Clock = std::chrono::steady_clock;
+
+struct Options {
+  std::map<std::string, std::string> text = {
+      {"model", "densenet"}, {"depth", "100"},  {"growth", "12"},  {"batch-size", "64"}, {"memory", "store-all"},
+      {"threads", "2"},      {"channels", "3"}, {"classes", "10"}, {"device", "cpu"},    {"grid", ""}};
+
+  Options(int argc, char** argv) {
+    for (int i = 1; i < argc; ++i) {
+      const std::string flag = argv[i];
+      const auto option = flag.starts_with("--") ? text.find(flag.substr(2)) : text.end();
+      if (option == text.end() || i + 1 == argc) throw ValueError(concat_text("unknown or incomplete option ", flag));
+      option->second = argv[++i];
+    }
+  }
+
+  const std::string& operator[](const std::string& name) const { return text.at(name); }
+  std::int64_t number(const std::string& name) const { return std::stoll(text.at(name)); }
+};
+
+std::unique_ptr<nn::Classifier> make_model(const Options& options, nn::Init init) {
+  if (options["model"] == "densenet") {
+    nn::DenseNetSpec spec = nn::DenseNetSpec::cifar(options.number("depth"), options.number("growth"));
+    spec.image_channels = options.number("channels");
+    spec.classes = options.number("classes");
+    return std::make_unique<nn::DenseNet>(spec, std::move(init));
+  }
+  const bool reversible = options["model"] == "revnet";
+  if (!reversible && options["model"] != "resnet") throw ValueError("--model takes densenet, revnet or resnet");
+  nn::ResidualSpec spec = (reversible ? nn::RevNet::cifar : nn::ResNet::cifar)(options.number("depth"), false);
+  spec.image_channels = options.number("channels");
+  spec.classes = options.number("classes");
+  if (!options["grid"].empty()) spec.grid = static_cast<int>(options.number("grid"));
+  if (reversible) return std::make_unique<nn::RevNet>(spec, std::move(init));
+  return std::make_unique<nn::ResNet>(spec, std::move(init));
+}
+
+std::size_t peak_resident_bytes() {
+  std::ifstream status("/proc/self/status");
+  std::string line;
+  while (std::getline(status, line)) {
+    if (line.starts_with("VmHWM:")) return std::stoull(line.substr(6)) * 1024;
+  }
+  return 0;
+}
+
+class Worker {
+ public:
+  explicit Worker(const Options& options)
+      : device_(options["device"] == "meta" ? Device::Meta : Device::Cpu),
+        model_(make_model(options, nn::Init(1, device_))),
+        sgd_(model_->parameters(),
+             {.learning_rate = 0.1, .momentum = 0.9, .nesterov = options["model"] == "densenet"}) {
+    model_->set_memory(memory::parse(options["memory"]));
+    const std::int64_t batch = options.number("batch-size");
+    Random random(2);
+    std::vector<float> pixels(static_cast<std::size_t>(batch * options.number("channels") * 32 * 32));
+    for (float& pixel : pixels) pixel = static_cast<float>(random.normal());
+    std::vector<std::int32_t> labels(static_cast<std::size_t>(batch));
+    for (auto& label : labels)
+      label = static_cast<std::int32_t>(random.below(static_cast<std::uint64_t>(options.number("classes"))));
+    images_ = Tensor::from_vector({batch, options.number("channels"), 32, 32}, pixels, device_, Tag::Data);
+    labels_ = Tensor::from_vector({batch}, labels, device_, Tag::Data);
+  }
+
+  void steps(std::int64_t count) {
+    std::cout << "{\"ms\":[";
+    for (std::int64_t i = 0; i < count; ++i) {
+      const auto start = Clock::now();
+      sgd_.zero_grad();
+      Tensor loss = ops::cross_entropy((*model_)(images_), labels_);
+      if (device_ != Device::Meta) loss_ = loss.item();
+      loss.backward();
+      sgd_.step();
+      std::cout << (i > 0 ? "," : "") << std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+    }
+    std::cout << "],\"loss\":" << loss_ << "}" << std::endl;
+  }
+
+  void summary() {
+    const MemoryStats stats = allocator(device_).stats();
+    std::cout << "{\"vm_hwm_bytes\":" << peak_resident_bytes() << ",\"peak_bytes\":{\"total\":" << stats.peak
+              << ",\"reserved\":" << stats.peak_reserved;
+    for (int tag = 0; tag < tag_count; ++tag) {
+      std::cout << ",\"" << to_string(static_cast<Tag>(tag))
+                << "\":" << stats.peak_by_tag[static_cast<std::size_t>(tag)];
+    }
+    std::cout << "},\"system_calls\":" << stats.system_calls << ",\"parameters\":" << model_->parameter_count();
+    if (device_ != Device::Meta) std::cout << ",\"state_digest\":\"" << model_->state_digest() << '"';
+    std::cout << "}" << std::endl;
+  }
+
+ private:
+  Device device_;
+  std::unique_ptr<nn::Classifier> model_;
+  nn::Sgd sgd_;
+  Tensor images_;
+  Tensor labels_;
+  double loss_ = 0;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    const Options options(argc, argv);
+    set_thread_count(static_cast<int>(options.number("threads")));
+    Worker worker(options);
+    std::string command;
+    while (std::cin >> command && command != "quit") {
+      std::int64_t count = 0;
+      if (command != "step" || !(std::cin >> count) || count < 1) throw ValueError("expected 'step N' or 'quit'");
+      worker.steps(count);
+    }
+    worker.summary();
+    return EXIT_SUCCESS;
+  } catch (const std::exception& error) {
+    std::cerr << "bench_worker: " << error.what() << '\n';
+    return EXIT_FAILURE;
+  }
+}

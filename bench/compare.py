@@ -1,0 +1,349 @@
+#!/usr/bin/env python3
+"""Times training steps of whole models in Palimpsest and in PyTorch side by side, and prints a Markdown table for each model.
+
+Every combination of framework, memory mode and (PyTorch) memory format is a process of its own. They stay alive together and take
+turns, one computing at a time, so that whatever else happens on the machine falls on all of them alike. Times are medians over all
+steps after the warm-up; PyTorch's are those of the faster memory format.
+
+PyTorch gets the allocator setting that suits it best (PYTORCH_ENVIRONMENT): glibc's default maps and returns every large tensor in
+every step, and the page faults cost a DenseNet up to 80 % more time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+HERE = Path(__file__).resolve().parent
+PYTORCH_WORKER = HERE / "pytorch_worker.py"
+DEFAULT_WORKER = HERE.parent / "build" / "bench" / "bench_worker"
+
+WARM_UP_STEPS = 2
+STEPS_PER_TURN = 2
+FORMATS = ("nchw", "channels_last")
+MIB = 2**20
+
+# Nothing is mapped on its own, nothing is returned, the heap grows in large pieces and on huge pages where the kernel allows.
+PYTORCH_ENVIRONMENT = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    "MALLOC_TOP_PAD_": str(64 * MIB),
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
+
+
+class WorkerError(Exception):
+    """A worker could not be started, died or gave an answer that is none."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A model and batch size, and the memory modes to compare; the first of each framework is its baseline."""
+
+    title: str
+    arguments: tuple[str, ...]
+    ours: tuple[str, ...]
+    pytorch: tuple[str, ...]
+
+
+def densenet(depth: int, growth: int, batch_size: int) -> Workload:
+    return Workload(
+        f"DenseNet-BC({depth},{growth}), batch {batch_size}",
+        ("--model", "densenet", "--depth", str(depth), "--growth", str(growth), "--batch-size", str(batch_size)),
+        ours=("store-all", "shared", "checkpoint"),
+        pytorch=("plain", "efficient"),
+    )
+
+
+def revnet(depth: int, batch_size: int) -> Workload:
+    return Workload(
+        f"RevNet-{depth}, batch {batch_size}",
+        ("--model", "revnet", "--depth", str(depth), "--batch-size", str(batch_size)),
+        ours=("store-all", "checkpoint", "reversible"),
+        pytorch=("plain", "reversible"),
+    )
+
+
+WORKLOADS = {"densenet": densenet(100, 12, 64), "revnet": revnet(110, 100)}
+QUICK_WORKLOADS = {"densenet": densenet(40, 12, 16), "revnet": revnet(38, 16)}
+EXACT_MODES = ("store-all", "shared", "checkpoint")  # these leave the same bits after the same steps
+
+
+@dataclass
+class Result:
+    """What one worker measured. `peak_bytes` (by tag, at the peak) and `state_digest` are Palimpsest's alone."""
+
+    framework: str
+    memory: str
+    format: str | None
+    warm_up_ms: list[float] = field(default_factory=list)
+    ms: list[float] = field(default_factory=list)
+    loss: float | None = None
+    vm_hwm_bytes: int | None = None
+    peak_bytes: dict[str, int] | None = None
+    state_digest: str | None = None
+
+    @property
+    def name(self) -> str:
+        return " ".join(filter(None, [self.framework, self.memory, self.format and f"({self.format})"]))
+
+    @property
+    def median_ms(self) -> float:
+        return statistics.median(self.ms)
+
+    @property
+    def tracked_peak(self) -> int | None:
+        if self.peak_bytes is None:
+            return None
+        return self.peak_bytes.get("total", sum(self.peak_bytes.values()))
+
+
+class Worker:
+    """A process that trains on request: it answers each line on its standard input with a line of JSON."""
+
+    def __init__(self, result: Result, command: list[str], environment: dict[str, str]) -> None:
+        self.result = result
+        self._errors: IO[bytes] = tempfile.TemporaryFile()
+        try:
+            self._process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
+            )
+        except OSError as error:
+            self._errors.close()
+            raise WorkerError(f"cannot start {command[0]}: {error.strerror}") from error
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+
+    def warm_up(self) -> None:
+        self.result.warm_up_ms = self._ask(f"step {WARM_UP_STEPS}")["ms"]
+
+    def take_turn(self) -> None:
+        reply = self._ask(f"step {STEPS_PER_TURN}")
+        self.result.ms += reply["ms"]
+        self.result.loss = reply["loss"]
+
+    def quit(self) -> None:
+        reply = self._ask("quit")
+        self.result.vm_hwm_bytes = reply["vm_hwm_bytes"]
+        self.result.peak_bytes = reply.get("peak_bytes")
+        self.result.state_digest = reply.get("state_digest")
+
+    def _ask(self, request: str) -> dict:
+        try:
+            self._process.stdin.write(request + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._death() from None
+        line = self._process.stdout.readline()
+        if not line:
+            raise self._death()
+        try:
+            return json.loads(line)
+        except json.JSONDecodeError:
+            raise WorkerError(f"{self.result.name} answered '{request}' with '{line.strip()}'") from None
+
+    def _death(self) -> WorkerError:
+        status = self._process.wait()
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
+        return WorkerError(f"{self.result.name} ended with status {status}: {lines[-1]}")
+
+
+def base_environment() -> dict[str, str]:
+    """The environment without the variable that can slow OpenBLAS down to another processor's kernels."""
+    return {key: value for key, value in os.environ.items() if key != "OPENBLAS_CORETYPE"}
+
+
+def pytorch_workers(workload: Workload, options: argparse.Namespace) -> list[tuple[Result, list[str], dict[str, str]]]:
+    environment = {**base_environment(), **PYTORCH_ENVIRONMENT, "OMP_NUM_THREADS": str(options.threads)}
+    script = [options.python, str(PYTORCH_WORKER), *workload.arguments, "--threads", str(options.threads)]
+    return [
+        (Result("PyTorch", memory, layout), [*script, "--memory", memory, "--format", layout], environment)
+        for memory in workload.pytorch
+        for layout in FORMATS
+    ]
+
+
+def our_workers(workload: Workload, options: argparse.Namespace) -> list[tuple[Result, list[str], dict[str, str]]]:
+    command = [str(options.worker), *workload.arguments, "--threads", str(options.threads)]
+    return [(Result("Palimpsest", memory, None), [*command, "--memory", memory], base_environment()) for memory in workload.ours]
+
+
+def measure(workload: Workload, options: argparse.Namespace) -> list[Result]:
+    """Runs all workers of a workload in turns and returns what they measured."""
+    plans = [] if options.skip_pytorch else pytorch_workers(workload, options)
+    plans += [] if options.skip_ours else our_workers(workload, options)
+    with contextlib.ExitStack() as stack:
+        workers = [stack.enter_context(contextlib.closing(Worker(*plan))) for plan in plans]
+        for worker in workers:
+            worker.warm_up()
+        for turn in range(options.rounds):
+            print(f"{workload.title}: round {turn + 1} of {options.rounds}", file=sys.stderr)
+            for worker in workers:
+                worker.take_turn()
+        for worker in workers:
+            worker.quit()
+        return [worker.result for worker in workers]
+
+
+def best_formats(results: list[Result]) -> list[Result]:
+    """The results with one memory format, the fastest, left of every framework and memory mode."""
+    best: dict[tuple[str, str], Result] = {}
+    for result in results:
+        key = (result.framework, result.memory)
+        if key not in best or result.median_ms < best[key].median_ms:
+            best[key] = result
+    return list(best.values())
+
+
+def table(workload: Workload, results: list[Result], threads: int) -> str:
+    """A Markdown table. A mode's overhead is over the first mode of its own framework: plain in PyTorch, store-all in Palimpsest."""
+    rows = best_formats(results)
+    pytorch = next((row for row in rows if row.framework == "PyTorch"), None)
+    baselines: dict[str, Result] = {}
+    lines = [
+        f"### {workload.title}, {threads} threads",
+        "",
+        "| | ms per step | time / PyTorch plain | overhead of the mode | tracked peak, MiB | VmHWM, MiB |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        baseline = baselines.setdefault(row.framework, row)
+        cells = [
+            row.name,
+            f"{row.median_ms:.0f}",
+            f"{row.median_ms / pytorch.median_ms:.2f}" if pytorch else "",
+            f"{row.median_ms / baseline.median_ms - 1:+.1%}" if row is not baseline else "",
+            f"{row.tracked_peak / MIB:.0f}" if row.tracked_peak is not None else "",
+            f"{row.vm_hwm_bytes / MIB:.0f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def exactness(results: list[Result]) -> tuple[bool, str]:
+    """Whether the exact modes ended in the same state, and the sentence that says so; empty where there is nothing to compare."""
+    digests = {row.memory: row.state_digest for row in results if row.memory in EXACT_MODES and row.state_digest is not None}
+    if len(digests) < 2:
+        return True, ""
+    if len(set(digests.values())) == 1:
+        return True, f"{', '.join(digests)}: the same bits after the same steps."
+    return False, "DIFFERENT states: " + ", ".join(f"{memory} {digest}" for memory, digest in digests.items())
+
+
+def torch_version(python: str) -> str:
+    """The version of PyTorch in that interpreter. Raises WorkerError where there is none."""
+    try:
+        run = subprocess.run(
+            [python, "-c", "import torch; print(torch.__version__)"], capture_output=True, text=True, env=base_environment()
+        )
+    except OSError as error:
+        raise WorkerError(f"cannot start {python}: {error.strerror}") from error
+    if run.returncode != 0:
+        reason = (run.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise WorkerError(f"{python} cannot import torch ({reason}); name another interpreter with --python, or use --skip-pytorch")
+    return run.stdout.strip()
+
+
+def cpu_model() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def machine_facts(options: argparse.Namespace, torch: str | None) -> dict[str, object]:
+    return {
+        "cpu": cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": options.threads,
+        "system": f"{platform.system()} {platform.release()}",
+        "torch": torch,
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "load_average": os.getloadavg(),
+    }
+
+
+def result_record(result: Result) -> dict[str, object]:
+    return {"name": result.name, **vars(result), "median_ms": result.median_ms, "min_ms": min(result.ms)}
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--worker", type=Path, default=DEFAULT_WORKER, help="Palimpsest's bench_worker (default: that of ./build)")
+    parser.add_argument("--python", default="/usr/bin/python3", help="interpreter with PyTorch (default: %(default)s)")
+    parser.add_argument("--models", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), help="default: all")
+    parser.add_argument("--rounds", type=positive, default=5, help=f"turns of {STEPS_PER_TURN} steps (default: %(default)s)")
+    parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)), help="default: all cores, %(default)s")
+    parser.add_argument("--quick", action="store_true", help="small models, to see that everything works")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every single figure there")
+    skip = parser.add_mutually_exclusive_group()
+    skip.add_argument("--skip-pytorch", action="store_true")
+    skip.add_argument("--skip-ours", action="store_true")
+    options = parser.parse_args()
+    if not options.skip_ours and not options.worker.is_file():
+        parser.error(f"there is no {options.worker}: build it, name it with --worker, or use --skip-ours")
+    if options.json is not None and not options.json.absolute().parent.is_dir():
+        parser.error(f"there is no folder {options.json.absolute().parent} for --json")
+    return options
+
+
+def compare(options: argparse.Namespace) -> bool:
+    """Measures and prints all chosen workloads. Returns whether the exact memory modes agreed everywhere."""
+    torch = None if options.skip_pytorch else torch_version(options.python)
+    record = {"machine": machine_facts(options, torch), "pytorch_environment": PYTORCH_ENVIRONMENT, "workloads": []}
+    facts = record["machine"]
+    print(f"{facts['cpu']}, {facts['cores']} cores; " + (f"PyTorch {torch}; " if torch else "") + f"{facts['date']}")
+    all_exact = True
+    for key in options.models:
+        workload = (QUICK_WORKLOADS if options.quick else WORKLOADS)[key]
+        results = measure(workload, options)
+        exact, sentence = exactness(results)
+        all_exact = all_exact and exact
+        print(f"\n{table(workload, results, options.threads)}")
+        if sentence:
+            print(f"\n{sentence}")
+        record["workloads"].append({"title": workload.title, "results": [result_record(result) for result in results]})
+    if options.json is not None:
+        options.json.write_text(json.dumps(record, indent=2) + "\n")
+    return all_exact
+
+
+def main() -> int:
+    options = parse_arguments()
+    try:
+        return 0 if compare(options) else 1
+    except (WorkerError, OSError) as error:
+        print(f"compare: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("compare: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

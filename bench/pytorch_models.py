@@ -1,0 +1,451 @@
+"""DenseNet-BC, ResNet and RevNet for CIFAR as PyTorch modules: the oracle of the golden test and the yardstick of the benchmarks.
+
+Parameter and buffer names are those of the C++ modules, so that values can be exchanged by name. All modules compute in training mode.
+
+Decisions that the papers leave open follow the authors' code (renmengye/revnet-public, resnet/models/resnet_model.py and
+revnet_model.py; gpleiss/efficient_densenet_pytorch, models/densenet.py) and are settled by the published parameter counts:
+
+- a bottleneck residual is 1x1, 3x3, 1x1 and carries its stride on the first 1x1 convolution;
+- where a bottleneck unit changes shape, which includes the first one of stage 1, its shortcut is a plain 1x1 convolution with the
+  unit's stride (`project`; in a RevNet one for each half, `project1` and `project2`); a basic unit pools and pads with zero channels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+@dataclass(frozen=True)
+class NormSpec:
+    """Constants of batch normalisation. `momentum` is the weight of the new statistic in the running average."""
+
+    eps: float
+    momentum: float
+    biased_running_variance: bool
+
+
+@dataclass(frozen=True)
+class SgdSpec:
+    """Constants of stochastic gradient descent. Without `decay_norm_and_bias` only conv and linear weights decay."""
+
+    lr: float
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+    decay_norm_and_bias: bool
+
+
+DENSENET_NORM = NormSpec(eps=1e-5, momentum=0.1, biased_running_variance=False)
+RESIDUAL_NORM = NormSpec(eps=1e-3, momentum=0.01, biased_running_variance=True)
+DENSENET_SGD = SgdSpec(lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4, decay_norm_and_bias=True)
+RESIDUAL_SGD = SgdSpec(lr=0.1, momentum=0.9, nesterov=False, weight_decay=2e-4, decay_norm_and_bias=False)
+
+
+@dataclass(frozen=True)
+class ResidualSpec:
+    """Architecture of a ResNet or RevNet: `filters` are those of the stem and of the stages, before the bottleneck's factor of 4."""
+
+    units: tuple[int, ...]
+    filters: tuple[int, ...]
+    bottleneck: bool = False
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of the stem's and of each stage's output."""
+        expansion = 4 if self.bottleneck else 1
+        return (self.filters[0], *(expansion * width for width in self.filters[1:]))
+
+
+RESNETS = {
+    32: ResidualSpec((5, 5, 5), (16, 16, 32, 64)),
+    110: ResidualSpec((18, 18, 18), (16, 16, 32, 64)),
+    164: ResidualSpec((18, 18, 18), (16, 16, 32, 64), bottleneck=True),
+}
+REVNETS = {
+    38: ResidualSpec((3, 3, 3), (32, 32, 64, 112)),
+    110: ResidualSpec((9, 9, 9), (32, 32, 64, 128)),
+    164: ResidualSpec((9, 9, 9), (32, 32, 64, 128), bottleneck=True),
+}
+
+
+class BatchNorm2d(nn.Module):
+    """Batch normalisation with a choice of biased or unbiased running variance, and of leaving the running statistics alone."""
+
+    def __init__(self, channels: int, spec: NormSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor, update_statistics: bool = True) -> Tensor:
+        if not update_statistics:
+            return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.spec.eps)
+        if not self.spec.biased_running_variance:
+            return self._normalise(x, self.running_var)
+        count = x.numel() // x.size(1)
+        unbiased = self.running_var * (count / (count - 1))  # the update is linear: scale, let PyTorch update, scale back
+        y = self._normalise(x, unbiased)
+        self.running_var.copy_(unbiased * ((count - 1) / count))
+        return y
+
+    def _normalise(self, x: Tensor, running_var: Tensor) -> Tensor:
+        return F.batch_norm(x, self.running_mean, running_var, self.weight, self.bias, True, self.spec.momentum, self.spec.eps)
+
+
+class Conv2d(nn.Conv2d):
+    """Convolution without bias and with TensorFlow's SAME padding, for even image sizes: stride 2 pads bottom and right only."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> None:
+        super().__init__(in_channels, out_channels, kernel, stride, padding=kernel // 2 if stride == 1 else 0, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.stride[0] > 1 and self.kernel_size[0] > 1:
+            x = F.pad(x, (0, 1, 0, 1))
+        return super().forward(x)
+
+
+class DenseLayer(nn.Module):
+    """BN-ReLU-conv1x1(4k)-BN-ReLU-conv3x3(k) over the concatenation of all earlier features."""
+
+    def __init__(self, channels: int, growth: int, efficient: bool) -> None:
+        super().__init__()
+        self.efficient = efficient
+        self.norm1 = BatchNorm2d(channels, DENSENET_NORM)
+        self.conv1 = Conv2d(channels, 4 * growth, 1)
+        self.norm2 = BatchNorm2d(4 * growth, DENSENET_NORM)
+        self.conv2 = Conv2d(4 * growth, growth, 3)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        if self.efficient:
+            h = checkpoint(self._checkpointed_bottleneck, *features, preserve_rng_state=False)
+        else:
+            h = self._bottleneck(features, update_statistics=True)
+        return self.conv2(F.relu(self.norm2(h), inplace=True))
+
+    def _bottleneck(self, features: list[Tensor], update_statistics: bool) -> Tensor:
+        h = self.norm1(torch.cat(features, 1), update_statistics)
+        return self.conv1(F.relu(h, inplace=True))
+
+    def _checkpointed_bottleneck(self, *features: Tensor) -> Tensor:
+        return self._bottleneck(list(features), update_statistics=_is_first_run())
+
+
+class DenseBlock(nn.Module):
+    """Dense layers, each of which reads the block's input and the outputs of all layers before it."""
+
+    def __init__(self, layers: int, channels: int, growth: int, efficient: bool) -> None:
+        super().__init__()
+        for index in range(layers):
+            self.add_module(f"layer{index + 1}", DenseLayer(channels + index * growth, growth, efficient))
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = [x]
+        for layer in self.children():
+            features.append(layer(features))
+        return torch.cat(features, 1)
+
+
+class Transition(nn.Module):
+    """BN-ReLU-conv1x1-average pool 2x2."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm = BatchNorm2d(in_channels, DENSENET_NORM)
+        self.conv = Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(self.conv(F.relu(self.norm(x), inplace=True)), 2)
+
+
+class DenseNet(nn.Module):
+    """DenseNet-BC for CIFAR (Huang et al. 2017), compression 0.5.
+
+    `efficient` recomputes concat, BN, ReLU and the 1x1 convolution of every layer in backward (Pleiss et al. 2017), with the running
+    statistics left alone there.
+    """
+
+    sgd = DENSENET_SGD
+
+    def __init__(self, depth: int, growth: int, image_channels: int = 3, classes: int = 10, efficient: bool = False) -> None:
+        super().__init__()
+        if (depth - 4) % 6 != 0:
+            raise ValueError(f"a DenseNet-BC's depth is 6n + 4, not {depth}")
+        layers = (depth - 4) // 6
+        channels = 2 * growth
+        self.conv0 = Conv2d(image_channels, channels, 3)
+        self.block1 = DenseBlock(layers, channels, growth, efficient)
+        for index in (1, 2):
+            channels += layers * growth
+            self.add_module(f"transition{index}", Transition(channels, channels // 2))
+            channels //= 2
+            self.add_module(f"block{index + 1}", DenseBlock(layers, channels, growth, efficient))
+        channels += layers * growth
+        self.norm = BatchNorm2d(channels, DENSENET_NORM)
+        self.classifier = nn.Linear(channels, classes)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, Conv2d):
+                nn.init.normal_(module.weight, 0.0, _he_deviation(module))
+        _initialise_linear(self.classifier, 1 / math.sqrt(self.classifier.in_features))
+
+    def forward(self, images: Tensor) -> Tensor:
+        h = self.block1(self.conv0(images))
+        h = self.block2(self.transition1(h))
+        h = self.block3(self.transition2(h))
+        return _classify(h, self.norm, self.classifier)
+
+
+class Residual(nn.Module):
+    """Residual function: (BN-ReLU-conv) twice with 3x3, or three times with 1x1, 3x3, 1x1 at a quarter of the width.
+
+    The first convolution carries the stride. Without `pre_activation` the first BN-ReLU is absent.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, bottleneck: bool, pre_activation: bool) -> None:
+        super().__init__()
+        if bottleneck:
+            width = out_channels // 4
+            convolutions = [
+                Conv2d(in_channels, width, 1, stride),
+                Conv2d(width, width, 3),
+                Conv2d(width, out_channels, 1),
+            ]
+        else:
+            convolutions = [Conv2d(in_channels, out_channels, 3, stride), Conv2d(out_channels, out_channels, 3)]
+        for index, convolution in enumerate(convolutions, 1):
+            if index > 1 or pre_activation:
+                self.add_module(f"norm{index}", BatchNorm2d(convolution.in_channels, RESIDUAL_NORM))
+            self.add_module(f"conv{index}", convolution)
+
+    def forward(self, x: Tensor, update_statistics: bool = True) -> Tensor:
+        for module in self.children():
+            if isinstance(module, BatchNorm2d):
+                x = F.relu(module(x, update_statistics), inplace=True)
+            else:
+                x = module(x)
+        return x
+
+
+def _changes_shape(in_channels: int, out_channels: int, stride: int) -> bool:
+    return stride > 1 or in_channels != out_channels
+
+
+def _projection(in_channels: int, out_channels: int, stride: int, bottleneck: bool) -> Conv2d | None:
+    """The 1x1 convolution on the shortcut of a bottleneck unit that changes shape; no other unit has one."""
+    if bottleneck and _changes_shape(in_channels, out_channels, stride):
+        return Conv2d(in_channels, out_channels, 1, stride)
+    return None
+
+
+def _shortcut(x: Tensor, out_channels: int, stride: int, project: Conv2d | None) -> Tensor:
+    """D(x): the projection where there is one, else average pool for the stride and zero channels, half on each side."""
+    if project is not None:
+        return project(x)
+    if stride > 1:
+        x = F.avg_pool2d(x, stride)
+    padding = (out_channels - x.size(1)) // 2
+    return F.pad(x, (0, 0, 0, 0, padding, padding)) if padding > 0 else x
+
+
+class ResidualUnit(nn.Module):
+    """y = D(x) + F(x)."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, bottleneck: bool, pre_activation: bool) -> None:
+        super().__init__()
+        self.out_channels, self.stride = out_channels, stride
+        self.f = Residual(in_channels, out_channels, stride, bottleneck, pre_activation)
+        self.project = _projection(in_channels, out_channels, stride, bottleneck)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _shortcut(x, self.out_channels, self.stride, self.project) + self.f(x)
+
+
+Streams = tuple[Tensor, Tensor]
+
+
+class ReversibleUnit(nn.Module):
+    """y1 = D(x1) + F(x2), y2 = D(x2) + G(y1), each stream with half of the channels (Gomez et al. 2017, equations 6 and 7)."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, bottleneck: bool, pre_activation: bool) -> None:
+        super().__init__()
+        in_half, out_half = in_channels // 2, out_channels // 2
+        self.out_half, self.stride = out_half, stride
+        self.invertible = not _changes_shape(in_half, out_half, stride)
+        self.f = Residual(in_half, out_half, stride, bottleneck, pre_activation)
+        self.g = Residual(out_half, out_half, 1, bottleneck, pre_activation=True)
+        self.project1 = _projection(in_half, out_half, stride, bottleneck)
+        self.project2 = _projection(in_half, out_half, stride, bottleneck)
+
+    def forward(self, x1: Tensor, x2: Tensor, update_statistics: bool = True) -> Streams:
+        y1 = _shortcut(x1, self.out_half, self.stride, self.project1) + self.f(x2, update_statistics)
+        y2 = _shortcut(x2, self.out_half, self.stride, self.project2) + self.g(y1, update_statistics)
+        return y1, y2
+
+    def forward_checkpointed(self, x1: Tensor, x2: Tensor) -> Streams:
+        """The unit with nothing but its inputs kept for backward."""
+        return checkpoint(self._checkpointed, x1, x2, preserve_rng_state=False)
+
+    def _checkpointed(self, x1: Tensor, x2: Tensor) -> Streams:
+        return self(x1, x2, update_statistics=_is_first_run())
+
+
+def _replay(residual: Residual, x: Tensor, output_grad: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Runs `residual` once more and differentiates that run. Returns its output, the input's gradient, the parameters' gradients."""
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        y = residual(x, update_statistics=False)
+    input_grad, *parameter_grads = torch.autograd.grad(y, [x, *residual.parameters()], output_grad)
+    return y.detach(), input_grad, parameter_grads
+
+
+class ReversibleChain(torch.autograd.Function):
+    """A chain of invertible units that keeps only its outputs (Gomez et al. 2017, Algorithm 1): F and G each run again once."""
+
+    @staticmethod
+    def forward(ctx, units: list[ReversibleUnit], x1: Tensor, x2: Tensor, *parameters: Tensor) -> Streams:
+        for unit in units:
+            x1, x2 = unit(x1, x2)
+        ctx.units = units
+        ctx.save_for_backward(x1, x2)
+        return x1, x2
+
+    @staticmethod
+    def backward(ctx, dy1: Tensor, dy2: Tensor) -> tuple[Tensor | None, ...]:
+        y1, y2 = ctx.saved_tensors
+        parameter_grads: list[Tensor] = []
+        for unit in reversed(ctx.units):
+            g, dg, g_grads = _replay(unit.g, y1, dy2)
+            y2 = y2 - g
+            dy1 = dy1 + dg
+            f, df, f_grads = _replay(unit.f, y2, dy1)
+            y1 = y1 - f
+            dy2 = dy2 + df
+            parameter_grads = [*f_grads, *g_grads, *parameter_grads]
+        return None, dy1, dy2, *parameter_grads
+
+
+class _ResidualNetwork(nn.Module):
+    """What ResNet and RevNet share: conv3x3-BN-ReLU, stages of units with strides 1, 2, 2, ..., BN-ReLU-pool-linear."""
+
+    sgd = RESIDUAL_SGD
+
+    def __init__(self, spec: ResidualSpec, unit_class: type[nn.Module], image_channels: int, classes: int) -> None:
+        super().__init__()
+        channels = spec.channels
+        self.conv0 = Conv2d(image_channels, channels[0], 3)
+        self.norm0 = BatchNorm2d(channels[0], RESIDUAL_NORM)
+        self.stages: list[list[nn.Module]] = []
+        for index, units in enumerate(spec.units):
+            stage = nn.Module()
+            for unit in range(units):
+                first = unit == 0
+                in_channels = channels[index] if first else channels[index + 1]
+                stride = 2 if first and index > 0 else 1
+                pre_activation = not (first and index == 0)
+                stage.add_module(
+                    f"unit{unit + 1}", unit_class(in_channels, channels[index + 1], stride, spec.bottleneck, pre_activation)
+                )
+            self.add_module(f"stage{index + 1}", stage)
+            self.stages.append(list(stage.children()))
+        self.norm = BatchNorm2d(channels[-1], RESIDUAL_NORM)
+        self.classifier = nn.Linear(channels[-1], classes)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, Conv2d):
+                deviation = _he_deviation(module)
+                nn.init.trunc_normal_(module.weight, 0.0, deviation, -2 * deviation, 2 * deviation)
+        _initialise_linear(self.classifier, math.sqrt(3 / self.classifier.in_features))
+
+    def stem(self, images: Tensor) -> Tensor:
+        return F.relu(self.norm0(self.conv0(images)), inplace=True)
+
+
+class ResNet(_ResidualNetwork):
+    """Pre-activation ResNet for CIFAR (He et al. 2016) in the variant that RevNet is compared with."""
+
+    def __init__(self, spec: ResidualSpec, image_channels: int = 3, classes: int = 10) -> None:
+        super().__init__(spec, ResidualUnit, image_channels, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        h = self.stem(images)
+        for stage in self.stages:
+            for unit in stage:
+                h = unit(h)
+        return _classify(h, self.norm, self.classifier)
+
+
+class RevNet(_ResidualNetwork):
+    """RevNet for CIFAR (Gomez et al. 2017).
+
+    `reversible` keeps, between forward and backward, the input of every unit that changes shape and the output of every chain of units
+    that do not; all else is computed again, with the running statistics left alone.
+    """
+
+    def __init__(self, spec: ResidualSpec, image_channels: int = 3, classes: int = 10, reversible: bool = False) -> None:
+        super().__init__(spec, ReversibleUnit, image_channels, classes)
+        self.reversible = reversible
+
+    def forward(self, images: Tensor) -> Tensor:
+        x1, x2 = (half.clone() for half in self.stem(images).chunk(2, 1))  # dense halves: kernels are slow on strided ones
+        for units in self.stages:
+            x1, x2 = self._reversible_stage(units, x1, x2) if self.reversible else self._plain_stage(units, x1, x2)
+        return _classify(torch.cat((x1, x2), 1), self.norm, self.classifier)
+
+    @staticmethod
+    def _plain_stage(units: list[ReversibleUnit], x1: Tensor, x2: Tensor) -> Streams:
+        for unit in units:
+            x1, x2 = unit(x1, x2)
+        return x1, x2
+
+    @staticmethod
+    def _reversible_stage(units: list[ReversibleUnit], x1: Tensor, x2: Tensor) -> Streams:
+        if not units[0].invertible:
+            x1, x2 = units[0].forward_checkpointed(x1, x2)
+            units = units[1:]
+        parameters = [p for unit in units for residual in (unit.f, unit.g) for p in residual.parameters()]
+        return ReversibleChain.apply(units, x1, x2, *parameters)
+
+
+def _is_first_run() -> bool:
+    """Whether a function under `checkpoint` runs for the first time: only then is it without gradients."""
+    return not torch.is_grad_enabled()
+
+
+def _he_deviation(conv: Conv2d) -> float:
+    return math.sqrt(2 / (conv.kernel_size[0] * conv.kernel_size[1] * conv.out_channels))
+
+
+def _initialise_linear(linear: nn.Linear, bound: float) -> None:
+    nn.init.uniform_(linear.weight, -bound, bound)
+    nn.init.zeros_(linear.bias)
+
+
+def _classify(x: Tensor, norm: BatchNorm2d, classifier: nn.Linear) -> Tensor:
+    """BN-ReLU-global average pool-linear."""
+    return classifier(F.relu(norm(x), inplace=True).mean((2, 3)))
+
+
+def make_optimizer(model: nn.Module, sgd: SgdSpec) -> torch.optim.SGD:
+    """SGD over the model's parameters, with weight decay on those that `sgd` names."""
+    decayed = [p for p in model.parameters() if sgd.decay_norm_and_bias or p.dim() > 1]
+    plain = [p for p in model.parameters() if not sgd.decay_norm_and_bias and p.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": sgd.weight_decay}]
+    if plain:
+        groups.append({"params": plain, "weight_decay": 0.0})
+    return torch.optim.SGD(groups, lr=sgd.lr, momentum=sgd.momentum, nesterov=sgd.nesterov, foreach=True)
+
+
+def count_parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())

@@ -1,0 +1,120 @@
+#!/usr/bin/env python3
+"""Trains one model in PyTorch, step by step on request, so that its steps can be interleaved with those of other processes.
+
+It reads commands from standard input. `step N` does N training steps on one fixed batch of random images and answers with a line of
+JSON, {"ms": [milliseconds of each step], "loss": the last step's loss}. `quit`, or the end of input, answers
+{"vm_hwm_bytes": the process's peak resident memory} and ends the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+try:
+    import torch
+except ImportError:
+    sys.exit(f"pytorch_worker: {sys.executable} has no module torch")
+
+import torch.nn.functional as F
+
+from pytorch_models import RESNETS, REVNETS, DenseNet, ResNet, RevNet, make_optimizer
+
+IMAGE_SIZE = 32
+SEED = 1
+MEMORY_MODES = {"densenet": ("plain", "efficient"), "resnet": ("plain",), "revnet": ("plain", "reversible")}
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=MEMORY_MODES, required=True)
+    parser.add_argument("--depth", type=int, required=True)
+    parser.add_argument("--growth", type=int, default=12, help="growth rate of a DenseNet (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, required=True)
+    parser.add_argument("--memory", choices=("plain", "efficient", "reversible"), default="plain")
+    parser.add_argument("--format", choices=("nchw", "channels_last"), default="nchw")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--channels", type=int, default=3, help="channels of an image (default: %(default)s)")
+    parser.add_argument("--classes", type=int, default=10)
+    arguments = parser.parse_args()
+    modes = MEMORY_MODES[arguments.model]
+    if arguments.memory not in modes:
+        parser.error(f"--model {arguments.model} knows --memory {' and '.join(modes)}, not {arguments.memory}")
+    depths = {"resnet": RESNETS, "revnet": REVNETS}.get(arguments.model)
+    if depths is not None and arguments.depth not in depths:
+        parser.error(f"--model {arguments.model} knows --depth {', '.join(map(str, depths))}, not {arguments.depth}")
+    if arguments.model == "densenet" and (arguments.depth - 4) % 6 != 0:
+        parser.error(f"--depth of a DenseNet-BC is 6n + 4, not {arguments.depth}")
+    return arguments
+
+
+def build_model(arguments: argparse.Namespace) -> torch.nn.Module:
+    channels, classes = arguments.channels, arguments.classes
+    if arguments.model == "densenet":
+        return DenseNet(arguments.depth, arguments.growth, channels, classes, efficient=arguments.memory == "efficient")
+    if arguments.model == "resnet":
+        return ResNet(RESNETS[arguments.depth], channels, classes)
+    return RevNet(REVNETS[arguments.depth], channels, classes, reversible=arguments.memory == "reversible")
+
+
+class Trainer:
+    """A model, its optimiser and one fixed batch."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        torch.manual_seed(SEED)
+        layout = torch.channels_last if arguments.format == "channels_last" else torch.contiguous_format
+        self.model = build_model(arguments).to(memory_format=layout)
+        self.optimizer = make_optimizer(self.model, self.model.sgd)
+        shape = (arguments.batch_size, arguments.channels, IMAGE_SIZE, IMAGE_SIZE)
+        self.images = torch.randn(shape).to(memory_format=layout)
+        self.labels = torch.randint(arguments.classes, (arguments.batch_size,))
+
+    def step(self) -> float:
+        """One training step. Returns the loss before it."""
+        loss = F.cross_entropy(self.model(self.images), self.labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
+
+    def timed_steps(self, count: int) -> dict[str, object]:
+        milliseconds = []
+        loss = None
+        for _ in range(count):
+            start = time.perf_counter()
+            loss = self.step()
+            milliseconds.append(1e3 * (time.perf_counter() - start))
+        return {"ms": milliseconds, "loss": loss}
+
+
+def peak_resident_bytes() -> int:
+    """VmHWM of this process."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return 1024 * int(line.split()[1])
+    raise RuntimeError("/proc/self/status has no VmHWM")
+
+
+def answer(message: dict[str, object]) -> None:
+    print(json.dumps(message), flush=True)
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    torch.set_num_threads(arguments.threads)
+    trainer = Trainer(arguments)
+    for line in sys.stdin:
+        words = line.split()
+        if words == ["quit"]:
+            break
+        if len(words) != 2 or words[0] != "step" or not words[1].isdecimal():
+            sys.exit(f"pytorch_worker: expected 'step N' or 'quit', got '{line.strip()}'")
+        answer(trainer.timed_steps(int(words[1])))
+    answer({"vm_hwm_bytes": peak_resident_bytes()})
+
+
+if __name__ == "__main__":
+    main()
