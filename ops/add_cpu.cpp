@@ -5,9 +5,10 @@ namespace palimpsest::kernels::PALIMPSEST_ISA {
 
 template <class T>
 void add(std::int64_t count, const T* a, const T* b, T* out) {
-  parallel_elements(count, [&](std::int64_t begin, std::int64_t end) {
+  const Output<T> output(out, count, out == a || out == b);
+  write_elements(count, output, [&](std::int64_t offset, std::int64_t span, T* to) {
 #pragma GCC ivdep
-    for (std::int64_t i = begin; i < end; ++i) out[i] = a[i] + b[i];
+    for (std::int64_t i = 0; i < span; ++i) to[i] = a[offset + i] + b[offset + i];
   });
 }
 

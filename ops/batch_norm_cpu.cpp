@@ -123,9 +123,9 @@ template <class T>
 void batch_norm_forward(std::int64_t rows, std::int64_t channels, const T* x, const Normalization<T>& n, T* y) {
   for_channel_strips(channels, [&](std::int64_t first, std::int64_t strip) {
     const FoldedParameters<T> p(fold_rows(strip, channels), first, strip, n);
-    parallel_spans(rows, strip, channels, [&](std::int64_t at, std::int64_t count) {
-      at += first;
-      n.relu ? normalize<true>(count, x + at, p, y + at) : normalize<false>(count, x + at, p, y + at);
+    const Output<T> output(y + first, rows * channels, x == y);
+    write_spans(rows, strip, channels, output, [&](std::int64_t at, std::int64_t count, T* to) {
+      n.relu ? normalize<true>(count, x + first + at, p, to) : normalize<false>(count, x + first + at, p, to);
     });
   });
 }
@@ -164,9 +164,10 @@ void batch_norm_input_gradient(std::int64_t rows, std::int64_t channels, const T
     repeat(strip, folded.width, offsets, offsets);
     repeat(strip, folded.width, slopes, slopes);
     const auto run = [&]<bool relu, bool add>() {
-      parallel_spans(rows, strip, channels, [&](std::int64_t at, std::int64_t count) {
+      const Output<T> output(dx + first, rows * channels, add || dx == dy);
+      write_spans(rows, strip, channels, output, [&](std::int64_t at, std::int64_t count, T* to) {
         at += first;
-        input_gradient<relu, add>(count, x + at, dy + at, p, offsets, slopes, dx + at);
+        input_gradient<relu, add>(count, x + at, dy + at, p, offsets, slopes, to);
       });
     };
     if (n.relu) {
@@ -183,9 +184,10 @@ void batch_norm_affine_input_gradient(std::int64_t rows, std::int64_t channels, 
   for_channel_strips(channels, [&](std::int64_t first, std::int64_t strip) {
     const FoldedParameters<T> p(fold_rows(strip, channels), first, strip, n);
     const auto run = [&]<bool relu, bool add>() {
-      parallel_spans(rows, strip, channels, [&](std::int64_t at, std::int64_t count) {
+      const Output<T> output(dx + first, rows * channels, add || dx == dy);
+      write_spans(rows, strip, channels, output, [&](std::int64_t at, std::int64_t count, T* to) {
         at += first;
-        affine_gradient<relu, add>(count, relu ? x + at : nullptr, dy + at, p, dx + at);
+        affine_gradient<relu, add>(count, relu ? x + at : nullptr, dy + at, p, to);
       });
     };
     if (n.relu) {

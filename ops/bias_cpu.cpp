@@ -16,8 +16,8 @@ void add_bias(std::int64_t rows, std::int64_t channels, const T* bias, T* y) {
   for_channel_strips(channels, [&](std::int64_t first, std::int64_t strip) {
     alignas(64) T repeated[FoldedRows::max_width];
     repeat(strip, fold_rows(strip, channels).width, bias + first, repeated);
-    parallel_spans(rows, strip, channels,
-                   [&](std::int64_t at, std::int64_t count) { add_span(count, repeated, y + first + at); });
+    write_spans(rows, strip, channels, Output<T>(y + first, rows * channels, true),
+                [&](std::int64_t, std::int64_t count, T* to) { add_span(count, repeated, to); });
   });
 }
 

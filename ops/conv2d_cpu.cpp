@@ -43,8 +43,8 @@ struct WeightView {
 struct Tiling {
   Index rows, cols;
   Index c_blocks;
-  bool copy;      // read a padded copy of the band's input instead of x itself
-  bool by_tap;    // not even a single pixel's input fits the scratch: add one tap at a time to y
+  bool copy;    // read a padded copy of the band's input instead of x itself
+  bool by_tap;  // not even a single pixel's input fits the scratch: add one tap at a time to y
 };
 
 template <class T>
@@ -62,10 +62,10 @@ Range output_block(const Problem<T>& p, Index block) {
   return even_part(output_vectors(p), block, output_blocks(p));
 }
 
-/// Whether some tap of some column falls outside of x to the left or right. (Above and below, taps are left out.)
+/// By how many columns the last tap of the last column is to the right of x.
 template <class T>
-bool needs_columns_padded(const Problem<T>& p) {
-  return p.pad_left > 0 || (p.w_out - 1) * p.stride_w + p.kernel_w - p.pad_left > p.w_in;
+Index overhang(const Problem<T>& p) {
+  return (p.w_out - 1) * p.stride_w + p.kernel_w - p.pad_left - p.w_in;
 }
 
 template <class T>
@@ -79,7 +79,10 @@ Tiling choose_tiling(const Problem<T>& p) {
   if (patch_limit == 0) return {p.h_out, p.w_out, 1, false, true};
   Tiling t = {};
   t.c_blocks = ceil_div(p.c_in, larger(1, smaller(patch_limit, larger(weight_limit, 16))));
-  t.copy = needs_columns_padded(p) || (t.c_blocks > 1 && p.kernel_w > 1);
+  // Of padding by one column only the first tap of the first and the last tap of the last pixel know: tiles leave them
+  // out. (Of rows above and below they leave out whole rows of taps.) A run over some of the channels needs a copy.
+  const Index most_padding = larger(p.pad_left, overhang(p));
+  t.copy = p.kernel_w == 1 ? most_padding > 0 : most_padding > 1 || t.c_blocks > 1;
   const Index channels = ceil_div(p.c_in, t.c_blocks);
   const auto size = [&](Index rows, Index cols) {
     return extent(rows, p.stride_h, p.kernel_h) * extent(cols, p.stride_w, p.kernel_w) * channels;
@@ -100,15 +103,16 @@ void pack_weights(const Problem<T>& p, const WeightView<T>& view, const Tiling& 
     const Range channels = even_part(p.c_in, task / blocks, tiling.c_blocks);
     const Range vectors = output_block(p, task % blocks);
     const Index width = vectors.size() * lanes<T>;
+    const Index exist = smaller(width, p.c_out - vectors.begin * lanes<T>);
     T* to = p.packed +
             taps * lanes<T> * (channels.begin * output_vectors(p) + channels.size() * vectors.begin);
     for (Index tap = 0; tap < taps; ++tap, to += channels.size() * width) {
       const T* from = view.w + tap / p.kernel_w * view.r_step + tap % p.kernel_w * view.s_step;
-      for (Index lane = 0; lane < width; ++lane) {
-        const Index o = vectors.begin * lanes<T> + lane;
-        for (Index c = channels.begin; c < channels.end; ++c) {
-          to[(c - channels.begin) * width + lane] = o < p.c_out ? from[o * view.o_step + c * view.c_step] : T{0};
-        }
+      for (Index c = channels.begin; c < channels.end; ++c) {
+        T* lane = to + (c - channels.begin) * width;
+        const T* weight = from + c * view.c_step + vectors.begin * lanes<T> * view.o_step;
+        for (Index i = 0; i < exist; ++i) lane[i] = weight[i * view.o_step];
+        for (Index i = exist; i < width; ++i) lane[i] = T{0};
       }
     }
   });
@@ -118,29 +122,47 @@ void pack_weights(const Problem<T>& p, const WeightView<T>& view, const Tiling& 
 struct TileShape {
   Index x_pixel, x_row;  // steps between output pixels' inputs and between tap rows, in elements
   Index run;             // contiguous elements under one row of taps
+  Index tap;             // of which those under one tap
   Index y_pixel;
   int last_lanes;   // lanes of the last vector that exist in y
   bool accumulate;  // add to y
 };
 
-/// y[pixel, vector] (+)= sum over tap rows and the run of x * w.
+/// sum[pixel][vector] += x[pixel, k] * w[k, vector] for k < count and the pixels from First to before Last.
+template <class T, int First, int Last, int Pixels, int Vectors>
+[[gnu::always_inline]] inline void add_run(simd::Vector<T> (&sum)[Pixels][Vectors], const T* const (&x)[Pixels],
+                                           Index begin, Index end, const T* w) {
+  for (Index k = begin; k < end; ++k) {
+    simd::Vector<T> weight[Vectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) weight[v] = simd::load<T>(w + (k * Vectors + v) * lanes<T>);
+#pragma GCC unroll 16
+    for (int i = First; i < Last; ++i) {
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; ++v) sum[i][v] += weight[v] * x[i][k];
+    }
+  }
+}
+
+/// y[pixel, vector] (+)= sum over tap rows and the run of x * w, but for the first tap of the first pixel where
+/// `left_edge` and the last tap of the last pixel where `right_edge`: they are outside of x.
 template <class T, int Pixels, int Vectors>
-[[gnu::noinline]] void tile(const TileShape& shape, const T* x, Index tap_rows, const T* w, T* y) {
+[[gnu::noinline]] void tile(const TileShape& shape, bool left_edge, bool right_edge, const T* x, Index tap_rows,
+                            const T* w, T* y) {
   using V = simd::Vector<T>;
   V sum[Pixels][Vectors] = {};
-  for (Index row = 0; row < tap_rows; ++row, x += shape.x_row) {
+  const Index begin = left_edge ? shape.tap : 0;
+  const Index end = right_edge ? shape.run - shape.tap : shape.run;
+  for (Index row = 0; row < tap_rows; ++row, x += shape.x_row, w += shape.run * Vectors * lanes<T>) {
     const T* pixel[Pixels];
 #pragma GCC unroll 16
     for (int i = 0; i < Pixels; ++i) pixel[i] = x + i * shape.x_pixel;
-    for (Index k = 0; k < shape.run; ++k, w += Vectors * lanes<T>) {
-      V weight[Vectors];
-#pragma GCC unroll 4
-      for (int v = 0; v < Vectors; ++v) weight[v] = simd::load<T>(w + v * lanes<T>);
-#pragma GCC unroll 16
-      for (int i = 0; i < Pixels; ++i) {
-#pragma GCC unroll 4
-        for (int v = 0; v < Vectors; ++v) sum[i][v] += weight[v] * pixel[i][k];
-      }
+    if constexpr (Pixels > 1) {
+      if (left_edge) add_run<T, 1, Pixels>(sum, pixel, 0, begin, w);
+    }
+    add_run<T, 0, Pixels>(sum, pixel, begin, end, w);
+    if constexpr (Pixels > 1) {
+      if (right_edge) add_run<T, 0, Pixels - 1>(sum, pixel, end, shape.run, w);
     }
   }
 #pragma GCC unroll 16
@@ -158,27 +180,29 @@ template <class T, int Pixels, int Vectors>
   }
 }
 
-/// One row of `pixels` output pixels.
+/// Consecutive output pixels of one row.
+struct Segment {
+  Index pixels;
+  bool left_edge, right_edge;  // see tile()
+};
+
 template <class T, int Vectors>
-void tile_row(const TileShape& shape, Index pixels, const T* x, Index tap_rows, const T* w, T* y) {
-  constexpr int most = tile_pixels<Vectors>;
-  const auto advance = [&](Index count) {
-    x += count * shape.x_pixel;
-    y += count * shape.y_pixel;
-    pixels -= count;
+void tile_segment(const TileShape& shape, Segment segment, const T* x, Index tap_rows, const T* w, T* y) {
+  const auto run = [&]<int Pixels>() {
+    const bool last = segment.pixels == Pixels;
+    tile<T, Pixels, Vectors>(shape, segment.left_edge, segment.right_edge && last, x, tap_rows, w, y);
+    x += Pixels * shape.x_pixel;
+    y += Pixels * shape.y_pixel;
+    segment.pixels -= Pixels;
+    segment.left_edge = false;
   };
-  for (; pixels >= most; advance(most)) tile<T, most, Vectors>(shape, x, tap_rows, w, y);
+  constexpr int most = tile_pixels<Vectors>;
+  while (segment.pixels >= most) run.template operator()<most>();
   if constexpr (most == 8) {
-    if (pixels >= 4) {
-      tile<T, 4, Vectors>(shape, x, tap_rows, w, y);
-      advance(4);
-    }
+    if (segment.pixels >= 4) run.template operator()<4>();
   }
-  if (pixels >= 2) {
-    tile<T, 2, Vectors>(shape, x, tap_rows, w, y);
-    advance(2);
-  }
-  if (pixels == 1) tile<T, 1, Vectors>(shape, x, tap_rows, w, y);
+  if (segment.pixels >= 2) run.template operator()<2>();
+  if (segment.pixels == 1) run.template operator()<1>();
 }
 
 /// The output pixels of one task.
@@ -193,6 +217,7 @@ template <class T>
 struct Input {
   const T* origin;
   Index row_step, pixel_step;
+  bool padded;
 };
 
 template <class T>
@@ -221,16 +246,19 @@ Input<T> copy_input(const Problem<T>& p, const Band& band, Range channels, T* sc
     to += inside_cols.size() * width;
     std::memset(to, 0, bytes((cols.size() - left - inside_cols.size()) * width));
   }
-  return {scratch - (rows.begin * cols.size() + cols.begin) * width, cols.size() * width, width};
+  return {scratch - (rows.begin * cols.size() + cols.begin) * width, cols.size() * width, width, true};
 }
 
 /// All output channels of a band from the given input channels.
 template <class T>
 void convolve_band(const Problem<T>& p, const Band& band, Range channels, const Input<T>& input) {
+  const Segment segment = {band.cols.size(), !input.padded && p.pad_left > 0 && band.cols.begin == 0,
+                           !input.padded && overhang(p) > 0 && band.cols.end == p.w_out};
   TileShape shape = {};
   shape.x_pixel = p.stride_w * input.pixel_step;
   shape.x_row = input.row_step;
   shape.run = p.kernel_w * channels.size();
+  shape.tap = channels.size();
   shape.y_pixel = p.y_pixel;
   shape.accumulate = p.accumulate || channels.begin > 0;
   const T* weights = p.packed + p.kernel_h * p.kernel_w * channels.begin * output_vectors(p) * lanes<T>;
@@ -245,9 +273,9 @@ void convolve_band(const Problem<T>& p, const Band& band, Range channels, const 
       const T* w = weights + taps.begin * w_row;
       T* y = p.y + band.image * p.y_image + row * p.y_row + band.cols.begin * p.y_pixel + vectors.begin * lanes<T>;
       switch (vectors.size()) {
-        case 1: tile_row<T, 1>(shape, band.cols.size(), x, taps.size(), w, y); break;
-        case 2: tile_row<T, 2>(shape, band.cols.size(), x, taps.size(), w, y); break;
-        default: tile_row<T, 3>(shape, band.cols.size(), x, taps.size(), w, y); break;
+        case 1: tile_segment<T, 1>(shape, segment, x, taps.size(), w, y); break;
+        case 2: tile_segment<T, 2>(shape, segment, x, taps.size(), w, y); break;
+        default: tile_segment<T, 3>(shape, segment, x, taps.size(), w, y); break;
       }
     }
     weights += p.kernel_h * w_row;
@@ -276,7 +304,7 @@ void convolve(const Problem<T>& p, const WeightView<T>& view) {
       const Input<T> input = tiling.copy
                                  ? copy_input(p, band, channels, scratch)
                                  : Input<T>{p.x + band.image * p.h_in * p.w_in * p.c_in + channels.begin,
-                                            p.w_in * p.c_in, p.c_in};
+                                            p.w_in * p.c_in, p.c_in, false};
       convolve_band(p, band, channels, input);
     }
   });

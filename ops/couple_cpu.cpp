@@ -60,9 +60,10 @@ void couple_forward(std::int64_t count, const T* x, const T* f, T* y) {
 
 template <class T>
 void couple_inverse(std::int64_t count, const T* y, const T* f, T* x) {
-  parallel_elements(count, [&](std::int64_t begin, std::int64_t end) {
+  const Output<T> output(x, count, x == y || x == f);
+  write_elements(count, output, [&](std::int64_t offset, std::int64_t span, T* to) {
 #pragma GCC ivdep
-    for (std::int64_t i = begin; i < end; ++i) x[i] = y[i] - f[i];
+    for (std::int64_t i = 0; i < span; ++i) to[i] = y[offset + i] - f[offset + i];
   });
 }
 

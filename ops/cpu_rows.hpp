@@ -7,6 +7,10 @@
 
 #include "core/parallel.hpp"
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 namespace palimpsest::kernels::PALIMPSEST_ISA {
 namespace {
 
@@ -48,10 +52,83 @@ inline double multiply_add(double a, double b, double c) {
 #endif
 }
 
+/// Copies past the caches, which spares reading the lines that are overwritten. from: aligned to 64 bytes. A task that
+/// streams must end with publish_streams(): these stores are ordered with no others.
+template <class T>
+inline void stream(std::int64_t count, const T* __restrict from, T* __restrict to) {
+  std::int64_t i = 0;
+#if defined(__SSE2__)
+  constexpr std::int64_t step = PALIMPSEST_VECTOR_BYTES / sizeof(T);
+  if (reinterpret_cast<std::uintptr_t>(to) % PALIMPSEST_VECTOR_BYTES == 0) {
+    for (; i + step <= count; i += step) {
+#if PALIMPSEST_VECTOR_BYTES == 64
+      _mm512_stream_si512(reinterpret_cast<__m512i*>(to + i), *reinterpret_cast<const __m512i*>(from + i));
+#elif PALIMPSEST_VECTOR_BYTES == 32
+      _mm256_stream_si256(reinterpret_cast<__m256i*>(to + i), *reinterpret_cast<const __m256i*>(from + i));
+#else
+      _mm_stream_si128(reinterpret_cast<__m128i*>(to + i), *reinterpret_cast<const __m128i*>(from + i));
+#endif
+    }
+  }
+#endif
+  for (; i < count; ++i) to[i] = from[i];
+}
+
+inline void publish_streams() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
+/// Where a kernel writes. An output larger than the caches is computed span by span into a buffer and streamed out;
+/// that took a quarter off writing 50 MB and reading them again. What fits in the caches, or is in them because it is
+/// written in place, is not.
+template <class T>
+class Output {
+ public:
+  static constexpr std::int64_t max_span = 2048;
+
+  Output(T* data, std::int64_t count, bool in_place)
+      : data_(data), streams_(!in_place && count * static_cast<std::int64_t>(sizeof(T)) >= streaming_bytes) {}
+
+  /// compute(to) is to write `count` <= max_span elements, those of the output from `offset` on, to `to`.
+  template <class Compute>
+  void write(std::int64_t offset, std::int64_t count, const Compute& compute) const {
+    if (!streams_) return compute(data_ + offset);
+    alignas(64) T buffer[max_span];
+    compute(buffer);
+    stream(count, buffer, data_ + offset);
+  }
+
+  /// To be called at the end of each task that has written.
+  void finish() const {
+    if (streams_) publish_streams();
+  }
+
+ private:
+  static constexpr std::int64_t streaming_bytes = 32 << 20;
+
+  T* data_;
+  bool streams_;
+};
+
+/// Calls compute(offset, count, to) for spans of [0, count) elements, in parallel; it is to write them to `to`.
+template <class T, class Compute>
+inline void write_elements(std::int64_t count, const Output<T>& output, const Compute& compute) {
+  constexpr std::int64_t max_span = 512;  // the shorter, the more of reading and streaming overlaps
+  parallel_elements(count, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t offset = begin; offset < end; offset += max_span) {
+      const std::int64_t span = smaller(max_span, end - offset);
+      output.write(offset, span, [&](T* to) { compute(offset, span, to); });
+    }
+    output.finish();
+  });
+}
+
 /// Rows of few channels, or of channels that do not fill vectors, would waste most of each vector. So `fold` rows are
 /// walked over as one of `width` = fold * channels elements, with the per-channel parameters repeated as often.
 struct FoldedRows {
-  static constexpr std::int64_t max_width = 2048;
+  static constexpr std::int64_t max_width = 2048;  // no more than Output::max_span
 
   std::int64_t fold;
   std::int64_t width;
@@ -90,16 +167,21 @@ inline void unfold(std::int64_t channels, std::int64_t width, const T* __restric
   }
 }
 
-/// Walks over `rows` rows of `channels` elements, `stride` apart, in parallel: body(offset, count) for spans of `count`
-/// <= width elements from `offset` on. Element i of a span is of channel i % channels.
-template <class Body>
-inline void parallel_spans(std::int64_t rows, std::int64_t channels, std::int64_t stride, const Body& body) {
+/// Walks over `rows` rows of `channels` elements, `stride` apart, in parallel: compute(offset, count, to) for spans of
+/// `count` <= width elements from `offset` on, which it is to write to `to`. Element i of a span is of channel
+/// i % channels.
+template <class T, class Compute>
+inline void write_spans(std::int64_t rows, std::int64_t channels, std::int64_t stride, const Output<T>& output,
+                        const Compute& compute) {
   const FoldedRows folded = fold_rows(channels, stride);
   const std::int64_t block = folded.fold * larger(1, task_elements / folded.width);
   parallel_blocks(rows, block, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; row += folded.fold) {
-      body(row * stride, smaller(folded.fold, end - row) * channels);
+      const std::int64_t offset = row * stride;
+      const std::int64_t count = smaller(folded.fold, end - row) * channels;
+      output.write(offset, count, [&](T* to) { compute(offset, count, to); });
     }
+    output.finish();
   });
 }
 
@@ -110,7 +192,7 @@ inline std::int64_t reduction_block(std::int64_t rows, std::int64_t channels, st
 }
 
 /// Sums over the rows: `sums` numbers of each channel, of rows of `channels` elements that are `stride` apart.
-/// body(offset, count, partial) is to add the span of `count` elements at `offset` (see parallel_spans) to
+/// body(offset, count, partial) is to add the span of `count` elements at `offset` (see write_spans) to
 /// partial[0 .. sums)[0 .. count). The partial sums in T span few rows, beyond which they are gathered in double: this
 /// walks memory in order, which taking several rows at once to spare the accumulators' traffic would not, and measured
 /// twice as fast. Leaves the result in workspace[0 .. sums)[0 .. channels); takes sums * channels doubles for each of

@@ -8,63 +8,69 @@
 #include <cblas.h>
 #endif
 
-namespace palimpsest::kernels {
+namespace palimpsest {
 namespace {
 
-constexpr std::int64_t block_rows = 64;
-
-/// A matrix as the product reads it: element (row, column) of op(a).
-template <class T>
-struct Operand {
-  const T* data;
-  std::int64_t row_stride;
-  std::int64_t column_stride;
-};
+using Index = std::int64_t;
 
 template <class T>
-Operand<T> operand(const T* data, Transpose transposed, std::int64_t rows, std::int64_t columns) {
-  return transposed == Transpose::Yes ? Operand<T>{data, 1, rows} : Operand<T>{data, columns, 1};
+void clear(Index m, Index n, T* c, Index c_step) {
+  for (Index i = 0; i < m; ++i) std::fill_n(c + i * c_step, n, T{0});
 }
 
 #if defined(PALIMPSEST_HAS_OPENBLAS)
 
-void call_blas(CBLAS_TRANSPOSE ta, CBLAS_TRANSPOSE tb, int m, int n, int k, const float* a, int lda, const float* b,
-               int ldb, float beta, float* c) {
-  cblas_sgemm(CblasRowMajor, ta, tb, m, n, k, 1, a, lda, b, ldb, beta, c, n);
+void call(CBLAS_TRANSPOSE ta, CBLAS_TRANSPOSE tb, int m, int n, int k, const float* a, int lda, const float* b, int ldb,
+          float beta, float* c, int ldc) {
+  cblas_sgemm(CblasRowMajor, ta, tb, m, n, k, 1.0F, a, lda, b, ldb, beta, c, ldc);
 }
 
-void call_blas(CBLAS_TRANSPOSE ta, CBLAS_TRANSPOSE tb, int m, int n, int k, const double* a, int lda, const double* b,
-               int ldb, double beta, double* c) {
-  cblas_dgemm(CblasRowMajor, ta, tb, m, n, k, 1, a, lda, b, ldb, beta, c, n);
+void call(CBLAS_TRANSPOSE ta, CBLAS_TRANSPOSE tb, int m, int n, int k, const double* a, int lda, const double* b,
+          int ldb, double beta, double* c, int ldc) {
+  cblas_dgemm(CblasRowMajor, ta, tb, m, n, k, 1.0, a, lda, b, ldb, beta, c, ldc);
 }
 
 template <class T>
-void multiply_rows(const Operand<T>& a, const Operand<T>& b, std::int64_t m, std::int64_t n, std::int64_t k, T* c,
-                   bool accumulate) {
-  // Our own threads have split the work already.
+void multiply(Index m, Index n, Index k, Matrix<T> a, Matrix<T> b, T* c, Index c_step, bool accumulate) {
+  // Threads are ours; OpenBLAS's own would split by their number and so change the bits.
   static const bool single_threaded = (openblas_set_num_threads(1), true);
-  (void)single_threaded;
-  const bool ta = a.column_stride != 1;
-  const bool tb = b.column_stride != 1;
-  call_blas(ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, static_cast<int>(m), static_cast<int>(n),
-            static_cast<int>(k), a.data, static_cast<int>(ta ? a.column_stride : a.row_stride), b.data,
-            static_cast<int>(tb ? b.column_stride : b.row_stride), accumulate ? T{1} : T{0}, c);
+  static_cast<void>(single_threaded);
+  const auto transpose = [](const Matrix<T>& x) { return x.transposed ? CblasTrans : CblasNoTrans; };
+  call(transpose(a), transpose(b), static_cast<int>(m), static_cast<int>(n), static_cast<int>(k), a.data,
+       static_cast<int>(a.step), b.data, static_cast<int>(b.step), accumulate ? T{1} : T{0}, c,
+       static_cast<int>(c_step));
 }
 
 #else
 
+constexpr Index block = 64;
+
+/// A block of op(b) from row `row` and column `col`, row-major.
 template <class T>
-void multiply_rows(const Operand<T>& a, const Operand<T>& b, std::int64_t m, std::int64_t n, std::int64_t k, T* c,
-                   bool accumulate) {
-  if (!accumulate) std::fill(c, c + m * n, T{0});
-  constexpr std::int64_t depth = 128;  // rows of b that stay in cache while all rows of the block pass over them
-  for (std::int64_t first = 0; first < k; first += depth) {
-    const std::int64_t last = std::min(k, first + depth);
-    for (std::int64_t i = 0; i < m; ++i) {
-      for (std::int64_t p = first; p < last; ++p) {
-        const T factor = a.data[i * a.row_stride + p * a.column_stride];
-        const T* const row = b.data + p * b.row_stride;
-        for (std::int64_t j = 0; j < n; ++j) c[i * n + j] += factor * row[j * b.column_stride];
+void pack(Matrix<T> b, Index row, Index rows, Index col, Index cols, T* to) {
+  for (Index i = 0; i < rows; ++i) {
+    for (Index j = 0; j < cols; ++j) {
+      to[i * block + j] = b.transposed ? b.data[(col + j) * b.step + row + i] : b.data[(row + i) * b.step + col + j];
+    }
+  }
+}
+
+template <class T>
+void multiply(Index m, Index n, Index k, Matrix<T> a, Matrix<T> b, T* c, Index c_step, bool accumulate) {
+  if (!accumulate) clear(m, n, c, c_step);
+  T packed[block * block];
+  for (Index col = 0; col < n; col += block) {
+    const Index cols = std::min(block, n - col);
+    for (Index inner = 0; inner < k; inner += block) {
+      const Index depth = std::min(block, k - inner);
+      pack(b, inner, depth, col, cols, packed);
+      for (Index i = 0; i < m; ++i) {
+        T* to = c + i * c_step + col;
+        for (Index p = 0; p < depth; ++p) {
+          const T scale = a.transposed ? a.data[(inner + p) * a.step + i] : a.data[i * a.step + inner + p];
+          const T* from = packed + p * block;
+          for (Index j = 0; j < cols; ++j) to[j] += scale * from[j];
+        }
       }
     }
   }
@@ -75,20 +81,23 @@ void multiply_rows(const Operand<T>& a, const Operand<T>& b, std::int64_t m, std
 }  // namespace
 
 template <class T>
-void gemm(Transpose a_transposed, Transpose b_transposed, std::int64_t m, std::int64_t n, std::int64_t k, const T* a,
-          const T* b, T* c, bool accumulate) {
-  const Operand<T> left = operand(a, a_transposed, m, k);
-  const Operand<T> right = operand(b, b_transposed, k, n);
-  parallel_for((m + block_rows - 1) / block_rows, [&](std::int64_t block) {
-    const std::int64_t first = block * block_rows;
-    const Operand<T> rows{left.data + first * left.row_stride, left.row_stride, left.column_stride};
-    multiply_rows(rows, right, std::min(block_rows, m - first), n, k, c + first * n, accumulate);
+void gemm(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<T> a, Matrix<T> b, T* c, std::int64_t c_step,
+          bool accumulate) {
+  if (m == 0 || n == 0) return;
+  if (k == 0) {
+    if (!accumulate) clear(m, n, c, c_step);
+    return;
+  }
+  const Index rows = std::max<Index>(16, (m + 15) / 16);
+  parallel_for((m + rows - 1) / rows, [&](Index task) {
+    const Index row = task * rows;
+    Matrix<T> mine = a;
+    mine.data += a.transposed ? row : row * a.step;
+    multiply(std::min(rows, m - row), n, k, mine, b, c + row * c_step, c_step, accumulate);
   });
 }
 
-template void gemm(Transpose, Transpose, std::int64_t, std::int64_t, std::int64_t, const float*, const float*, float*,
-                   bool);
-template void gemm(Transpose, Transpose, std::int64_t, std::int64_t, std::int64_t, const double*, const double*,
-                   double*, bool);
+template void gemm<float>(Index, Index, Index, Matrix<float>, Matrix<float>, float*, Index, bool);
+template void gemm<double>(Index, Index, Index, Matrix<double>, Matrix<double>, double*, Index, bool);
 
-}  // namespace palimpsest::kernels
+}  // namespace palimpsest

@@ -2,16 +2,23 @@
 
 #include <cstdint>
 
-namespace palimpsest::kernels {
+namespace palimpsest {
 
-/// How an operand of a product is stored: as it is, or as its transpose.
-enum class Transpose : bool { No, Yes };
-
-/// c = op(a) * op(b), or c += where `accumulate`, all row-major and dense: op(a) is m x k, op(b) k x n, c m x n. By
-/// OpenBLAS where the build has it, otherwise by a plain blocked loop. T = float, double. Rows of c are split into
-/// blocks by shape alone, so the result is the same bits for any number of threads.
+/// One operand of a matrix product: row-major, `step` elements from one row to the next, read as its transpose where
+/// `transposed`.
 template <class T>
-void gemm(Transpose a_transposed, Transpose b_transposed, std::int64_t m, std::int64_t n, std::int64_t k, const T* a,
-          const T* b, T* c, bool accumulate);
+struct Matrix {
+  const T* data;
+  std::int64_t step;
+  bool transposed = false;
+};
 
-}  // namespace palimpsest::kernels
+/// c = op(a) * op(b), added to c where `accumulate`. op(a): m x k, op(b): k x n, c: m x n, row-major with `c_step`
+/// elements from one row to the next. T = float and double. Any extent may be 0. By OpenBLAS where the library is built
+/// with it, else by a plain loop. Rows are spread over the threads in blocks that the shape fixes, so that the result is
+/// the same bits for any number of threads. Throws nothing.
+template <class T>
+void gemm(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<T> a, Matrix<T> b, T* c, std::int64_t c_step,
+          bool accumulate);
+
+}  // namespace palimpsest

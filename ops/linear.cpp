@@ -7,8 +7,6 @@
 namespace palimpsest::ops {
 namespace {
 
-using kernels::Transpose;
-
 class MatrixProduct : public Op {
  public:
   std::string_view name() const override { return "linear"; }
@@ -28,8 +26,8 @@ class MatrixProduct : public Op {
     const View& weight = io.input(1);
     run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
       using T = decltype(zero);
-      kernels::gemm<T>(Transpose::No, Transpose::Yes, x.shape[0], weight.shape[0], x.shape[1], x.as<T>(),
-                       weight.as<T>(), io.output().as<T>(), false);
+      gemm<T>(x.shape[0], weight.shape[0], x.shape[1], {x.as<T>(), x.shape[1]}, {weight.as<T>(), x.shape[1], true},
+              io.output().as<T>(), weight.shape[0], false);
     });
   }
 
@@ -41,16 +39,16 @@ class MatrixProduct : public Op {
       const GradientTarget dx = io.grad_input(0);
       run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
         using T = decltype(zero);
-        kernels::gemm<T>(Transpose::No, Transpose::No, x.shape[0], x.shape[1], weight.shape[0], dy.as<T>(),
-                         weight.as<T>(), dx.view.as<T>(), dx.accumulate);
+        gemm<T>(x.shape[0], x.shape[1], weight.shape[0], {dy.as<T>(), weight.shape[0]}, {weight.as<T>(), x.shape[1]},
+                dx.view.as<T>(), x.shape[1], dx.accumulate);
       });
     }
     if (!io.wants(1)) return;
     const GradientTarget dw = io.grad_input(1);
     run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
       using T = decltype(zero);
-      kernels::gemm<T>(Transpose::Yes, Transpose::No, weight.shape[0], weight.shape[1], x.shape[0], dy.as<T>(),
-                       x.as<T>(), dw.view.as<T>(), dw.accumulate);
+      gemm<T>(weight.shape[0], x.shape[1], x.shape[0], {dy.as<T>(), weight.shape[0], true}, {x.as<T>(), x.shape[1]},
+              dw.view.as<T>(), x.shape[1], dw.accumulate);
     });
   }
 };

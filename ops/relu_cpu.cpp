@@ -4,6 +4,12 @@
 namespace palimpsest::kernels::PALIMPSEST_ISA {
 namespace {
 
+template <class T>
+inline void rectify(std::int64_t count, const T* x, T* y) {
+#pragma GCC ivdep
+  for (std::int64_t i = 0; i < count; ++i) y[i] = x[i] <= 0 ? 0 : x[i];
+}
+
 template <bool accumulate, class T>
 inline void mask_gradient(std::int64_t count, const T* y, const T* dy, T* dx) {
 #pragma GCC ivdep
@@ -18,17 +24,16 @@ inline void mask_gradient(std::int64_t count, const T* y, const T* dy, T* dx) {
 
 template <class T>
 void relu_forward(std::int64_t count, const T* x, T* y) {
-  parallel_elements(count, [&](std::int64_t begin, std::int64_t end) {
-#pragma GCC ivdep
-    for (std::int64_t i = begin; i < end; ++i) y[i] = x[i] <= 0 ? 0 : x[i];
-  });
+  write_elements(count, Output<T>(y, count, x == y),
+                 [&](std::int64_t offset, std::int64_t span, T* to) { rectify(span, x + offset, to); });
 }
 
 template <class T>
 void relu_backward(std::int64_t count, const T* y, const T* dy, T* dx, bool accumulate) {
-  parallel_elements(count, [&](std::int64_t begin, std::int64_t end) {
-    accumulate ? mask_gradient<true>(end - begin, y + begin, dy + begin, dx + begin)
-               : mask_gradient<false>(end - begin, y + begin, dy + begin, dx + begin);
+  const Output<T> output(dx, count, accumulate || dx == dy || dx == y);
+  write_elements(count, output, [&](std::int64_t offset, std::int64_t span, T* to) {
+    accumulate ? mask_gradient<true>(span, y + offset, dy + offset, to)
+               : mask_gradient<false>(span, y + offset, dy + offset, to);
   });
 }
 

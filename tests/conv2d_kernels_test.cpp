@@ -99,35 +99,34 @@ struct Workspace {
   T* data;
 };
 
-/// Runs `kernel` into a copy of `start` with 1, 2 and 3 threads; the result must be `expected` each time.
+/// Runs `kernel` into a copy of `start`; the result must be `expected`.
 template <class T>
 void expect_result(const std::string& what, std::int64_t size, const T* start, const T* expected,
                    std::int64_t workspace_size, const std::function<void(T*, T*)>& kernel) {
-  for (const int threads : {1, 2, 3}) {
-    set_thread_count(threads);
-    auto result = std::make_unique<T[]>(static_cast<std::size_t>(size));
-    std::memcpy(result.get(), start, static_cast<std::size_t>(size) * sizeof(T));
-    const Workspace<T> workspace(workspace_size);
-    kernel(result.get(), workspace.data);
-    for (std::int64_t i = 0; i < size; ++i) {
-      ASSERT_EQ(result[i], expected[i]) << what << ", " << threads << " threads, element " << i << " of " << size;
-    }
+  auto result = std::make_unique<T[]>(static_cast<std::size_t>(size));
+  std::memcpy(result.get(), start, static_cast<std::size_t>(size) * sizeof(T));
+  const Workspace<T> workspace(workspace_size);
+  kernel(result.get(), workspace.data);
+  for (std::int64_t i = 0; i < size; ++i) {
+    ASSERT_EQ(result[i], expected[i]) << what << ", " << thread_count() << " threads, element " << i << " of " << size;
   }
 }
 
+/// A convolution's operands and what its kernels should give.
 template <class T>
-void check(const Conv2dGeometry& g) {
-  SCOPED_TRACE(::testing::Message() << g << (sizeof(T) == 4 ? " float" : " double"));
-  const auto x = integers<T>(x_size(g), 1);
-  const auto w = integers<T>(w_size(g), 2);
-  const auto dy = integers<T>(y_size(g), 3);
-  for (const bool accumulate : {false, true}) {
-    const auto start_x = integers<T>(x_size(g), 4);
-    const auto start_w = integers<T>(w_size(g), 5);
-    const auto start_y = integers<T>(y_size(g), 6);
-    auto y = std::make_unique<T[]>(static_cast<std::size_t>(y_size(g)));
-    auto dx = std::make_unique<T[]>(static_cast<std::size_t>(x_size(g)));
-    auto dw = std::make_unique<T[]>(static_cast<std::size_t>(w_size(g)));
+struct Expected {
+  Expected(const Conv2dGeometry& geometry, bool accumulate)
+      : g(geometry),
+        accumulate(accumulate),
+        x(integers<T>(x_size(g), 1)),
+        w(integers<T>(w_size(g), 2)),
+        dy(integers<T>(y_size(g), 3)),
+        start_x(integers<T>(x_size(g), 4)),
+        start_w(integers<T>(w_size(g), 5)),
+        start_y(integers<T>(y_size(g), 6)),
+        y(std::make_unique<T[]>(static_cast<std::size_t>(y_size(g)))),
+        dx(std::make_unique<T[]>(static_cast<std::size_t>(x_size(g)))),
+        dw(std::make_unique<T[]>(static_cast<std::size_t>(w_size(g)))) {
     for (std::int64_t i = 0; accumulate && i < x_size(g); ++i) dx[i] = start_x[i];
     for (std::int64_t i = 0; accumulate && i < w_size(g); ++i) dw[i] = start_w[i];
     for_each_product(g, [&](std::int64_t ix, std::int64_t iw, std::int64_t iy) {
@@ -135,16 +134,35 @@ void check(const Conv2dGeometry& g) {
       dx[ix] += dy[iy] * w[iw];
       dw[iw] += dy[iy] * x[ix];
     });
+  }
+
+  void check(const Kernels<T>& k) const {
+    const std::string name = k.name + (accumulate ? " accumulate" : "");
+    if (!accumulate) {
+      expect_result<T>(name + " forward", y_size(g), start_y.get(), y.get(), conv2d_forward_workspace(g),
+                       [&](T* to, T* space) { k.forward(g, x.get(), w.get(), to, space); });
+    }
+    expect_result<T>(name + " grad_input", x_size(g), start_x.get(), dx.get(), conv2d_grad_input_workspace(g),
+                     [&](T* to, T* space) { k.grad_input(g, dy.get(), w.get(), to, accumulate, space); });
+    expect_result<T>(name + " grad_weight", w_size(g), start_w.get(), dw.get(), conv2d_grad_weight_workspace(g),
+                     [&](T* to, T* space) { k.grad_weight(g, x.get(), dy.get(), to, accumulate, space); });
+  }
+
+  Conv2dGeometry g;
+  bool accumulate;
+  std::unique_ptr<T[]> x, w, dy, start_x, start_w, start_y, y, dx, dw;
+};
+
+template <class T>
+void check(const Conv2dGeometry& g) {
+  SCOPED_TRACE(::testing::Message() << g << (sizeof(T) == 4 ? " float" : " double"));
+  const Expected<T> set(g, false);
+  const Expected<T> added(g, true);
+  for (const int threads : {1, 2, 3}) {
+    set_thread_count(threads);
     for (const Kernels<T>& k : available_kernels<T>()) {
-      const std::string name = k.name + (accumulate ? " accumulate" : "");
-      if (!accumulate) {
-        expect_result<T>(name + " forward", y_size(g), start_y.get(), y.get(), conv2d_forward_workspace(g),
-                         [&](T* to, T* space) { k.forward(g, x.get(), w.get(), to, space); });
-      }
-      expect_result<T>(name + " grad_input", x_size(g), start_x.get(), dx.get(), conv2d_grad_input_workspace(g),
-                       [&](T* to, T* space) { k.grad_input(g, dy.get(), w.get(), to, accumulate, space); });
-      expect_result<T>(name + " grad_weight", w_size(g), start_w.get(), dw.get(), conv2d_grad_weight_workspace(g),
-                       [&](T* to, T* space) { k.grad_weight(g, x.get(), dy.get(), to, accumulate, space); });
+      set.check(k);
+      added.check(k);
       if (::testing::Test::HasFatalFailure()) return;
     }
   }
@@ -214,6 +232,8 @@ TEST_F(Conv2dKernels, AwkwardGeometries) {
       {1, 4, 3, 3, 6, 11, 11, 3, 3, 1, 1, 5, 5},      // pad larger than the kernel
       {2, 5, 3, 4, 3, 5, 7, 2, 3, 2, 1, 6, 4},        // the same, strided
       {1, 2, 4, 4, 3, 4, 4, 1, 1, 1, 1, 1, 1},        // 1x1 shifted out of the image
+      {1, 2, 4, 4, 3, 6, 6, 1, 1, 1, 1, 1, 1},        // 1x1 with a border of zeros
+      {1, 2, 4, 4, 3, 5, 5, 2, 2, 1, 1, 1, 1},        // an even kernel
       {1, 2, 9, 9, 3, 3, 3, 2, 2, 1, 1, -3, -2},      // a crop
       {1, 2, 9, 9, 3, 2, 2, 2, 2, 2, 3, -3, -2},      // a strided crop
       {3, 7, 6, 6, 9, 2, 2, 6, 6, 1, 1, 0, 1},        // kernel as large as the image
@@ -230,8 +250,9 @@ TEST_F(Conv2dKernels, MoreThanTheScratchHolds) {
   check<float>(square(1, 18, 530, 4, 3, 1, 1, 1));
   check<float>(square(1, 2300, 4, 2, 1, 1, 0, 0));
   check<double>(square(1, 300, 12, 5, 3, 1, 1, 1));
-  check<float>({1, 2, 170, 170, 3, 2, 3, 170, 170, 1, 1, 1, 1});                // one tap at a time
-  check<float>({1, 1, 3, 200, 2, 2, 3, 200, 170, 2, 1, 100, 0});
+  // One tap at a time: the kernel is far larger than the image, so that few of its taps matter.
+  check<float>({1, 2, 3, 4, 3, 2, 3, 160, 160, 1, 1, 100, 90});
+  check<float>({1, 3, 5, 2, 2, 3, 2, 180, 180, 2, 1, 120, 100});
 }
 
 TEST_F(Conv2dKernels, ManyImages) {

@@ -452,6 +452,46 @@ TYPED_TEST(KernelsTest, Sums) {
       [](Isa isa, std::int64_t count, const T*, T* out) { CALL_ON(isa, fill<T>(count, T{2.5}, out)); });
 }
 
+// Outputs too large for the caches take another path to memory than those written in place.
+TYPED_TEST(KernelsTest, LargeOutputsAreWrittenAsSmallOnesAre) {
+  using T = TypeParam;
+  const Rows shape = {static_cast<std::int64_t>((std::size_t{33} << 20) / sizeof(T)) / 24 + 1, 24};
+  const BatchNormCase<T> the(shape, true);
+  const std::int64_t count = shape.count();
+  const std::size_t bytes = at(count) * sizeof(T);
+  std::vector<T> in_place;
+  std::vector<T> apart(at(count) + 64 / sizeof(T) + 1);
+  void* start = apart.data();
+  std::size_t space = apart.size() * sizeof(T);
+  T* const aligned = static_cast<T*>(std::align(64, bytes, start, space));
+  for (const Isa isa : machine_isas()) {
+    for (T* const out : {aligned, aligned + 1}) {
+      CALL_ON(isa, batch_norm_forward<T>(shape.rows, shape.channels, the.x.data(), the.n, out));
+      in_place = the.x;
+      CALL_ON(isa, batch_norm_forward<T>(shape.rows, shape.channels, in_place.data(), the.n, in_place.data()));
+      EXPECT_EQ(std::memcmp(out, in_place.data(), bytes), 0);
+      CALL_ON(isa, batch_norm_input_gradient<T>(shape.rows, shape.channels, the.x.data(), the.dy.data(), the.n,
+                                                the.sum_dy.data(), the.sum_dy_xhat.data(), out, false));
+      in_place = the.dy;
+      CALL_ON(isa, batch_norm_input_gradient<T>(shape.rows, shape.channels, the.x.data(), in_place.data(), the.n,
+                                                the.sum_dy.data(), the.sum_dy_xhat.data(), in_place.data(), false));
+      EXPECT_EQ(std::memcmp(out, in_place.data(), bytes), 0);
+      CALL_ON(isa, relu_forward<T>(count, the.x.data(), out));
+      in_place = the.x;
+      CALL_ON(isa, relu_forward<T>(count, in_place.data(), in_place.data()));
+      EXPECT_EQ(std::memcmp(out, in_place.data(), bytes), 0);
+      CALL_ON(isa, relu_backward<T>(count, the.x.data(), the.dy.data(), out, false));
+      in_place = the.dy;
+      CALL_ON(isa, relu_backward<T>(count, the.x.data(), in_place.data(), in_place.data(), false));
+      EXPECT_EQ(std::memcmp(out, in_place.data(), bytes), 0);
+      CALL_ON(isa, add<T>(count, the.x.data(), the.dy.data(), out));
+      in_place = the.x;
+      CALL_ON(isa, accumulate<T>(count, the.dy.data(), in_place.data()));
+      EXPECT_EQ(std::memcmp(out, in_place.data(), bytes), 0);
+    }
+  }
+}
+
 // Couplings.
 
 TYPED_TEST(KernelsTest, Couple) {
