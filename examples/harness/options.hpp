@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "core/parallel.hpp"
+
+namespace palimpsest::harness {
+
+/// What the flags that all examples share set. An example changes the defaults to those of its model's recipe.
+struct Options {
+  std::string memory = "store-all";
+  std::string device = "auto";
+
+  std::string data = "fashion-mnist";
+  std::string data_dir;  ///< empty: the data set's usual place
+  bool augment = true;
+  std::int64_t train_limit = 0;  ///< use only the first images; 0: all
+  std::int64_t test_limit = 0;
+
+  std::int64_t batch_size = 64;
+  std::int64_t epochs = 300;
+  std::int64_t max_steps = 0;  ///< 0: no limit but the epochs
+  double learning_rate = 0.1;
+  double momentum = 0.9;
+  double weight_decay = 1e-4;
+  std::string schedule = "step";
+  std::int64_t warmup = 0;  ///< steps
+  std::uint64_t seed = 0;
+  int threads = thread_count();
+
+  bool evaluate = true;
+  std::int64_t evaluate_every = 1;  ///< epochs
+  std::string report;               ///< file name; empty: no report
+  bool quiet = false;
+};
+
+/// What a model's published recipe fixes beside the flags.
+struct Recipe {
+  bool nesterov = false;
+  bool decay_norm_and_bias = true;
+  std::int64_t crop_padding = 4;     ///< zeros on every side before a random crop
+  bool subtract_mean_image = false;  ///< instead of normalising every channel
+};
+
+}  // namespace palimpsest::harness

@@ -1,0 +1,52 @@
+#include "examples/harness/report_file.hpp"
+
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+
+#include "core/error.hpp"
+
+namespace palimpsest::harness {
+namespace fs = std::filesystem;
+
+ReportFile::ReportFile(const std::string& name) : path_(name) {
+  if (name.empty()) return;
+  std::error_code ignored;
+  const fs::file_status status = fs::status(path_, ignored);
+  if (fs::exists(status) && !fs::is_regular_file(status)) fail("there is something else of that name");
+  // What a link points to is replaced, not the link.
+  if (fs::is_symlink(path_, ignored)) {
+    path_ = fs::exists(status) ? fs::canonical(path_) : path_.parent_path() / fs::read_symlink(path_);
+  }
+  temporary_ = path_.string() + ".tmp" + std::to_string(getpid());
+  write_temporary("");
+  fs::remove(temporary_, ignored);
+}
+
+void ReportFile::write(const std::string& text) const {
+  if (path_.empty()) return;
+  write_temporary(text);
+  std::error_code error;
+  fs::rename(temporary_, path_, error);
+  if (error) fail(error.message());
+}
+
+void ReportFile::write_temporary(const std::string& text) const {
+  errno = 0;
+  std::ofstream out(temporary_, std::ios::binary | std::ios::trunc);
+  out << text;
+  out.close();
+  if (out) return;
+  const std::string why = errno != 0 ? std::strerror(errno) : "unknown reason";
+  std::error_code ignored;
+  fs::remove(temporary_, ignored);
+  fail(why);
+}
+
+void ReportFile::fail(const std::string& why) const {
+  throw Error(concat_text("cannot write the report ", path_.string(), ": ", why));
+}
+
+}  // namespace palimpsest::harness

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+namespace palimpsest::harness {
+
+/// A file that is always whole: each write replaces it by way of a temporary file beside it.
+class ReportFile {
+ public:
+  /// Finds out at once whether the file can be written. An empty name makes a file that ignores what it is given.
+  /// Throws Error, naming the file and the reason.
+  explicit ReportFile(const std::string& name);
+
+  /// Throws as the constructor; the file is then as it was.
+  void write(const std::string& text) const;
+
+  explicit operator bool() const { return !path_.empty(); }
+
+ private:
+  std::filesystem::path path_;
+  std::filesystem::path temporary_;
+
+  [[noreturn]] void fail(const std::string& why) const;
+  void write_temporary(const std::string& text) const;
+};
+
+}  // namespace palimpsest::harness

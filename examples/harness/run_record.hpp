@@ -1,0 +1,54 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+namespace palimpsest::harness {
+
+struct StepRecord {
+  double loss;
+  double milliseconds;
+  std::int64_t images;
+};
+
+struct Evaluation {
+  std::int64_t step;  ///< steps done before it
+  double accuracy;    ///< fraction of the test images
+};
+
+/// What a run has done so far.
+struct RunRecord {
+  std::vector<StepRecord> steps = {};
+  std::vector<Evaluation> evaluations = {};
+  bool interrupted = false;
+
+  /// The accuracy of the model as it is now, if it was measured.
+  std::optional<double> accuracy() const {
+    if (evaluations.empty() || evaluations.back().step != static_cast<std::int64_t>(steps.size())) return std::nullopt;
+    return evaluations.back().accuracy;
+  }
+
+  /// Over the last `count` steps, but without the very first, in which memory is taken from the system for the first
+  /// time; unless it is the only one. 0 before it.
+  double images_per_second(std::size_t count = SIZE_MAX) const {
+    const std::size_t warm = std::min<std::size_t>(steps.size(), steps.size() > 1 ? steps.size() - 1 : 1);
+    double images = 0;
+    double milliseconds = 0;
+    for (std::size_t i = steps.size() - std::min(count, warm); i < steps.size(); ++i) {
+      images += static_cast<double>(steps[i].images);
+      milliseconds += steps[i].milliseconds;
+    }
+    return milliseconds > 0 ? images * 1000 / milliseconds : 0;
+  }
+
+  /// Mean loss of the steps from `first` on.
+  double mean_loss(std::size_t first) const {
+    double sum = 0;
+    for (std::size_t i = first; i < steps.size(); ++i) sum += steps[i].loss;
+    return first < steps.size() ? sum / static_cast<double>(steps.size() - first) : 0;
+  }
+};
+
+}  // namespace palimpsest::harness

@@ -1,0 +1,93 @@
+#include "examples/harness/trainer.hpp"
+
+#include <chrono>
+
+#include "examples/harness/interrupt.hpp"
+#include "ops/cross_entropy.hpp"
+
+namespace palimpsest::harness {
+
+Trainer::Trainer(nn::Classifier& model, const ImageData& data, const Options& options, const Recipe& recipe,
+                 Device device)
+    : model_(model),
+      data_(data),
+      options_(options),
+      device_(device),
+      length_(run_length(options)),
+      sgd_(make_sgd(model, options, recipe)),
+      schedule_(make_schedule(options, length_.steps)),
+      loader_(data.training, training_batches(options, recipe, data)),
+      meter_(device) {}
+
+void Trainer::run(Progress& progress, const std::function<void()>& after_epoch) {
+  for (std::int64_t epoch = 0; epoch < length_.epochs && !interrupted(); ++epoch) {
+    const std::size_t first_step = record_.steps.size();
+    train_epoch(epoch, progress);
+    if (time_to_evaluate(epoch) && !interrupted()) evaluate(progress);
+    if (interrupted()) break;
+    progress.epoch(epoch, record_.mean_loss(first_step), record_);
+    after_epoch();
+  }
+  record_.interrupted = interrupted();
+}
+
+void Trainer::train_epoch(std::int64_t epoch, Progress& progress) {
+  loader_.start_epoch(epoch);
+  const auto done = [&] { return interrupted() || static_cast<std::int64_t>(record_.steps.size()) == length_.steps; };
+  while (!done()) {
+    const std::optional<datasets::Batch> batch = loader_.next();
+    if (!batch) break;
+    step(*batch);
+    progress.step(epoch, record_, meter_.live(), meter_.peak().total);
+  }
+}
+
+void Trainer::step(const datasets::Batch& batch) {
+  const auto index = static_cast<std::int64_t>(record_.steps.size());
+  const auto start = std::chrono::steady_clock::now();
+  sgd_.set_learning_rate(schedule_.at(index));
+  double loss = 0;
+  try {
+    loss = train_step(model_, sgd_, to_device(batch, device_));
+  } catch (const DivergedError& error) {
+    throw DivergedError(concat_text("step ", index + 1, ": ", error.what(), "; try a smaller --lr (it was ",
+                                    sgd_.learning_rate(), ")"));
+  } catch (const RangeError& error) {
+    throw RangeError(concat_text("step ", index + 1, ": ", error.what(), "; try a smaller --grid or a smaller --lr"));
+  }
+  const std::chrono::duration<double, std::milli> taken = std::chrono::steady_clock::now() - start;
+  record_.steps.push_back({loss, taken.count(), batch.size});
+}
+
+bool Trainer::time_to_evaluate(std::int64_t epoch) const {
+  return options_.evaluate && (epoch + 1 == length_.epochs || (epoch + 1) % options_.evaluate_every == 0);
+}
+
+void Trainer::evaluate(Progress& progress) {
+  meter_.pause();
+  const std::optional<double> accuracy =
+      test_accuracy(model_, data_.test, test_batches(options_, data_), device_, progress);
+  meter_.resume();
+  if (accuracy) record_.evaluations.push_back({static_cast<std::int64_t>(record_.steps.size()), *accuracy});
+}
+
+std::optional<double> test_accuracy(nn::Classifier& model, const datasets::ImageSet& test,
+                                    const datasets::LoaderSpec& batches, Device device, Progress& progress) {
+  const NoGrad no_grad;
+  datasets::Loader loader(test, batches);
+  loader.start_epoch(0);
+  std::int64_t correct = 0;
+  std::int64_t seen = 0;
+  model.train(false);
+  while (const std::optional<datasets::Batch> batch = loader.next()) {
+    if (interrupted()) break;
+    const Samples samples = to_device(*batch, device);
+    correct += ops::count_correct(model(samples.images), samples.labels);
+    progress.evaluating(seen += batch->size, test.count);
+  }
+  model.train(true);
+  if (seen < test.count) return std::nullopt;
+  return static_cast<double>(correct) / static_cast<double>(test.count);
+}
+
+}  // namespace palimpsest::harness

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <functional>
+
+#include "examples/harness/image_data.hpp"
+#include "examples/harness/peak_meter.hpp"
+#include "examples/harness/progress.hpp"
+#include "examples/harness/run_record.hpp"
+#include "examples/harness/training_step.hpp"
+
+namespace palimpsest::harness {
+
+/// The training loop: epochs of steps, an evaluation between them.
+class Trainer {
+ public:
+  /// All that is passed must outlive the trainer. Throws OutOfMemory, ValueError.
+  Trainer(nn::Classifier& model, const ImageData& data, const Options& options, const Recipe& recipe, Device device);
+
+  /// Trains until the run is over or a signal asks for its end (see InterruptGuard); calls `after_epoch` after every
+  /// epoch. Throws DivergedError, saying in which step, RangeError likewise, and what the library throws.
+  void run(Progress& progress, const std::function<void()>& after_epoch);
+
+  const RunRecord& record() const { return record_; }
+  /// The peak of the device's memory over the training steps.
+  MemoryPeak peak() const { return meter_.peak(); }
+
+ private:
+  nn::Classifier& model_;
+  const ImageData& data_;
+  const Options& options_;
+  Device device_;
+  RunLength length_;
+  nn::Sgd sgd_;
+  nn::Schedule schedule_;
+  datasets::Loader loader_;
+  PeakMeter meter_;
+  RunRecord record_;
+
+  void train_epoch(std::int64_t epoch, Progress& progress);
+  void step(const datasets::Batch& batch);
+  void evaluate(Progress& progress);
+  bool time_to_evaluate(std::int64_t epoch) const;
+};
+
+/// The fraction of the test images that the model classifies right, in evaluation mode; none if a signal asked for the
+/// end of the run meanwhile. Leaves the model in training mode.
+std::optional<double> test_accuracy(nn::Classifier& model, const datasets::ImageSet& test,
+                                    const datasets::LoaderSpec& batches, Device device, Progress& progress);
+
+}  // namespace palimpsest::harness

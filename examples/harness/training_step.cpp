@@ -1,0 +1,42 @@
+#include "examples/harness/training_step.hpp"
+
+#include <cmath>
+
+#include "ops/cross_entropy.hpp"
+
+namespace palimpsest::harness {
+
+Samples to_device(const datasets::Batch& batch, Device device) {
+  return {Tensor::from_layout(batch.shape, batch.images, device, Tag::Data),
+          Tensor::from_layout({batch.size}, batch.labels, device, Tag::Data)};
+}
+
+double train_step(nn::Classifier& model, nn::Sgd& sgd, const Samples& samples) {
+  sgd.zero_grad();
+  const Tensor loss = ops::cross_entropy(model(samples.images), samples.labels);
+  const double value = loss.device() == Device::Meta ? 0.0 : loss.item();
+  if (!std::isfinite(value)) throw DivergedError(concat_text("the loss is ", value));
+  loss.backward();
+  sgd.step();
+  return value;
+}
+
+nn::Sgd make_sgd(const nn::Classifier& model, const Options& options, const Recipe& recipe) {
+  return nn::Sgd(model.parameters(), {.learning_rate = options.learning_rate,
+                                      .momentum = options.momentum,
+                                      .nesterov = recipe.nesterov && options.momentum > 0,
+                                      .weight_decay = options.weight_decay,
+                                      .decay_norm_and_bias = recipe.decay_norm_and_bias});
+}
+
+nn::Schedule make_schedule(const Options& options, std::int64_t steps) {
+  const auto shape = [&] {
+    if (options.schedule == "constant") return nn::Schedule::constant(options.learning_rate);
+    if (options.schedule == "cosine") return nn::Schedule::cosine(options.learning_rate, steps);
+    if (options.schedule == "step") return nn::Schedule::step(options.learning_rate, {steps / 2, steps * 3 / 4});
+    throw ValueError(concat_text("unknown schedule '", options.schedule, "', expected step, cosine or constant"));
+  };
+  return shape().with_warmup(options.warmup);
+}
+
+}  // namespace palimpsest::harness

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <memory>
+#include <string_view>
+
+#include "autograd/tensor.hpp"
+#include "core/error.hpp"
+#include "datasets/loader.hpp"
+#include "examples/harness/options.hpp"
+#include "nn/classifier.hpp"
+#include "nn/schedule.hpp"
+#include "nn/sgd.hpp"
+
+namespace palimpsest::harness {
+
+/// The loss is infinite or no number.
+class DivergedError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// A batch as the model takes it.
+struct Samples {
+  Tensor images;  ///< (N, C, H, W)
+  Tensor labels;  ///< (N), int32
+};
+
+/// Copies a batch to the device.
+Samples to_device(const datasets::Batch& batch, Device device);
+
+/// Forward, backward and update. Returns the loss; 0 on Meta, where there are no numbers. Throws DivergedError, before
+/// any parameter has changed, for a loss that is infinite or no number, and what the library throws.
+double train_step(nn::Classifier& model, nn::Sgd& sgd, const Samples& samples);
+
+/// The optimiser that the flags and the model's recipe describe. Throws ValueError as nn::Sgd.
+nn::Sgd make_sgd(const nn::Classifier& model, const Options& options, const Recipe& recipe);
+
+/// The learning rate over a run of `steps` steps. Throws ValueError as nn::Schedule.
+nn::Schedule make_schedule(const Options& options, std::int64_t steps);
+
+}  // namespace palimpsest::harness

@@ -1,0 +1,206 @@
+#!/usr/bin/env python3
+"""Runs the example programs as a user does, on synthetic data.
+
+Arguments: the paths of cifar_densenet, cifar_revnet and tour. The last line says how many checks passed.
+"""
+
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+DENSENET, REVNET, TOUR = sys.argv[1:4]
+SMALL = ["--data", "synthetic", "--batch-size", "4", "--train-limit", "16", "--test-limit", "8", "--threads", "2"]
+SMALL_DENSENET = [DENSENET, "--depth", "10", "--growth", "4", *SMALL]
+SMALL_REVNET = [REVNET, "--depth", "14", "--grid", "16", *SMALL]
+TAGS = ["parameter", "gradient", "activation", "arena", "workspace", "optimiser", "data"]
+KEYS = ["model", "parameters", "policy", "device", "data", "batch_size", "seed", "threads", "steps",
+        "images_per_second", "peak_bytes", "state_digest", "test_accuracy"]
+TIMEOUT = 300
+
+
+def run(command, **how):
+    """Status, standard output and standard error of a command."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False, **how)
+    return done.returncode, done.stdout, done.stderr
+
+
+def report_of(folder, command, status=0):
+    """Runs a program and returns its report."""
+    path = folder / "report.json"
+    path.unlink(missing_ok=True)
+    code, _, errors = run([*command, "--report", str(path)])
+    assert code == status, f"{command} ended with {code}: {errors}"
+    assert [entry.name for entry in folder.iterdir()] == ["report.json"], "a temporary file was left"
+    return json.loads(path.read_text())
+
+
+def fails_with(command, status, *words):
+    """A program must end with this status and one line on standard error that has these words."""
+    code, _, errors = run(command)
+    program = pathlib.Path(command[0]).name
+    assert code == status, f"{command} ended with {code}: {errors}"
+    assert errors.startswith(program + ": ") and errors.count("\n") == 1, f"not one line: {errors!r}"
+    for word in words:
+        assert word in errors, f"no {word!r} in {errors!r}"
+
+
+def policies_agree(folder, command, policies):
+    reports = [report_of(folder, [*command, "--memory", policy, "--max-steps", "3"]) for policy in policies]
+    for report in reports:
+        assert len(report["steps"]) == 3
+        assert [step["loss"] for step in report["steps"]] == [step["loss"] for step in reports[0]["steps"]]
+        assert report["state_digest"] == reports[0]["state_digest"], report["policy"]
+        assert report["test_accuracy"] == reports[0]["test_accuracy"] is not None
+        peak = report["peak_bytes"]
+        assert peak["total"] == sum(peak[tag] for tag in TAGS)
+        assert peak["total"] == report["predicted_peak_bytes"], f"{report['policy']}: {peak}"
+        assert peak["total"] <= peak["reserved"]
+    return {report["policy"]: report["peak_bytes"]["total"] for report in reports}
+
+
+def test_densenet_policies_give_the_same_bits(folder):
+    peaks = policies_agree(folder, SMALL_DENSENET, ["store-all", "shared", "checkpoint"])
+    assert peaks["shared"] < peaks["store-all"], peaks
+
+
+def test_revnet_policies_give_the_same_bits(folder):
+    peaks = policies_agree(folder, SMALL_REVNET, ["store-all", "shared", "checkpoint", "reversible"])
+    assert peaks["reversible"] < peaks["checkpoint"] < peaks["store-all"], peaks
+
+
+def test_threads_do_not_matter(folder):
+    first, second = (report_of(folder, [*SMALL_DENSENET, "--max-steps", "2", "--threads", n]) for n in ("1", "2"))
+    assert first["state_digest"] == second["state_digest"]
+
+
+def test_seed_matters(folder):
+    first, second = (report_of(folder, [*SMALL_DENSENET, "--max-steps", "2", "--seed", n]) for n in ("1", "2"))
+    assert first["state_digest"] != second["state_digest"]
+
+
+def test_report_is_complete(folder):
+    report = report_of(folder, [*SMALL_REVNET, "--epochs", "2", "--no-eval", "--seed", "3", "--batch-size", "5"])
+    assert list(report)[:len(KEYS)] == KEYS, list(report)
+    assert set(report["peak_bytes"]) == {"total", "reserved", *TAGS}
+    assert report["test_accuracy"] is None
+    assert len(report["steps"]) == 8, "two epochs of 16 images in batches of 5"
+    assert all(set(step) == {"loss", "ms"} and step["ms"] > 0 for step in report["steps"])
+    expected = {"model": "RevNet-14", "policy": "store-all", "device": "cpu", "data": "synthetic", "batch_size": 5,
+                "seed": 3, "threads": 2, "depth": 14, "grid": 16, "bottleneck": False, "interrupted": False}
+    assert {key: report[key] for key in expected} == expected
+    assert report["images_per_second"] > 0 and len(report["state_digest"]) == 32
+
+
+def test_output_goes_where_it_belongs(_):
+    code, output, errors = run([*SMALL_DENSENET, "--epochs", "2"])
+    assert code == 0 and "state digest" in output and "test accuracy" in output
+    assert errors.count("\n") == 2 and "\r" not in errors, f"one line an epoch: {errors!r}"
+    code, output, errors = run([*SMALL_DENSENET, "--epochs", "1", "--quiet"])
+    assert code == 0 and "state digest" in output and errors == "", errors
+
+
+def test_help(_):
+    for program in (DENSENET, REVNET):
+        code, output, errors = run([program, "--help"])
+        assert code == 0 and errors == ""
+        for word in ("--memory", "store-all", "shared", "checkpoint", "reversible", "default", "Exit status"):
+            assert word in output, word
+
+
+def test_usage_errors(_):
+    fails_with([DENSENET, "--no-such-flag"], 2, "--no-such-flag")
+    fails_with([DENSENET, "--memory", "none"], 2, "none", "store-all", "reversible")
+    fails_with([DENSENET, "--data", "imagenet"], 2, "imagenet", "cifar10")
+    fails_with([DENSENET, "--batch-size", "0"], 2, "--batch-size")
+    fails_with([DENSENET, "--grid", "16"], 2, "--grid")
+    fails_with([REVNET, "--grid", "24"], 2, "--grid", "23")
+    fails_with([REVNET, "--lr", "fast"], 2, "--lr")
+
+
+def test_impossible_depths(_):
+    fails_with([DENSENET, "--depth", "41"], 2, "41", "40", "46")
+    fails_with([REVNET, "--depth", "111"], 2, "111", "110")
+
+
+def test_a_policy_without_work_names_others(_):
+    fails_with([DENSENET, "--memory", "reversible"], 2, "reversible", "shared", "checkpoint")
+
+
+def test_missing_data(folder):
+    nowhere = folder / "nowhere"
+    fails_with([DENSENET, "--data-dir", str(nowhere)], 1, str(nowhere), "train-images-idx3-ubyte")
+    fails_with([REVNET, "--data", "cifar10", "--data-dir", str(nowhere)], 1, str(nowhere))
+
+
+def test_unwritable_report_fails_at_once(folder):
+    # With a missing data set: the report is looked at first.
+    missing = str(folder / "nowhere" / "report.json")
+    fails_with([DENSENET, "--data-dir", str(folder / "nowhere"), "--report", missing], 1, "report", missing)
+    fails_with([DENSENET, "--data-dir", str(folder / "nowhere"), "--report", str(folder)], 1, "report", str(folder))
+
+
+def test_divergence_stops(_):
+    fails_with([*SMALL_DENSENET, "--lr", "1e30", "--weight-decay", "1", "--schedule", "constant", "--quiet"], 1,
+               "step ", "--lr")
+
+
+def test_leaving_the_grid_stops(_):
+    fails_with([*SMALL_REVNET[:3], "--grid", "23", *SMALL, "--quiet"], 1, "--grid", "2^-23")
+
+
+def test_interrupt_writes_the_report(folder):
+    path = folder / "report.json"
+    command = [*SMALL_DENSENET, "--epochs", "1000000", "--eval-every", "1000000", "--report", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        give_up = time.monotonic() + TIMEOUT
+        while not path.exists():
+            assert time.monotonic() < give_up and process.poll() is None, "no report after an epoch"
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 130, process.returncode
+    assert "(interrupted)" in output, output
+    report = json.loads(path.read_text())
+    assert report["interrupted"] is True and len(report["steps"]) >= 4
+    assert report["test_accuracy"] is None
+
+
+def test_cuda_is_explained(_):
+    code, _, errors = run([*SMALL_DENSENET, "--device", "cuda", "--max-steps", "1", "--quiet"])
+    assert code in (0, 1)
+    if code == 1:
+        assert errors.count("\n") == 1 and "cuda" in errors.lower(), errors
+
+
+def test_tour_shows_the_same_bits_under_every_policy(_):
+    code, output, _ = run([TOUR])
+    lines = [line.split(" ", 1) for line in output.splitlines()]
+    assert code == 0 and [name for name, _ in lines] == ["store-all", "shared", "checkpoint", "reversible"], output
+    assert len({text.split("loss ")[1].split(",")[0] for _, text in lines}) == 1, output
+    assert len({text.split("state ")[1] for _, text in lines}) == 1, output
+
+
+def main():
+    passed = failed = 0
+    for name, test in list(globals().items()):
+        if not name.startswith("test_"):
+            continue
+        start = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                test(pathlib.Path(folder))
+                passed += 1
+                print(f"ok      {name} ({time.monotonic() - start:.1f} s)", flush=True)
+            except (AssertionError, OSError, ValueError, subprocess.SubprocessError) as problem:
+                failed += 1
+                print(f"FAILED  {name}: {problem}", flush=True)
+    print(f"{passed} passed, {failed} failed, 0 skipped")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
