@@ -7,18 +7,18 @@ A file NAME.golden is an ASCII header followed by raw data:
     TENSOR RANK D0 D1 ...        one line for each tensor; a scalar has rank 0
     end
 
-then the tensors' elements in header order, little-endian float64, row-major in PyTorch's logical order (NCHW images, OIHW weights).
+then the tensors' elements in header order, little-endian float64, row-major in PyTorch's logical order (NCHW images,
+OIHW weights). The tensors are, in this order:
 
-The tensors are, in this order:
+    config.*                     the architecture, the constants of normalisation and SGD: numbers or lists of numbers
+    init.PARAMETER               initial parameters; every running mean starts at 0, every running variance at 1
+    stepK.images|labels|loss     for K = 0, 1, 2: the batch, and its mean cross-entropy before the update
+    stepK.grad.PARAMETER         gradient of that loss alone, without weight decay
+    stepK.buffer.NORM.running_mean|running_var     after the step
+    step2.value.PARAMETER        parameters after the last step
 
-    config.*                               the architecture and the constants of normalisation and SGD, numbers or lists of numbers
-    init.PARAMETER                         initial parameters; every running mean starts at 0, every running variance at 1
-    step{0,1,2}.images|labels|loss         the step's batch, and its mean cross-entropy before the update
-    step{0,1,2}.grad.PARAMETER             gradient of that loss alone, without weight decay
-    step{0,1,2}.buffer.NORM.running_mean|running_var     after the step
-    step2.value.PARAMETER                  parameters after the last step
-
-Scales and shifts of normalisation and the classifier's bias start at random, not at 1 and 0, so that none of them drops out of the test.
+Scales and shifts of normalisation and the classifier's bias start at random, not at 1 and 0, so that none of them
+drops out of the test.
 """
 
 from __future__ import annotations
@@ -58,8 +58,10 @@ from pytorch_models import (  # noqa: E402 (found through the line above)
 MAGIC = "palimpsest-golden 1"
 BATCH_SIZE, IMAGE_CHANNELS, IMAGE_SIZE, CLASSES = 3, 3, 16, 5
 STEPS = 3
-TOLERANCE = 1e-12
-SEED = 20170717
+TOLERANCE = 1e-12  # of --check, relative to the largest magnitude of the tensor
+# float32 can follow these steps only where no rectifier's input lies so near to 0 that rounding flips it: a seed for which
+# one does (20170717 for revnet_bottleneck) makes no fair test.
+SEEDS = {"densenet": 20170717, "revnet": 20170717, "revnet_bottleneck": 1, "resnet": 20170717}
 
 DENSENET_DEPTH, DENSENET_GROWTH = 16, 4
 SMALL_REVNET = ResidualSpec(units=(2, 2, 2), filters=(8, 8, 16, 20))
@@ -87,7 +89,7 @@ def check_parameter_counts() -> None:
             for classes, expected in zip((10, 100), published):
                 actual = count_parameters(build(depth, classes))
                 if actual != expected:
-                    raise AssertionError(f"{family} {depth}, {classes} classes: {actual} parameters, published are {expected}")
+                    raise AssertionError(f"{family} {depth}, {classes} classes: {actual} parameters, not {expected}")
 
 
 def sgd_config(norm: NormSpec, sgd: SgdSpec) -> Config:
@@ -133,7 +135,7 @@ def randomise_vectors(model: nn.Module) -> None:
 
 def train(name: str) -> Tensors:
     """All tensors of one golden file, in the file's order."""
-    torch.manual_seed(SEED)
+    torch.manual_seed(SEEDS[name])
     model, config = MODELS[name]()
     randomise_vectors(model)
     tensors = {f"config.{key}": torch.tensor(value, dtype=torch.float64) for key, value in config.items()}
@@ -190,7 +192,7 @@ def decode(content: bytes) -> Tensors:
 
 
 def compare(stored: Tensors, computed: Tensors) -> list[str]:
-    """What differs: names, shapes, and values by more than TOLERANCE times the tensor's largest magnitude."""
+    """What differs: names, shapes, and values by more than TOLERANCE."""
     if list(stored) != list(computed):
         return [f"tensors {sorted(stored.keys() ^ computed.keys())} are on one side only, or the order differs"]
     problems = []
@@ -227,7 +229,7 @@ def check(path: Path) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help=f"compare the files with a new computation (within {TOLERANCE}), write none")
+    parser.add_argument("--check", action="store_true", help="compare the files with a new computation, write none")
     arguments = parser.parse_args()
     check_parameter_counts()
     torch.set_num_threads(1)
