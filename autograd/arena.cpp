@@ -18,17 +18,21 @@ void Arenas::lease(Value& value, int id) {
     }
     vacate(tenant);
   }
-  value.storage_ = std::make_shared<Buffer>(value.device(), value.bytes(), Tag::Arena);
+  value.storage_ = std::make_shared<Storage>(value.device(), value.bytes(), Tag::Arena);
   value.arena_ = id;
   chosen->tenant = &value;
 }
 
-void Arenas::vacate(Value& value) {
+void Arenas::release(Value& value) {
   for (Slot& slot : slots_) {
     if (slot.tenant == &value) slot.tenant = nullptr;
   }
-  value.storage_.reset();
   value.arena_ = -1;
+}
+
+void Arenas::vacate(Value& value) {
+  release(value);
+  value.storage_.reset();
 }
 
 void Arenas::transfer(Value& from, Value& to) {

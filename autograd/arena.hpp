@@ -14,6 +14,8 @@ class Arenas {
  public:
   /// Gives `value` memory in an arena numbered `id`. Strong guarantee: on OutOfMemory `value` stays absent.
   void lease(Value& value, int id);
+  /// The tenant leaves and keeps its bytes.
+  void release(Value& value);
   /// The tenant leaves; its bytes are released with it.
   void vacate(Value& value);
   /// `to` takes over `from`'s arena and bytes.

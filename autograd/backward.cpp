@@ -11,8 +11,8 @@
 namespace palimpsest {
 namespace {
 
-std::shared_ptr<Buffer> make_gradient(const Value& value) {
-  return std::make_shared<Buffer>(value.device(), value.bytes(), Tag::Gradient);
+std::shared_ptr<Storage> make_gradient(const Value& value) {
+  return std::make_shared<Storage>(value.device(), value.bytes(), Tag::Gradient);
 }
 
 void add_into(const Buffer& to, const Buffer& from, const Value& value) {
@@ -20,7 +20,7 @@ void add_into(const Buffer& to, const Buffer& from, const Value& value) {
 }
 
 /// A gradient that others share is copied before it is added to.
-void make_exclusive(std::shared_ptr<Buffer>& gradient, const Value& value) {
+void make_exclusive(std::shared_ptr<Storage>& gradient, const Value& value) {
   if (gradient.use_count() == 1) return;
   auto copy = make_gradient(value);
   copy_bytes(copy->data(), value.device(), gradient->data(), value.device(), value.bytes());
@@ -51,7 +51,7 @@ const Shape& Backward::input_shape(std::size_t i) const { return node_.inputs[i]
 
 GradientTarget Backward::grad_input(std::size_t i) {
   const Value& value = *node_.inputs[i];
-  std::shared_ptr<Buffer>& gradient = tape_.gradient_slot(*node_.inputs[i]);
+  std::shared_ptr<Storage>& gradient = tape_.gradient_slot(*node_.inputs[i]);
   const bool accumulate = gradient != nullptr;
   if (accumulate) {
     make_exclusive(gradient, value);
@@ -63,8 +63,8 @@ GradientTarget Backward::grad_input(std::size_t i) {
 
 GradientTarget Backward::grad_input_over(std::size_t i, std::size_t o) {
   const Value& value = *node_.inputs[i];
-  std::shared_ptr<Buffer>& gradient = tape_.gradient_slot(*node_.inputs[i]);
-  std::shared_ptr<Buffer>& source = node_.outputs[o]->gradient_;
+  std::shared_ptr<Storage>& gradient = tape_.gradient_slot(*node_.inputs[i]);
+  std::shared_ptr<Storage>& source = node_.outputs[o]->gradient_;
   if (gradient != nullptr || source.use_count() != 1 || source->bytes() != value.bytes()) return grad_input(i);
   gradient = std::move(source);
   return {{gradient->data(), value.shape(), value.dtype(), value.device()}, false};
@@ -72,8 +72,8 @@ GradientTarget Backward::grad_input_over(std::size_t i, std::size_t o) {
 
 void Backward::pass_through(std::size_t i, std::size_t o) {
   const Value& value = *node_.inputs[i];
-  std::shared_ptr<Buffer>& gradient = tape_.gradient_slot(*node_.inputs[i]);
-  const std::shared_ptr<Buffer>& source = node_.outputs[o]->gradient_;
+  std::shared_ptr<Storage>& gradient = tape_.gradient_slot(*node_.inputs[i]);
+  const std::shared_ptr<Storage>& source = node_.outputs[o]->gradient_;
   if (gradient == nullptr) {
     gradient = source;
     return;
@@ -82,7 +82,7 @@ void Backward::pass_through(std::size_t i, std::size_t o) {
   add_into(*gradient, *source, value);
 }
 
-std::shared_ptr<Buffer>& Tape::gradient_slot(Value& value) {
+std::shared_ptr<Storage>& Tape::gradient_slot(Value& value) {
   if (!value.leaf()) return value.gradient_;
   const auto [entry, is_new] = leaf_gradients_.try_emplace(&value);
   if (is_new) leaves_with_gradient_.push_back(value.shared_from_this());
@@ -142,13 +142,13 @@ void Tape::backward_through(Node& node) {
 void Tape::solve_inputs(Node& node) {
   for (Value* value : node.solvable) {
     const auto own = std::count(node.held.begin(), node.held.end(), value);
-    if (!value->present() && value->readers_ > own) restore(*value);
+    if (!value->present() && (value->readers_ > own || value->handles_ > 0)) restore(*value);
   }
 }
 
 void Tape::check_versions(const Node& node, std::uint64_t read) const {
   for (std::size_t i = 0; i < node.inputs.size(); ++i) {
-    if (Needs::contains(read, i) && node.inputs[i]->version_ != node.input_versions[i]) {
+    if (Needs::contains(read, i) && node.inputs[i]->version() != node.input_versions[i]) {
       throw StateError(concat_text("[", node.op->name(), "] input ", i, " ", node.inputs[i]->shape(),
                                    " was changed between forward and backward"));
     }
@@ -162,9 +162,9 @@ void Tape::retire(Node& node) {
   }
   for (const ValuePtr& output : node.outputs) {
     output->gradient_.reset();
-    output->recipe_ = nullptr;
+    forget_recipe(*output);
   }
-  for (Value* value : node.solvable) value->recipe_ = nullptr;
+  for (Value* value : node.solvable) forget_recipe(*value);
   for (Value* value : node.held) {
     --value->readers_;
     drop_if_unwanted(*value);
@@ -179,7 +179,7 @@ void Tape::commit_gradients() {
     if (leaf->gradient_ != nullptr) make_exclusive(leaf->gradient_, *leaf);
   }
   for (const ValuePtr& leaf : leaves_with_gradient_) {
-    std::shared_ptr<Buffer>& gradient = leaf_gradients_[leaf.get()];
+    std::shared_ptr<Storage>& gradient = leaf_gradients_[leaf.get()];
     if (leaf->gradient_ == nullptr) {
       leaf->gradient_ = std::move(gradient);
     } else {
@@ -191,7 +191,7 @@ void Tape::commit_gradients() {
 std::map<const Policy*, std::vector<const Op*>> Tape::ops_by_policy() const {
   std::map<const Policy*, std::vector<const Op*>> ops;
   for (const Node& node : nodes_) {
-    if (node.block != nullptr && node.block->policy != nullptr) ops[node.block->policy.get()].push_back(node.op.get());
+    if (node.policy != nullptr) ops[node.policy.get()].push_back(node.op.get());
   }
   return ops;
 }

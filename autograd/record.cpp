@@ -1,6 +1,8 @@
 // Recording: running an op for the first time and deciding how its outputs reach backward.
 
+#include <algorithm>
 #include <exception>
+#include <unordered_set>
 
 #include "autograd/pins.hpp"
 #include "autograd/tape.hpp"
@@ -23,17 +25,27 @@ void check_inputs(const Op& op, std::span<const Tensor> inputs) {
   }
 }
 
-std::vector<View> views_of(std::span<const Tensor> inputs) {
-  std::vector<View> views;
-  views.reserve(inputs.size());
-  for (const Tensor& input : inputs) views.push_back(input.view());
-  return views;
+/// Whether making `sources` present may take `value` itself. What is present counts as absent: it may be dropped.
+bool depend_on(const std::vector<Value*>& sources, const Value& value) {
+  std::vector<Value*> pending = sources;
+  std::unordered_set<const Value*> visited;
+  while (!pending.empty()) {
+    const Value& next = *pending.back();
+    pending.pop_back();
+    if (&next == &value) return true;
+    if (next.recipe() == nullptr || !visited.insert(&next).second) continue;
+    for (Value* source : next.recipe()->sources(next)) pending.push_back(source);
+  }
+  return false;
 }
 
 /// Runs an op that nobody will differentiate.
 std::vector<Tensor> run_unrecorded(Op& op, std::span<const Tensor> inputs, const std::vector<Spec>& specs) {
   const Device device = inputs.empty() ? Device::Cpu : inputs[0].device();
-  const std::vector<View> views = views_of(inputs);
+  // Restoring one input may evict another from its arena: detached, each holds on to its bytes.
+  std::vector<Tensor> held;
+  std::vector<View> views;
+  for (const Tensor& input : inputs) views.push_back(held.emplace_back(input.detach()).view());
   std::vector<Tensor> outputs;
   std::vector<View> output_views;
   for (const Spec& spec : specs) {
@@ -57,9 +69,8 @@ BlockScope::BlockScope(std::shared_ptr<const BlockInfo> block, std::span<const T
   if (tape != nullptr) {
     branch_start_ = tape->nodes_.size();
     for (const Tensor& input : inputs) {
-      if (block_->policy == nullptr || !input || input.value().leaf()) continue;
-      auto recipe = block_->policy->reconsider(input.value(), {Offer::Kind::EntersBlock, nullptr}, *block_);
-      if (recipe) tape->adopt(input.value(), std::move(*recipe));
+      if (block_->policy == nullptr || !input || input.handle()->tape != tape) continue;
+      tape->offer(input.value(), {Offer::Kind::EntersBlock, nullptr}, *block_->policy, *block_);
     }
   }
   current_scope = this;
@@ -127,13 +138,14 @@ std::vector<Tensor> Tape::record(std::unique_ptr<Op> op, std::vector<Tensor> inp
   node.op = std::move(op);
   node.index = nodes_.size() - 1;
   node.block = current_scope != nullptr ? current_scope->block_ : nullptr;
+  node.policy = node.block != nullptr ? node.block->policy : nullptr;
   std::vector<View> input_views;
   for (const Tensor& input : inputs) {
     Value& value = input.value();
     restore(value);
     pins.pin(value);
     node.inputs.push_back(input.handle()->value);
-    node.input_versions.push_back(value.version_);
+    node.input_versions.push_back(value.version());
     input_views.push_back(value.view());
   }
 
@@ -147,8 +159,7 @@ std::vector<Tensor> Tape::record(std::unique_ptr<Op> op, std::vector<Tensor> inp
     value->requires_grad_ = true;
     node.outputs.push_back(value);
     results.push_back(Tensor(std::make_shared<Handle>(value, shared_from_this())));
-    const Policy* const policy = node.block != nullptr ? node.block->policy.get() : nullptr;
-    if (policy != nullptr) adopt(*value, policy->decide(*value, *node.op, *node.block));
+    if (node.policy != nullptr) adopt(*value, node.policy->decide(*value, *node.op, *node.block));
     place_output(node, inputs, *value);
     pins.pin(*value);
     output_views.push_back(value->view());
@@ -200,20 +211,25 @@ void Tape::note_readers(Node& node) {
 
 void Tape::make_offers(Node& node) {
   const int solvable = node.op->solvable_input();
-  if (solvable < 0 || current_scope == nullptr || node.block->policy == nullptr) return;
+  if (solvable < 0 || node.policy == nullptr) return;
   Value& stream = *node.inputs[static_cast<std::size_t>(solvable)];
-  const auto offer = [&](Value& value, Offer::Kind kind) {
-    auto recipe = node.block->policy->reconsider(value, {kind, &node}, *node.block);
-    if (recipe && adopt(value, std::move(*recipe))) drop_if_unwanted(value);
-  };
   for (std::size_t i = current_scope->branch_start_; i < node.index; ++i) {
     if (nodes_[i].block != node.block) continue;
     for (const ValuePtr& output : nodes_[i].outputs) {
-      if (output.get() != &stream) offer(*output, Offer::Kind::InsideBranch);
+      if (output.get() != &stream) offer(*output, {Offer::Kind::InsideBranch, &node}, *node.policy, *node.block);
     }
   }
   current_scope->branch_start_ = node.index + 1;
-  if (!stream.leaf()) offer(stream, Offer::Kind::Solvable);
+  const bool only_once = std::count(node.inputs.begin(), node.inputs.end(), stream.shared_from_this()) == 1;
+  if (!stream.leaf() && only_once) offer(stream, {Offer::Kind::Solvable, &node}, *node.policy, *node.block);
+}
+
+void Tape::offer(Value& value, const Offer& offer, const Policy& policy, const BlockInfo& block) {
+  std::optional<RecipePtr> recipe = policy.reconsider(value, offer, block);
+  if (!recipe) return;
+  // What is gone cannot be saved any more.
+  const bool too_late = *recipe != nullptr && !value.present() && (*recipe)->via(value) == nullptr;
+  if (!too_late && adopt(value, std::move(*recipe))) drop_if_unwanted(value);
 }
 
 bool Tape::adopt(Value& value, RecipePtr recipe) {
@@ -222,17 +238,21 @@ bool Tape::adopt(Value& value, RecipePtr recipe) {
     if (value.present() && value.arena_ < 0) value.recipe_ = nullptr;
     return value.recipe_ == nullptr;
   }
-  if (Node* const via = const_cast<Node*>(recipe->via(value)); via != nullptr) {
-    const std::vector<Value*> sources = recipe->sources(value);
-    for (const Value* source : sources) {
-      if (!source->present() && source->recipe_ == nullptr) return false;
-    }
-    for (Value* source : sources) {
-      ++source->readers_;
-      via->held.push_back(source);
-    }
-    if (via != value.producer_) via->solvable.push_back(&value);
+  const std::vector<Value*> sources = recipe->sources(value);
+  for (const Value* source : sources) {
+    if (!can_return(*source)) return false;
   }
+  // A value that no recipe and no gradient reads is on no way back to itself.
+  if (value.readers_ > 0 && depend_on(sources, value)) return false;
+  Node* const via = const_cast<Node*>(recipe->via(value));
+  Node& last_use = via != nullptr ? *via : *value.producer_;
+  for (Value* source : sources) {
+    ++source->readers_;
+    last_use.held.push_back(source);
+  }
+  if (via != nullptr && via != value.producer_) via->solvable.push_back(&value);
+  if (value.arena_ >= 0 && value.arena_ != recipe->arena()) arenas_.release(value);
+  if (value.recipe_ != recipe) value.saved_ = false;
   value.recipe_ = std::move(recipe);
   return true;
 }
@@ -242,7 +262,7 @@ void Tape::make_memory(Value& value) {
   if (arena >= 0) {
     arenas_.lease(value, arena);
   } else {
-    value.storage_ = std::make_shared<Buffer>(value.device(), value.bytes(), Tag::Activation);
+    value.storage_ = std::make_shared<Storage>(value.device(), value.bytes(), Tag::Activation);
   }
 }
 

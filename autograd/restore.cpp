@@ -1,5 +1,7 @@
 // Restoring: bringing absent values back by their recipes, and letting present ones go.
 
+#include <algorithm>
+
 #include "autograd/pins.hpp"
 #include "autograd/tape.hpp"
 
@@ -28,11 +30,29 @@ View Restoring::destination() {
 
 View Restoring::destination_over(Value& source) {
   // One pin: the restoring itself reads the source, for the last time.
-  const bool free =
-      source.pins_ == 1 && source.handles_ == 0 && source.readers_ == 0 && source.storage_.use_count() == 1;
-  if (!free || source.arena_ >= 0 || source.bytes() != value_.bytes()) return destination();
+  const bool free = source.pins_ == 1 && source.handles_ == 0 && source.readers_ == own_readers(source) &&
+                    source.storage_.use_count() == 1;
+  const bool own_memory = source.arena_ < 0 && value_.recipe_->arena() < 0;
+  if (!free || !own_memory || source.bytes() != value_.bytes()) return destination();
   tape_.arenas_.transfer(source, value_);
   return value_.view();
+}
+
+int Restoring::own_readers(const Value& source) const {
+  const Node* const via = value_.recipe_->via(value_);
+  // In forward the value may be dropped and restored again; in backward it stays until nobody will read it.
+  if (tape_.state_ != Tape::State::Backward || via == nullptr) return 0;
+  const auto is_source = [&](const ValuePtr& other) { return other.get() == &source; };
+  for (std::size_t i = 0; i < via->inputs.size(); ++i) {
+    if (is_source(via->inputs[i]) && via->needs.input(i)) return 0;
+  }
+  for (std::size_t o = 0; o < via->outputs.size(); ++o) {
+    if (is_source(via->outputs[o]) && via->needs.output(o)) return 0;
+  }
+  for (const Value* other : via->solvable) {
+    if (other != &value_) return 0;
+  }
+  return static_cast<int>(std::count(via->held.begin(), via->held.end(), &source));
 }
 
 void Restoring::replay() {
@@ -44,7 +64,6 @@ void Restoring::replay() {
     outputs.push_back(output.get() == &value_ ? destination()
                                               : View{nullptr, output->shape(), output->dtype(), output->device()});
   }
-  tape_.check_versions(node, all_bits);
   Forward io(inputs, outputs, Phase::Replay, value_.device(), &tape_);
   node.op->forward(io);
   if (node.op->cost() == Cost::Heavy) ++tape_.heavy_replays_;
@@ -106,6 +125,7 @@ void Tape::restore(Value& target) {
   }
   for (const Step& step : steps) {
     Value& value = *step.value;
+    if (const Node* const via = value.recipe_->via(value); via != nullptr) check_versions(*via, all_bits);
     try {
       Restoring restoring(*this, value);
       value.recipe_->restore(restoring);
@@ -124,6 +144,17 @@ void Tape::save(Value& value) {
   if (value.recipe_ == nullptr || value.saved_) return;
   value.recipe_->save(value.view());
   value.saved_ = true;
+}
+
+bool Tape::can_return(const Value& value) {
+  if (value.present()) return true;
+  // A recipe that runs no node has nothing but what it has saved.
+  return value.recipe_ != nullptr && (value.saved_ || value.recipe_->via(value) != nullptr);
+}
+
+void Tape::forget_recipe(Value& value) {
+  value.recipe_ = nullptr;
+  if (value.arena_ >= 0) arenas_.release(value);  // the next tenant would take bytes that nothing can bring back
 }
 
 void Tape::drop(Value& value) {

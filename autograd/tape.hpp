@@ -65,8 +65,14 @@ class Tape : public std::enable_shared_from_this<Tape> {
   bool may_overwrite(const Node& node, const Tensor& input, const Value& output) const;
   void note_readers(Node& node);
   void make_offers(Node& node);
+  /// Asks a policy for another recipe.
+  void offer(Value& value, const Offer& offer, const Policy& policy, const BlockInfo& block);
   /// Gives a value another recipe, unless it could not be brought back with it.
   bool adopt(Value& value, RecipePtr recipe);
+  /// Takes a value's recipe away at the last moment at which it could be followed. Bytes that are there stay.
+  void forget_recipe(Value& value);
+  /// Whether a value's bytes are there or can be brought back.
+  static bool can_return(const Value& value);
 
   void make_memory(Value& value);
   void drop_if_unwanted(Value& value) noexcept;
@@ -76,7 +82,6 @@ class Tape : public std::enable_shared_from_this<Tape> {
   /// Called when the user's last tensor of a value has gone.
   void let_go(Value& value) noexcept;
 
-  std::vector<Value*> plan_restoring(Value& target, class PinSet& pins);
   void check_versions(const Node& node, std::uint64_t read) const;
   void backward_through(Node& node);
   void solve_inputs(Node& node);
@@ -85,7 +90,7 @@ class Tape : public std::enable_shared_from_this<Tape> {
   /// Throws ValueError for a policy that had nothing to act on in the whole step.
   void check_policies_acted() const;
   std::map<const Policy*, std::vector<const Op*>> ops_by_policy() const;
-  std::shared_ptr<Buffer>& gradient_slot(Value& value);
+  std::shared_ptr<Storage>& gradient_slot(Value& value);
   void finish(State state) noexcept;
   std::string describe_blocks() const;
 
@@ -94,7 +99,7 @@ class Tape : public std::enable_shared_from_this<Tape> {
   Arenas arenas_;
   std::vector<std::function<void()>> undo_;
   std::vector<ValuePtr> leaves_with_gradient_;  // in the order in which backward met them
-  std::unordered_map<Value*, std::shared_ptr<Buffer>> leaf_gradients_;
+  std::unordered_map<Value*, std::shared_ptr<Storage>> leaf_gradients_;
   std::size_t heavy_replays_ = 0;
   std::exception_ptr save_error_;  // thrown by Recipe::save where it could not be reported; fails the next operation
 };

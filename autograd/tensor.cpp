@@ -44,7 +44,7 @@ Handle::~Handle() {
 
 Tensor Tensor::empty(const Shape& shape, Dtype dtype, Device device, Tag tag) {
   auto value = std::make_shared<Value>(shape, dtype, device);
-  value->storage_ = std::make_shared<Buffer>(device, value->bytes(), tag);
+  value->storage_ = std::make_shared<Storage>(device, value->bytes(), tag);
   return Tensor(std::make_shared<Handle>(std::move(value), nullptr));
 }
 
@@ -129,7 +129,10 @@ void Tensor::assign(const Tensor& source) {
   mark_changed();
 }
 
-void Tensor::mark_changed() const { ++value().version_; }
+void Tensor::mark_changed() const {
+  view();
+  ++value().storage_->version;
+}
 
 Tensor Tensor::detach() const {
   auto same = std::make_shared<Value>(shape(), dtype(), device());

@@ -64,7 +64,7 @@ class Tensor {
   /// that still need the old ones are refused by backward. Throws ShapeError, DtypeError, StateError.
   void assign(const Tensor& source);
 
-  /// A leaf with the same bytes and no history.
+  /// A leaf with the same bytes and no history: what changes the one in place changes the other.
   Tensor detach() const;
 
   /// Runs backward from this scalar: the gradient of every leaf that asked for one is added to its grad(). The recorded

@@ -8,7 +8,11 @@
 
 namespace palimpsest {
 
-class Arena;
+/// The bytes of one tensor, or of several that share them (Tensor::detach), and how often they were changed in place.
+struct Storage : Buffer {
+  using Buffer::Buffer;
+  std::uint64_t version = 0;
+};
 
 /// One tensor of the recorded computation, or a leaf: shape, element type, device, perhaps bytes, perhaps a gradient,
 /// and the recipe that brings absent bytes back. Users hold Tensors; policies and recipes read Values.
@@ -35,6 +39,8 @@ class Value : public std::enable_shared_from_this<Value> {
   const Recipe* recipe() const { return recipe_.get(); }
   /// How many gradients and replays will still read it.
   int readers() const { return readers_; }
+  /// Counts in-place changes of the bytes; 0 for bytes that no user has changed.
+  std::uint64_t version() const { return storage_ ? storage_->version : 0; }
 
   View view() const { return {storage_ ? storage_->data() : nullptr, shape_, dtype_, device_}; }
 
@@ -51,14 +57,13 @@ class Value : public std::enable_shared_from_this<Value> {
   Dtype dtype_;
   Device device_;
   bool requires_grad_ = false;
-  bool saved_ = false;         // Recipe::save was called
-  std::uint64_t version_ = 0;  // counts in-place changes of a leaf
+  bool saved_ = false;  // Recipe::save was called
   int handles_ = 0;
   int readers_ = 0;
   int pins_ = 0;
   int arena_ = -1;  // the arena that the bytes are leased from
-  std::shared_ptr<Buffer> storage_;
-  std::shared_ptr<Buffer> gradient_;
+  std::shared_ptr<Storage> storage_;
+  std::shared_ptr<Storage> gradient_;
   RecipePtr recipe_;
   Node* producer_ = nullptr;
   Tape* tape_ = nullptr;
@@ -71,13 +76,13 @@ struct Node {
   std::unique_ptr<Op> op;
   std::vector<ValuePtr> inputs;
   std::vector<ValuePtr> outputs;
-  std::vector<std::uint64_t> input_versions;  ///< versions of the leaves among the inputs when they were read
-  std::vector<Value*> held;      ///< values with one reader more until this node's turn in backward is over
-  std::vector<Value*> solvable;  ///< values whose recipe runs this node backwards
+  std::vector<std::uint64_t> input_versions;  ///< versions of the inputs' bytes when they were read
+  std::vector<Value*> held;                   ///< values with one reader more until this node's turn in backward is over
+  std::vector<Value*> solvable;               ///< values whose recipe runs this node backwards
   Needs needs;
   std::shared_ptr<const BlockInfo> block;  ///< null outside every block
+  PolicyPtr policy;                        ///< the block's when the op was recorded; null: keep everything
   std::size_t index = 0;
-  bool retired = false;
 };
 
 /// What Recipe::restore is given.
@@ -94,6 +99,9 @@ class Restoring {
   void replay();
 
  private:
+  /// How many of a source's readers are there for this restoring alone.
+  int own_readers(const Value& source) const;
+
   Tape& tape_;
   Value& value_;
 };

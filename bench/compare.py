@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Times training steps of whole models in Palimpsest and in PyTorch side by side, and prints a Markdown table for each model.
+"""Times training steps of whole models in Palimpsest and in PyTorch side by side; prints a Markdown table a model.
 
-Every combination of framework, memory mode and (PyTorch) memory format is a process of its own. They stay alive together and take
-turns, one computing at a time, so that whatever else happens on the machine falls on all of them alike. Times are medians over all
-steps after the warm-up; PyTorch's are those of the faster memory format.
+Every combination of framework, memory mode and (PyTorch) memory format is a process of its own. They stay alive
+together and take turns, one computing at a time, so that whatever else happens on the machine falls on all alike.
+Times are medians over all steps after the warm-up; PyTorch's are those of the faster memory format.
 
-PyTorch gets the allocator setting that suits it best (PYTORCH_ENVIRONMENT): glibc's default maps and returns every large tensor in
-every step, and the page faults cost a DenseNet up to 80 % more time.
+PyTorch gets the allocator setting that suits it best (PYTORCH_ENVIRONMENT): glibc's default maps and returns every
+large tensor in every step, and the page faults cost a DenseNet up to 80 % more time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ STEPS_PER_TURN = 2
 FORMATS = ("nchw", "channels_last")
 MIB = 2**20
 
-# Nothing is mapped on its own, nothing is returned, the heap grows in large pieces and on huge pages where the kernel allows.
+# Nothing is mapped on its own, nothing is returned, the heap grows in large pieces, on huge pages if the kernel allows.
 PYTORCH_ENVIRONMENT = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
@@ -170,7 +170,10 @@ def base_environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key != "OPENBLAS_CORETYPE"}
 
 
-def pytorch_workers(workload: Workload, options: argparse.Namespace) -> list[tuple[Result, list[str], dict[str, str]]]:
+Plan = tuple[Result, list[str], dict[str, str]]  # what Worker takes
+
+
+def pytorch_workers(workload: Workload, options: argparse.Namespace) -> list[Plan]:
     environment = {**base_environment(), **PYTORCH_ENVIRONMENT, "OMP_NUM_THREADS": str(options.threads)}
     script = [options.python, str(PYTORCH_WORKER), *workload.arguments, "--threads", str(options.threads)]
     return [
@@ -180,9 +183,12 @@ def pytorch_workers(workload: Workload, options: argparse.Namespace) -> list[tup
     ]
 
 
-def our_workers(workload: Workload, options: argparse.Namespace) -> list[tuple[Result, list[str], dict[str, str]]]:
+def our_workers(workload: Workload, options: argparse.Namespace) -> list[Plan]:
     command = [str(options.worker), *workload.arguments, "--threads", str(options.threads)]
-    return [(Result("Palimpsest", memory, None), [*command, "--memory", memory], base_environment()) for memory in workload.ours]
+    environment = base_environment()
+    return [
+        (Result("Palimpsest", memory, None), [*command, "--memory", memory], environment) for memory in workload.ours
+    ]
 
 
 def measure(workload: Workload, options: argparse.Namespace) -> list[Result]:
@@ -213,7 +219,7 @@ def best_formats(results: list[Result]) -> list[Result]:
 
 
 def table(workload: Workload, results: list[Result], threads: int) -> str:
-    """A Markdown table. A mode's overhead is over the first mode of its own framework: plain in PyTorch, store-all in Palimpsest."""
+    """A Markdown table. A mode's overhead is over its framework's first one: PyTorch plain, Palimpsest store-all."""
     rows = best_formats(results)
     pytorch = next((row for row in rows if row.framework == "PyTorch"), None)
     baselines: dict[str, Result] = {}
@@ -238,8 +244,8 @@ def table(workload: Workload, results: list[Result], threads: int) -> str:
 
 
 def exactness(results: list[Result]) -> tuple[bool, str]:
-    """Whether the exact modes ended in the same state, and the sentence that says so; empty where there is nothing to compare."""
-    digests = {row.memory: row.state_digest for row in results if row.memory in EXACT_MODES and row.state_digest is not None}
+    """Whether the exact modes ended in the same state, and a sentence that says so; empty if none can be compared."""
+    digests = {row.memory: row.state_digest for row in results if row.memory in EXACT_MODES and row.state_digest}
     if len(digests) < 2:
         return True, ""
     if len(set(digests.values())) == 1:
@@ -249,15 +255,14 @@ def exactness(results: list[Result]) -> tuple[bool, str]:
 
 def torch_version(python: str) -> str:
     """The version of PyTorch in that interpreter. Raises WorkerError where there is none."""
+    command = [python, "-c", "import torch; print(torch.__version__)"]
     try:
-        run = subprocess.run(
-            [python, "-c", "import torch; print(torch.__version__)"], capture_output=True, text=True, env=base_environment()
-        )
+        run = subprocess.run(command, capture_output=True, text=True, env=base_environment())
     except OSError as error:
         raise WorkerError(f"cannot start {python}: {error.strerror}") from error
     if run.returncode != 0:
         reason = (run.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise WorkerError(f"{python} cannot import torch ({reason}); name another interpreter with --python, or use --skip-pytorch")
+        raise WorkerError(f"{python} cannot import torch ({reason}): name another with --python, or use --skip-pytorch")
     return run.stdout.strip()
 
 
@@ -294,11 +299,17 @@ def positive(text: str) -> int:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--worker", type=Path, default=DEFAULT_WORKER, help="Palimpsest's bench_worker (default: that of ./build)")
+    parser.add_argument(
+        "--worker", type=Path, default=DEFAULT_WORKER, help="Palimpsest's bench_worker (default: the one in build/)"
+    )
     parser.add_argument("--python", default="/usr/bin/python3", help="interpreter with PyTorch (default: %(default)s)")
     parser.add_argument("--models", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), help="default: all")
-    parser.add_argument("--rounds", type=positive, default=5, help=f"turns of {STEPS_PER_TURN} steps (default: %(default)s)")
-    parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)), help="default: all cores, %(default)s")
+    parser.add_argument(
+        "--rounds", type=positive, default=5, help=f"turns of {STEPS_PER_TURN} steps (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--threads", type=positive, default=len(os.sched_getaffinity(0)), help="default: all cores, %(default)s"
+    )
     parser.add_argument("--quick", action="store_true", help="small models, to see that everything works")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every single figure there")
     skip = parser.add_mutually_exclusive_group()
@@ -318,6 +329,8 @@ def compare(options: argparse.Namespace) -> bool:
     record = {"machine": machine_facts(options, torch), "pytorch_environment": PYTORCH_ENVIRONMENT, "workloads": []}
     facts = record["machine"]
     print(f"{facts['cpu']}, {facts['cores']} cores; " + (f"PyTorch {torch}; " if torch else "") + f"{facts['date']}")
+    if facts["load_average"][0] > 0.5:
+        print(f"compare: the load average is {facts['load_average'][0]:.1f}: other programs disturb", file=sys.stderr)
     all_exact = True
     for key in options.models:
         workload = (QUICK_WORKLOADS if options.quick else WORKLOADS)[key]

@@ -1,19 +1,21 @@
-"""DenseNet-BC, ResNet and RevNet for CIFAR as PyTorch modules: the oracle of the golden test and the yardstick of the benchmarks.
+"""DenseNet-BC, ResNet and RevNet for CIFAR as PyTorch modules: oracle of the golden test, yardstick of the benchmarks.
 
-Parameter and buffer names are those of the C++ modules, so that values can be exchanged by name. All modules compute in training mode.
+Parameter and buffer names are those of the C++ modules, so that values can be exchanged by name (a shortcut's
+projection is `project1` here, `shortcut1.project` there). All modules compute in training mode.
 
-Decisions that the papers leave open follow the authors' code (renmengye/revnet-public, resnet/models/resnet_model.py and
-revnet_model.py; gpleiss/efficient_densenet_pytorch, models/densenet.py) and are settled by the published parameter counts:
+Decisions that the papers leave open follow the authors' code (renmengye/revnet-public, resnet/models/resnet_model.py
+and revnet_model.py; gpleiss/efficient_densenet_pytorch, models/densenet.py); the published parameter counts agree:
 
 - a bottleneck residual is 1x1, 3x3, 1x1 and carries its stride on the first 1x1 convolution;
-- where a bottleneck unit changes shape, which includes the first one of stage 1, its shortcut is a plain 1x1 convolution with the
-  unit's stride (`project`; in a RevNet one for each half, `project1` and `project2`); a basic unit pools and pads with zero channels.
+- where a bottleneck unit changes shape, which includes the first one of stage 1, its shortcut is a plain 1x1
+  convolution with the unit's stride (`project`; in a RevNet one for each half, `project1` and `project2`);
+  a basic unit pools and pads with zero channels.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -49,7 +51,7 @@ RESIDUAL_SGD = SgdSpec(lr=0.1, momentum=0.9, nesterov=False, weight_decay=2e-4, 
 
 @dataclass(frozen=True)
 class ResidualSpec:
-    """Architecture of a ResNet or RevNet: `filters` are those of the stem and of the stages, before the bottleneck's factor of 4."""
+    """Architecture of a ResNet or RevNet: filters of stem and stages, before the bottleneck's factor of 4."""
 
     units: tuple[int, ...]
     filters: tuple[int, ...]
@@ -75,7 +77,7 @@ REVNETS = {
 
 
 class BatchNorm2d(nn.Module):
-    """Batch normalisation with a choice of biased or unbiased running variance, and of leaving the running statistics alone."""
+    """Batch normalisation with a biased or an unbiased running variance, which a replay can leave alone."""
 
     def __init__(self, channels: int, spec: NormSpec) -> None:
         super().__init__()
@@ -91,20 +93,23 @@ class BatchNorm2d(nn.Module):
         if not self.spec.biased_running_variance:
             return self._normalise(x, self.running_var)
         count = x.numel() // x.size(1)
-        unbiased = self.running_var * (count / (count - 1))  # the update is linear: scale, let PyTorch update, scale back
+        # PyTorch's update takes the unbiased variance and is linear: scale, update, scale back.
+        unbiased = self.running_var * (count / (count - 1))
         y = self._normalise(x, unbiased)
         self.running_var.copy_(unbiased * ((count - 1) / count))
         return y
 
     def _normalise(self, x: Tensor, running_var: Tensor) -> Tensor:
-        return F.batch_norm(x, self.running_mean, running_var, self.weight, self.bias, True, self.spec.momentum, self.spec.eps)
+        momentum, eps = self.spec.momentum, self.spec.eps
+        return F.batch_norm(x, self.running_mean, running_var, self.weight, self.bias, True, momentum, eps)
 
 
 class Conv2d(nn.Conv2d):
-    """Convolution without bias and with TensorFlow's SAME padding, for even image sizes: stride 2 pads bottom and right only."""
+    """Convolution without bias, with TensorFlow's SAME padding for even sizes: stride 2 pads bottom and right only."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> None:
-        super().__init__(in_channels, out_channels, kernel, stride, padding=kernel // 2 if stride == 1 else 0, bias=False)
+        padding = kernel // 2 if stride == 1 else 0
+        super().__init__(in_channels, out_channels, kernel, stride, padding, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.stride[0] > 1 and self.kernel_size[0] > 1:
@@ -168,13 +173,15 @@ class Transition(nn.Module):
 class DenseNet(nn.Module):
     """DenseNet-BC for CIFAR (Huang et al. 2017), compression 0.5.
 
-    `efficient` recomputes concat, BN, ReLU and the 1x1 convolution of every layer in backward (Pleiss et al. 2017), with the running
-    statistics left alone there.
+    `efficient` recomputes concat, BN, ReLU and the 1x1 convolution of every layer in backward (Pleiss et al. 2017),
+    with the running statistics left alone there.
     """
 
     sgd = DENSENET_SGD
 
-    def __init__(self, depth: int, growth: int, image_channels: int = 3, classes: int = 10, efficient: bool = False) -> None:
+    def __init__(
+        self, depth: int, growth: int, image_channels: int = 3, classes: int = 10, efficient: bool = False
+    ) -> None:
         super().__init__()
         if (depth - 4) % 6 != 0:
             raise ValueError(f"a DenseNet-BC's depth is 6n + 4, not {depth}")
@@ -205,25 +212,41 @@ class DenseNet(nn.Module):
         return _classify(h, self.norm, self.classifier)
 
 
+@dataclass(frozen=True)
+class UnitSpec:
+    """A residual function's shape, or a unit's. Without `pre_activation` the first BN-ReLU is absent."""
+
+    in_channels: int
+    out_channels: int
+    stride: int
+    bottleneck: bool
+    pre_activation: bool
+
+    @property
+    def changes_shape(self) -> bool:
+        return self.stride > 1 or self.in_channels != self.out_channels
+
+
 class Residual(nn.Module):
     """Residual function: (BN-ReLU-conv) twice with 3x3, or three times with 1x1, 3x3, 1x1 at a quarter of the width.
 
-    The first convolution carries the stride. Without `pre_activation` the first BN-ReLU is absent.
+    The first convolution carries the stride.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, bottleneck: bool, pre_activation: bool) -> None:
+    def __init__(self, spec: UnitSpec) -> None:
         super().__init__()
-        if bottleneck:
-            width = out_channels // 4
+        outer = spec.out_channels
+        if spec.bottleneck:
+            width = outer // 4
             convolutions = [
-                Conv2d(in_channels, width, 1, stride),
+                Conv2d(spec.in_channels, width, 1, spec.stride),
                 Conv2d(width, width, 3),
-                Conv2d(width, out_channels, 1),
+                Conv2d(width, outer, 1),
             ]
         else:
-            convolutions = [Conv2d(in_channels, out_channels, 3, stride), Conv2d(out_channels, out_channels, 3)]
+            convolutions = [Conv2d(spec.in_channels, outer, 3, spec.stride), Conv2d(outer, outer, 3)]
         for index, convolution in enumerate(convolutions, 1):
-            if index > 1 or pre_activation:
+            if index > 1 or spec.pre_activation:
                 self.add_module(f"norm{index}", BatchNorm2d(convolution.in_channels, RESIDUAL_NORM))
             self.add_module(f"conv{index}", convolution)
 
@@ -236,59 +259,54 @@ class Residual(nn.Module):
         return x
 
 
-def _changes_shape(in_channels: int, out_channels: int, stride: int) -> bool:
-    return stride > 1 or in_channels != out_channels
-
-
-def _projection(in_channels: int, out_channels: int, stride: int, bottleneck: bool) -> Conv2d | None:
+def _projection(spec: UnitSpec) -> Conv2d | None:
     """The 1x1 convolution on the shortcut of a bottleneck unit that changes shape; no other unit has one."""
-    if bottleneck and _changes_shape(in_channels, out_channels, stride):
-        return Conv2d(in_channels, out_channels, 1, stride)
+    if spec.bottleneck and spec.changes_shape:
+        return Conv2d(spec.in_channels, spec.out_channels, 1, spec.stride)
     return None
 
 
-def _shortcut(x: Tensor, out_channels: int, stride: int, project: Conv2d | None) -> Tensor:
-    """D(x): the projection where there is one, else average pool for the stride and zero channels, half on each side."""
+def _shortcut(x: Tensor, spec: UnitSpec, project: Conv2d | None) -> Tensor:
+    """D(x): the projection where there is one, else average pool for the stride, zero channels on both sides."""
     if project is not None:
         return project(x)
-    if stride > 1:
-        x = F.avg_pool2d(x, stride)
-    padding = (out_channels - x.size(1)) // 2
+    if spec.stride > 1:
+        x = F.avg_pool2d(x, spec.stride)
+    padding = (spec.out_channels - spec.in_channels) // 2
     return F.pad(x, (0, 0, 0, 0, padding, padding)) if padding > 0 else x
 
 
 class ResidualUnit(nn.Module):
     """y = D(x) + F(x)."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, bottleneck: bool, pre_activation: bool) -> None:
+    def __init__(self, spec: UnitSpec) -> None:
         super().__init__()
-        self.out_channels, self.stride = out_channels, stride
-        self.f = Residual(in_channels, out_channels, stride, bottleneck, pre_activation)
-        self.project = _projection(in_channels, out_channels, stride, bottleneck)
+        self.spec = spec
+        self.f = Residual(spec)
+        self.project = _projection(spec)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _shortcut(x, self.out_channels, self.stride, self.project) + self.f(x)
+        return _shortcut(x, self.spec, self.project) + self.f(x)
 
 
 Streams = tuple[Tensor, Tensor]
 
 
 class ReversibleUnit(nn.Module):
-    """y1 = D(x1) + F(x2), y2 = D(x2) + G(y1), each stream with half of the channels (Gomez et al. 2017, equations 6 and 7)."""
+    """y1 = D(x1) + F(x2), y2 = D(x2) + G(y1), each with half of the channels (Gomez et al. 2017, equations 6 and 7)."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, bottleneck: bool, pre_activation: bool) -> None:
+    def __init__(self, spec: UnitSpec) -> None:
         super().__init__()
-        in_half, out_half = in_channels // 2, out_channels // 2
-        self.out_half, self.stride = out_half, stride
-        self.invertible = not _changes_shape(in_half, out_half, stride)
-        self.f = Residual(in_half, out_half, stride, bottleneck, pre_activation)
-        self.g = Residual(out_half, out_half, 1, bottleneck, pre_activation=True)
-        self.project1 = _projection(in_half, out_half, stride, bottleneck)
-        self.project2 = _projection(in_half, out_half, stride, bottleneck)
+        half = replace(spec, in_channels=spec.in_channels // 2, out_channels=spec.out_channels // 2)
+        self.spec = half
+        self.f = Residual(half)
+        self.g = Residual(replace(half, in_channels=half.out_channels, stride=1, pre_activation=True))
+        self.project1 = _projection(half)
+        self.project2 = _projection(half)
 
     def forward(self, x1: Tensor, x2: Tensor, update_statistics: bool = True) -> Streams:
-        y1 = _shortcut(x1, self.out_half, self.stride, self.project1) + self.f(x2, update_statistics)
-        y2 = _shortcut(x2, self.out_half, self.stride, self.project2) + self.g(y1, update_statistics)
+        y1 = _shortcut(x1, self.spec, self.project1) + self.f(x2, update_statistics)
+        y2 = _shortcut(x2, self.spec, self.project2) + self.g(y1, update_statistics)
         return y1, y2
 
     def forward_checkpointed(self, x1: Tensor, x2: Tensor) -> Streams:
@@ -300,7 +318,7 @@ class ReversibleUnit(nn.Module):
 
 
 def _replay(residual: Residual, x: Tensor, output_grad: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Runs `residual` once more and differentiates that run. Returns its output, the input's gradient, the parameters' gradients."""
+    """Runs `residual` again, differentiates that run: output, gradient of the input, gradients of the parameters."""
     x = x.detach().requires_grad_()
     with torch.enable_grad():
         y = residual(x, update_statistics=False)
@@ -309,7 +327,10 @@ def _replay(residual: Residual, x: Tensor, output_grad: Tensor) -> tuple[Tensor,
 
 
 class ReversibleChain(torch.autograd.Function):
-    """A chain of invertible units that keeps only its outputs (Gomez et al. 2017, Algorithm 1): F and G each run again once."""
+    """A chain of invertible units that keeps its outputs alone (Gomez et al. 2017, Algorithm 1).
+
+    In backward F and G each run once more; that run serves the reconstruction and the gradient.
+    """
 
     @staticmethod
     def forward(ctx, units: list[ReversibleUnit], x1: Tensor, x2: Tensor, *parameters: Tensor) -> Streams:
@@ -349,12 +370,14 @@ class _ResidualNetwork(nn.Module):
             stage = nn.Module()
             for unit in range(units):
                 first = unit == 0
-                in_channels = channels[index] if first else channels[index + 1]
-                stride = 2 if first and index > 0 else 1
-                pre_activation = not (first and index == 0)
-                stage.add_module(
-                    f"unit{unit + 1}", unit_class(in_channels, channels[index + 1], stride, spec.bottleneck, pre_activation)
+                unit_spec = UnitSpec(
+                    in_channels=channels[index] if first else channels[index + 1],
+                    out_channels=channels[index + 1],
+                    stride=2 if first and index > 0 else 1,
+                    bottleneck=spec.bottleneck,
+                    pre_activation=not (first and index == 0),
                 )
+                stage.add_module(f"unit{unit + 1}", unit_class(unit_spec))
             self.add_module(f"stage{index + 1}", stage)
             self.stages.append(list(stage.children()))
         self.norm = BatchNorm2d(channels[-1], RESIDUAL_NORM)
@@ -389,18 +412,21 @@ class ResNet(_ResidualNetwork):
 class RevNet(_ResidualNetwork):
     """RevNet for CIFAR (Gomez et al. 2017).
 
-    `reversible` keeps, between forward and backward, the input of every unit that changes shape and the output of every chain of units
-    that do not; all else is computed again, with the running statistics left alone.
+    `reversible` keeps, between forward and backward, the input of every unit that changes shape and the output of every
+    chain of units that do not; all else in the stages is computed again, with the running statistics left alone.
     """
 
-    def __init__(self, spec: ResidualSpec, image_channels: int = 3, classes: int = 10, reversible: bool = False) -> None:
+    def __init__(
+        self, spec: ResidualSpec, image_channels: int = 3, classes: int = 10, reversible: bool = False
+    ) -> None:
         super().__init__(spec, ReversibleUnit, image_channels, classes)
         self.reversible = reversible
 
     def forward(self, images: Tensor) -> Tensor:
-        x1, x2 = (half.clone() for half in self.stem(images).chunk(2, 1))  # dense halves: kernels are slow on strided ones
+        run_stage = self._reversible_stage if self.reversible else self._plain_stage
+        x1, x2 = (half.clone() for half in self.stem(images).chunk(2, 1))  # dense: kernels are slow on strided halves
         for units in self.stages:
-            x1, x2 = self._reversible_stage(units, x1, x2) if self.reversible else self._plain_stage(units, x1, x2)
+            x1, x2 = run_stage(units, x1, x2)
         return _classify(torch.cat((x1, x2), 1), self.norm, self.classifier)
 
     @staticmethod
@@ -411,7 +437,7 @@ class RevNet(_ResidualNetwork):
 
     @staticmethod
     def _reversible_stage(units: list[ReversibleUnit], x1: Tensor, x2: Tensor) -> Streams:
-        if not units[0].invertible:
+        if units[0].spec.changes_shape:
             x1, x2 = units[0].forward_checkpointed(x1, x2)
             units = units[1:]
         parameters = [p for unit in units for residual in (unit.f, unit.g) for p in residual.parameters()]

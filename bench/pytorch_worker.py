@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Trains one model in PyTorch, step by step on request, so that its steps can be interleaved with those of other processes.
+"""Trains one model in PyTorch, step by step on request, so that its steps can be interleaved with other processes'.
 
-It reads commands from standard input. `step N` does N training steps on one fixed batch of random images and answers with a line of
-JSON, {"ms": [milliseconds of each step], "loss": the last step's loss}. `quit`, or the end of input, answers
-{"vm_hwm_bytes": the process's peak resident memory} and ends the process.
+It reads commands from standard input. `step N` does N training steps on one fixed batch of random images and answers
+with a line of JSON, {"ms": [milliseconds of each step], "loss": the last step's loss}. `quit`, or the end of input,
+answers {"vm_hwm_bytes": the process's peak resident memory} and ends the process.
 """
 
 from __future__ import annotations

@@ -96,13 +96,13 @@ bool CachingAllocator::grow(std::size_t bytes) {
 void* CachingAllocator::allocate(std::size_t bytes) {
   bytes = round_up(std::max<std::size_t>(bytes, 1), alignment);
   auto fit = blocks_->free_by_size.lower_bound({bytes, nullptr});
-  if (fit == blocks_->free_by_size.end()) {
+  // Twice where the source, asked for what is missing at the end, answers with a piece that does not continue it.
+  while (fit == blocks_->free_by_size.end()) {
     if (!grow(bytes)) {
       release_cached();
       if (!grow(bytes)) return nullptr;
     }
     fit = blocks_->free_by_size.lower_bound({bytes, nullptr});
-    if (fit == blocks_->free_by_size.end()) return nullptr;
   }
   const auto block = blocks_->by_address.find(fit->second);
   blocks_->set_used(block);

@@ -26,9 +26,13 @@ class BatchNorm : public Op {
     check_shape(name(), 1, inputs[1].shape, {x.c()});
     check_shape(name(), 2, inputs[2].shape, {x.c()});
     for (const Tensor* statistic : {&running_.mean, &running_.variance}) {
-      if (statistic->shape() != Shape{x.c()} || statistic->dtype() != inputs[0].dtype) {
-        throw ShapeError(concat_text("[", name(), "] running statistics are ", statistic->dtype(), ' ',
-                                     statistic->shape(), ", expected ", inputs[0].dtype, ' ', Shape{x.c()}));
+      if (statistic->shape() != Shape{x.c()}) {
+        throw ShapeError(
+            concat_text("[", name(), "] running statistics are ", statistic->shape(), ", expected ", Shape{x.c()}));
+      }
+      if (statistic->dtype() != inputs[0].dtype) {
+        throw DtypeError(concat_text("[", name(), "] running statistics are ", statistic->dtype(), ", expected ",
+                                     inputs[0].dtype, " like input 0"));
       }
     }
     if (spec_.training && x.pixels() == 1) {
@@ -173,6 +177,11 @@ class BatchNorm : public Op {
 
 Tensor batch_norm(Tensor x, const Tensor& gamma, const Tensor& beta, const RunningStatistics& running,
                   const BatchNormSpec& spec) {
+  for (const Tensor* statistic : {&running.mean, &running.variance}) {
+    if (!x || statistic->device() == x.device()) continue;
+    throw DeviceError(concat_text("[batch_norm] running statistics are on ", statistic->device(), ", expected ",
+                                  x.device(), " like input 0"));
+  }
   return apply_single(std::make_unique<BatchNorm>(running, spec), inputs_of(std::move(x), gamma, beta));
 }
 

@@ -22,7 +22,7 @@ struct BatchNormSpec {
 /// x: (N, C, H, W) or (N, C); gamma, beta, running: (C). Returns x's shape. In training the biased batch variance
 /// normalises, and `running` is updated once, in the first forward, never on replay; it is put back if the step fails.
 /// Throws ShapeError unless gamma, beta and running are (C), or if a training batch has one value per channel;
-/// DtypeError.
+/// DtypeError and DeviceError unless all are of one floating type and on one device.
 Tensor batch_norm(Tensor x, const Tensor& gamma, const Tensor& beta, const RunningStatistics& running,
                   const BatchNormSpec& spec);
 

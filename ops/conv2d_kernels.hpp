@@ -1,13 +1,14 @@
 #pragma once
 
-// CPU kernels of 2-D convolution (cross-correlation, as in every deep-learning framework), T = float and double. Direct,
-// channels-last: no im2col copy of the activations is made. Results are the same bits for any number of threads.
+// CPU kernels of 2-D convolution (cross-correlation, as in every deep-learning framework), T = float and double.
+// Direct, channels-last: no im2col copy of the activations is made. Results are the same bits for any number of
+// threads.
 //
 // Layouts, all dense:   x, dx: (n, h_in, w_in, c_in)   y, dy: (n, h_out, w_out, c_out)
 //                       w, dw: (c_out, kernel_h, kernel_w, c_in)
 //
 // The kernels allocate nothing and throw nothing; the caller sees to valid arguments. `workspace` is scratch of any
-// content, 64-byte aligned, of conv2d_*_workspace elements of T.
+// content, 64-byte aligned, of conv2d_*_workspace elements of T. They keep up to 128 KiB on the stack of each thread.
 
 #include <cstdint>
 
@@ -15,9 +16,9 @@
 
 namespace palimpsest::kernels {
 
-/// y[n, i, j, o] = sum over (r, s, c) of x[n, i * stride_h + r - pad_top, j * stride_w + s - pad_left, c] * w[o, r, s, c],
-/// with zeros outside of x. Padding at the bottom and the right follows from h_out and w_out. Every extent and stride is
-/// at least 1; a pad may be anything, also larger than the kernel or negative (a crop).
+/// y[n, i, j, o] = sum over (r, s, c) of x[n, i * stride_h + r - pad_top, j * stride_w + s - pad_left, c] * w[o, r, s,
+/// c], with zeros outside of x. Padding at the bottom and the right follows from h_out and w_out. Every extent and
+/// stride is at least 1; a pad may be anything, also larger than the kernel or negative (a crop).
 struct Conv2dGeometry {
   std::int64_t n;
   std::int64_t c_in;
@@ -35,8 +36,8 @@ struct Conv2dGeometry {
 };
 
 /// Elements of workspace that the kernels below take. A function of the geometry alone: not of the instruction set, the
-/// element type or the number of threads. Forward and data gradient hold the weights there, packed into blocks of output
-/// channels (about as many elements as w); the weight gradient holds up to 16 partial sums of dw.
+/// element type or the number of threads. Forward and data gradient hold the weights there, packed into blocks of
+/// output channels (about as many elements as w); the weight gradient holds up to 16 partial sums of dw.
 std::int64_t conv2d_forward_workspace(const Conv2dGeometry& geometry);
 std::int64_t conv2d_grad_input_workspace(const Conv2dGeometry& geometry);
 std::int64_t conv2d_grad_weight_workspace(const Conv2dGeometry& geometry);
@@ -44,8 +45,7 @@ std::int64_t conv2d_grad_weight_workspace(const Conv2dGeometry& geometry);
 PALIMPSEST_KERNELS(
 
     /// y = the convolution of x with w.
-    template <class T>
-    void conv2d_forward(const Conv2dGeometry& geometry, const T* x, const T* w, T* y, T* workspace);
+    template <class T> void conv2d_forward(const Conv2dGeometry& geometry, const T* x, const T* w, T* y, T* workspace);
 
     /// dx = the gradient of x, given dy. Adds to dx where `accumulate`.
     template <class T> void conv2d_grad_input(const Conv2dGeometry& geometry, const T* dy, const T* w, T* dx,

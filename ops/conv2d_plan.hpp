@@ -45,10 +45,14 @@ constexpr Range valid_taps(Index out, Index stride, Index pad, Index kernel, Ind
 
 /// The outputs in [0, out) for which tap k reads inside [0, in).
 constexpr Range valid_outputs(Index k, Index stride, Index pad, Index in, Index out) {
-  const Index low = pad - k;       // o * stride >= low
+  const Index low = pad - k;        // o * stride >= low
   const Index high = in + pad - k;  // o * stride < high
   return intersect({0, out}, {low <= 0 ? 0 : ceil_div(low, stride), high <= 0 ? 0 : ceil_div(high, stride)});
 }
+
+/// Where so many bytes are read or written, they come from memory rather than a cache, and asking for them ahead of
+/// time pays for the instructions that it takes.
+inline constexpr Index prefetch_bytes = 8 << 20;
 
 /// How a weight gradient is summed: the pixels are cut into `chunks`, each with its own partial sum of dw, and dw into
 /// `groups`, so that chunks * groups tasks keep many threads busy without holding many copies of a large dw.

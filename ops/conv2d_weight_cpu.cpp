@@ -10,7 +10,7 @@ namespace {
 
 constexpr int max_vectors = 3;
 constexpr Index band_pixels = 256;
-constexpr Index columns_bytes = 64 * 1024;  // on the stack: a band's input, gathered, where there are few channels
+constexpr Index padded_bytes = 64 * 1024;  // on the stack: a band's input, where there are few channels
 
 template <class T>
 constexpr int lanes = simd::Simd<T>::lanes;
@@ -29,26 +29,19 @@ struct Pixels {
   Index images, rows, cols;
 };
 
-/// sum[a][lane] += scalars[pixel, a] * vectors[pixel, lane] over the pixels. `sum` has rows of `sum_row` elements; `first`
-/// overwrites it.
+/// total[a][lane] (+)= the sum of scalars[pixel, a] * vectors[pixel, lane] over the pixels. `total` has rows of
+/// `total_row` elements; `first` overwrites it. Adding only a band's finished sum to it also keeps rounding errors
+/// small.
 template <class T, int Scalars, int Vectors, bool Partial>
 [[gnu::noinline]] void tile(const Pixels& pixels, const Factor& a, const Factor& b, const T* scalars, const T* vectors,
                             int last_lanes, T* total, Index total_row, bool first) {
-  using V = simd::Vector<T>;
-  V sum[Scalars][Vectors];
-#pragma GCC unroll 16
-  for (int i = 0; i < Scalars; ++i) {
-#pragma GCC unroll 4
-    for (int v = 0; v < Vectors; ++v) {
-      sum[i][v] = first ? V{} : simd::load<T>(total + i * total_row + v * lanes<T>);
-    }
-  }
+  simd::Vector<T> sum[Scalars][Vectors] = {};
   for (Index image = 0; image < pixels.images; ++image) {
     for (Index row = 0; row < pixels.rows; ++row) {
       const T* s = scalars + image * a.image + row * a.row;
       const T* from = vectors + image * b.image + row * b.row;
       for (Index col = 0; col < pixels.cols; ++col, s += a.pixel, from += b.pixel) {
-        V vector[Vectors];
+        simd::Vector<T> vector[Vectors];
 #pragma GCC unroll 4
         for (int v = 0; v < Vectors; ++v) {
           vector[v] = Partial && v == Vectors - 1 ? simd::load_partial<T>(from + v * lanes<T>, last_lanes)
@@ -65,7 +58,10 @@ template <class T, int Scalars, int Vectors, bool Partial>
 #pragma GCC unroll 16
   for (int i = 0; i < Scalars; ++i) {
 #pragma GCC unroll 4
-    for (int v = 0; v < Vectors; ++v) simd::store<T>(total + i * total_row + v * lanes<T>, sum[i][v]);
+    for (int v = 0; v < Vectors; ++v) {
+      T* to = total + i * total_row + v * lanes<T>;
+      simd::store<T>(to, first ? sum[i][v] : sum[i][v] + simd::load<T>(to));
+    }
   }
 }
 
@@ -75,18 +71,27 @@ using TileFunction = void (*)(const Pixels&, const Factor&, const Factor&, const
 template <class T, int Vectors, bool Partial>
 TileFunction<T> tile_of(Index scalars) {
   switch (scalars) {
-    case 1: return tile<T, 1, Vectors, Partial>;
-    case 2: return tile<T, 2, Vectors, Partial>;
-    case 3: return tile<T, 3, Vectors, Partial>;
-    case 4: return tile<T, 4, Vectors, Partial>;
-    default: break;
+    case 1:
+      return tile<T, 1, Vectors, Partial>;
+    case 2:
+      return tile<T, 2, Vectors, Partial>;
+    case 3:
+      return tile<T, 3, Vectors, Partial>;
+    case 4:
+      return tile<T, 4, Vectors, Partial>;
+    default:
+      break;
   }
   if constexpr (tile_scalars<Vectors> == 8) {
     switch (scalars) {
-      case 5: return tile<T, 5, Vectors, Partial>;
-      case 6: return tile<T, 6, Vectors, Partial>;
-      case 7: return tile<T, 7, Vectors, Partial>;
-      default: return tile<T, 8, Vectors, Partial>;
+      case 5:
+        return tile<T, 5, Vectors, Partial>;
+      case 6:
+        return tile<T, 6, Vectors, Partial>;
+      case 7:
+        return tile<T, 7, Vectors, Partial>;
+      default:
+        return tile<T, 8, Vectors, Partial>;
     }
   }
   return nullptr;
@@ -97,10 +102,22 @@ TileFunction<T> tile_of(Index scalars, bool partial) {
   return partial ? tile_of<T, Vectors, true>(scalars) : tile_of<T, Vectors, false>(scalars);
 }
 
+/// Memory that the next band will read, to be asked for bit by bit while this one computes: a 1x1 convolution does so
+/// little with what it reads that it would otherwise wait.
+struct Upcoming {
+  const char* next;
+  const char* end;
+  Index step;  // bytes
+
+  void prefetch() {
+    for (Index i = 0; i < step && next < end; i += 64, next += 64) __builtin_prefetch(next, 0, 2);
+  }
+};
+
 /// The sum over the pixels for all channels in `range` of the scalar factor and all of the vector factor.
 template <class T>
 void outer_product(const Pixels& pixels, const Factor& a, const Factor& b, Range range, const T* scalars,
-                   const T* vectors, T* total, bool first) {
+                   const T* vectors, T* total, bool first, Upcoming upcoming) {
   const Index all_vectors = ceil_div(b.channels, lanes<T>);
   const Index total_row = all_vectors * lanes<T>;
   const Index vector_blocks = ceil_div(all_vectors, max_vectors);
@@ -117,6 +134,7 @@ void outer_product(const Pixels& pixels, const Factor& a, const Factor& b, Range
       const TileFunction<T> function = block_vectors.size() == 1   ? tile_of<T, 1>(part.size(), partial)
                                        : block_vectors.size() == 2 ? tile_of<T, 2>(part.size(), partial)
                                                                    : tile_of<T, 3>(part.size(), partial);
+      upcoming.prefetch();
       function(pixels, a, b, scalars + s, vectors + column, last, total + s * total_row + column, total_row, first);
     }
   }
@@ -129,27 +147,32 @@ struct Problem {
   const T* x;
   const T* dy;
   bool x_fills_vectors;  // else dy does
-  bool gather;           // few input channels: treat the input under all taps as the channels of one pixel
+  bool tap_rows;  // few input channels: a row of taps, contiguous in a padded copy of x, is one tap of more channels
   Index band_images, band_rows, band_cols;
 };
 
 template <class T>
 Index taps(const Problem<T>& p) {
-  return p.gather ? 1 : p.g.kernel_h * p.g.kernel_w;
+  return p.tap_rows ? p.g.kernel_h : p.g.kernel_h * p.g.kernel_w;
 }
 
 template <class T>
 Index x_channels(const Problem<T>& p) {
-  return p.gather ? p.g.kernel_h * p.g.kernel_w * p.g.c_in : p.g.c_in;
+  return p.tap_rows ? p.g.kernel_w * p.g.c_in : p.g.c_in;
 }
+
+/// Rows or columns of x, the padding included, that `outputs` rows or columns of y depend on.
+constexpr Index input_extent(Index outputs, Index stride, Index kernel) { return (outputs - 1) * stride + kernel; }
 
 template <class T>
 Problem<T> make_problem(Conv2dGeometry g, const T* x, const T* dy) {
   Problem<T> p = {};
   const Index kernel = g.kernel_h * g.kernel_w;
-  const Index gathered = kernel * g.c_in;
-  constexpr Index capacity = columns_bytes / static_cast<Index>(sizeof(T));
-  p.gather = kernel > 1 && g.c_in < 6 && gathered * 64 <= capacity;
+  const auto padded = [&](Index rows, Index cols) {
+    return input_extent(rows, g.stride_h, g.kernel_h) * input_extent(cols, g.stride_w, g.kernel_w) * g.c_in;
+  };
+  constexpr Index capacity = padded_bytes / static_cast<Index>(sizeof(T));
+  p.tap_rows = g.kernel_w > 1 && g.c_in < 6 && padded(1, smaller(g.w_out, 8)) <= capacity;
   const bool pointwise = kernel == 1 && g.stride_h == 1 && g.stride_w == 1 && g.pad_top == 0 && g.pad_left == 0 &&
                          g.h_in == g.h_out && g.w_in == g.w_out;
   if (pointwise) {
@@ -161,10 +184,13 @@ Problem<T> make_problem(Conv2dGeometry g, const T* x, const T* dy) {
   p.dy = dy;
   const Index channels = x_channels(p);
   p.x_fills_vectors = round_up(channels, lanes<T>) * g.c_out <= round_up(g.c_out, lanes<T>) * channels;
-  const Index pixels = p.gather ? smaller(band_pixels, capacity / gathered) : band_pixels;
-  p.band_cols = smaller(g.w_out, pixels);
-  p.band_rows = smaller(g.h_out, larger(1, pixels / p.band_cols));
-  p.band_images = p.gather ? 1 : smaller(g.n, larger(1, pixels / (p.band_cols * p.band_rows)));
+  p.band_cols = smaller(g.w_out, band_pixels);
+  p.band_rows = smaller(g.h_out, larger(1, band_pixels / p.band_cols));
+  p.band_images = p.tap_rows ? 1 : smaller(g.n, larger(1, band_pixels / (p.band_cols * p.band_rows)));
+  if (p.tap_rows) {
+    while (p.band_rows > 1 && padded(p.band_rows, p.band_cols) > capacity) --p.band_rows;
+    while (padded(p.band_rows, p.band_cols) > capacity) p.band_cols = ceil_div(p.band_cols, 2);
+  }
   return p;
 }
 
@@ -189,56 +215,85 @@ Band band_at(const Problem<T>& p, Index index) {
           range(index % col_bands, p.band_cols, p.g.w_out)};
 }
 
-/// The input under all taps of each pixel of the band, in the order of a row of w, zeros outside of x.
+/// Copies the input of a band of one image, with zeros where it is outside of x. Dense rows.
 template <class T>
-void gather_columns(const Problem<T>& p, const Band& band, T* to) {
+void copy_padded(const Problem<T>& p, const Band& band, T* to) {
   const Conv2dGeometry& g = p.g;
-  const T* image = p.x + band.images.begin * g.h_in * g.w_in * g.c_in;
-  for (Index i = band.rows.begin; i < band.rows.end; ++i) {
-    for (Index j = band.cols.begin; j < band.cols.end; ++j) {
-      for (Index r = 0; r < g.kernel_h; ++r) {
-        const Index row = i * g.stride_h + r - g.pad_top;
-        const Index run = g.kernel_w * g.c_in;
-        const Index col = j * g.stride_w - g.pad_left;
-        const Range inside = intersect({0, run}, {-col * g.c_in, (g.w_in - col) * g.c_in});
-        const bool row_inside = row >= 0 && row < g.h_in;
-        const T* from = image + (row * g.w_in + col) * g.c_in;
-        for (Index k = 0; k < run; ++k) to[k] = row_inside && k >= inside.begin && k < inside.end ? from[k] : T{0};
-        to += run;
-      }
+  const auto bytes = [](Index elements) { return static_cast<std::size_t>(elements) * sizeof(T); };
+  const Index first_row = band.rows.begin * g.stride_h - g.pad_top;
+  const Index first_col = band.cols.begin * g.stride_w - g.pad_left;
+  const Index rows = input_extent(band.rows.size(), g.stride_h, g.kernel_h);
+  const Index cols = input_extent(band.cols.size(), g.stride_w, g.kernel_w);
+  const Range inside = intersect({first_col, first_col + cols}, {0, g.w_in});
+  const Index left = inside.size() > 0 ? inside.begin - first_col : cols;
+  for (Index row = first_row; row < first_row + rows; ++row, to += cols * g.c_in) {
+    if (row < 0 || row >= g.h_in) {
+      std::memset(to, 0, bytes(cols * g.c_in));
+      continue;
+    }
+    const T* from = p.x + ((band.images.begin * g.h_in + row) * g.w_in + inside.begin) * g.c_in;
+    std::memset(to, 0, bytes(left * g.c_in));
+    std::memcpy(to + left * g.c_in, from, bytes(inside.size() * g.c_in));
+    std::memset(to + (left + inside.size()) * g.c_in, 0, bytes((cols - left - inside.size()) * g.c_in));
+  }
+}
+
+/// Adds one band to a partial sum with a row of taps at a time, see Problem::tap_rows.
+template <class T>
+void add_band_by_rows(const Problem<T>& p, const Band& band, Range scalar_channels, T* total, bool first, T* padded) {
+  const Conv2dGeometry& g = p.g;
+  if (band.images.size() > 0) copy_padded(p, band, padded);
+  const Index x_row = input_extent(band.cols.size(), g.stride_w, g.kernel_w) * g.c_in;
+  const Factor x = {x_channels(p), 0, g.stride_h * x_row, g.stride_w * g.c_in};
+  const Factor dy = {g.c_out, 0, g.w_out * g.c_out, g.c_out};
+  const T* dy_at = p.dy + ((band.images.begin * g.h_out + band.rows.begin) * g.w_out + band.cols.begin) * g.c_out;
+  const Pixels pixels = {band.images.size(), band.rows.size(), band.cols.size()};
+  for (Index r = 0; r < g.kernel_h; ++r) {
+    const T* x_at = padded + r * x_row;
+    if (p.x_fills_vectors) {
+      outer_product(pixels, dy, x, scalar_channels, dy_at, x_at, total, first, Upcoming{});
+      total += g.c_out * round_up(x.channels, lanes<T>);
+    } else {
+      outer_product(pixels, x, dy, scalar_channels, x_at, dy_at, total, first, Upcoming{});
+      total += x.channels * round_up(g.c_out, lanes<T>);
     }
   }
 }
 
+/// What the band after this one reads of x, if this is a 1x1 convolution over one long row of pixels. (dy, with fewer
+/// channels as a rule, is read in order, which the hardware foresees.)
+template <class T>
+Upcoming upcoming_input(const Problem<T>& p, const Band& band, Index scalars) {
+  const bool one_row = p.g.n == 1 && p.g.h_out == 1 && p.g.kernel_h * p.g.kernel_w * p.g.stride_w == 1;
+  const Index pixel_bytes = p.g.c_in * static_cast<Index>(sizeof(T));
+  if (!one_row || p.g.w_in * pixel_bytes < prefetch_bytes || band.cols.size() == 0 || scalars == 0) return {};
+  const Index vectors = ceil_div(p.x_fills_vectors ? p.g.c_in : p.g.c_out, lanes<T>);
+  const Index tiles = ceil_div(vectors, max_vectors) * ceil_div(scalars, tile_scalars<max_vectors>);
+  const auto* x = reinterpret_cast<const char*>(p.x);
+  const Index end = smaller(p.g.w_in, band.cols.end + p.band_cols);
+  return {x + band.cols.end * pixel_bytes, x + end * pixel_bytes, ceil_div(p.band_cols * pixel_bytes, tiles)};
+}
+
 /// Adds one band to a partial sum: (tap, scalar channel, vector channel padded to whole vectors).
 template <class T>
-void add_band(const Problem<T>& p, const Band& band, Range scalar_channels, T* total, bool first, T* columns) {
+void add_band(const Problem<T>& p, const Band& band, Range scalar_channels, T* total, bool first, T* padded) {
+  if (p.tap_rows) return add_band_by_rows(p, band, scalar_channels, total, first, padded);
   const Conv2dGeometry& g = p.g;
   const Factor dy = {g.c_out, g.h_out * g.w_out * g.c_out, g.w_out * g.c_out, g.c_out};
-  Factor x = {g.c_in, g.h_in * g.w_in * g.c_in, g.stride_h * g.w_in * g.c_in, g.stride_w * g.c_in};
-  if (p.gather) {
-    const Index k = x_channels(p);
-    x = {k, 0, band.cols.size() * k, k};
-    gather_columns(p, band, columns);
-  }
+  const Factor x = {g.c_in, g.h_in * g.w_in * g.c_in, g.stride_h * g.w_in * g.c_in, g.stride_w * g.c_in};
   const Factor& a = p.x_fills_vectors ? dy : x;
   const Factor& b = p.x_fills_vectors ? x : dy;
   for (Index tap = 0; tap < taps(p); ++tap) {
     const Index r = tap / g.kernel_w;
     const Index s = tap % g.kernel_w;
-    Range rows = band.rows;
-    Range cols = band.cols;
-    const T* x_at = columns;
-    if (!p.gather) {
-      rows = intersect(rows, valid_outputs(r, g.stride_h, g.pad_top, g.h_in, g.h_out));
-      cols = intersect(cols, valid_outputs(s, g.stride_w, g.pad_left, g.w_in, g.w_out));
-      x_at = p.x + band.images.begin * x.image + (rows.begin * g.stride_h + r - g.pad_top) * g.w_in * g.c_in +
-             (cols.begin * g.stride_w + s - g.pad_left) * g.c_in;
-    }
+    const Range rows = intersect(band.rows, valid_outputs(r, g.stride_h, g.pad_top, g.h_in, g.h_out));
+    const Range cols = intersect(band.cols, valid_outputs(s, g.stride_w, g.pad_left, g.w_in, g.w_out));
+    const T* x_at = p.x + band.images.begin * x.image + (rows.begin * g.stride_h + r - g.pad_top) * g.w_in * g.c_in +
+                    (cols.begin * g.stride_w + s - g.pad_left) * g.c_in;
     const T* dy_at = p.dy + band.images.begin * dy.image + rows.begin * dy.row + cols.begin * dy.pixel;
     const Pixels pixels = {band.images.size(), cols.size() > 0 ? rows.size() : 0, cols.size()};
     outer_product(pixels, a, b, scalar_channels, p.x_fills_vectors ? dy_at : x_at, p.x_fills_vectors ? x_at : dy_at,
-                  total, first);
+                  total, first, upcoming_input(p, band, scalar_channels.size()));
     total += a.channels * round_up(b.channels, lanes<T>);
   }
 }
@@ -273,14 +328,15 @@ void conv2d_grad_weight(const Conv2dGeometry& g, const T* x, const T* dy, T* dw,
   const Index vector_row = round_up(p.x_fills_vectors ? x_channels(p) : g.c_out, lanes<T>);
   const Index all_bands = bands(p);
   parallel_for(split.chunks * split.groups, [&](Index task) {
-    alignas(64) T columns[columns_bytes / sizeof(T)];
+    alignas(64) T padded[padded_bytes / sizeof(T)];
     const Index chunk = task / split.groups;
     const Range group = even_part(scalar_channels, task % split.groups, split.groups);
     const Range mine = even_part(all_bands, chunk, split.chunks);
+    T* total = workspace + chunk * split.partial;
     // A chunk without a band still has to overwrite its sum.
-    if (mine.size() == 0) return add_band(p, {{0, 0}, {0, 0}, {0, 0}}, group, workspace + chunk * split.partial, true, columns);
+    if (mine.size() == 0) add_band(p, {{0, 0}, {0, 0}, {0, 0}}, group, total, true, padded);
     for (Index band = mine.begin; band < mine.end; ++band) {
-      add_band(p, band_at(p, band), group, workspace + chunk * split.partial, band == mine.begin, columns);
+      add_band(p, band_at(p, band), group, total, band == mine.begin, padded);
     }
   });
   parallel_for(taps(p) * scalar_channels, [&](Index task) {

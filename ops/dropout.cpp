@@ -58,6 +58,7 @@ class Dropout : public Op {
 }  // namespace
 
 Tensor dropout(Tensor x, double probability, std::shared_ptr<Generator> generator) {
+  if (generator == nullptr) throw ValueError("[dropout] needs a generator");
   return apply_single(std::make_unique<Dropout>(probability, std::move(generator)), inputs_of(std::move(x)));
 }
 

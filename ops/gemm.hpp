@@ -15,8 +15,8 @@ struct Matrix {
 
 /// c = op(a) * op(b), added to c where `accumulate`. op(a): m x k, op(b): k x n, c: m x n, row-major with `c_step`
 /// elements from one row to the next. T = float and double. Any extent may be 0. By OpenBLAS where the library is built
-/// with it, else by a plain loop. Rows are spread over the threads in blocks that the shape fixes, so that the result is
-/// the same bits for any number of threads. Throws nothing.
+/// with it, else by a plain loop. Rows are spread over the threads in blocks that the shape fixes, so that the result
+/// is the same bits for any number of threads. Throws nothing.
 template <class T>
 void gemm(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<T> a, Matrix<T> b, T* c, std::int64_t c_step,
           bool accumulate);

@@ -1,11 +1,12 @@
 #pragma once
 
-// Short vectors for CPU kernels, by the compiler's vector extensions. Only for kernel files (see core/isa.hpp): all of it
-// lives in the namespace of the instruction set that the including file is compiled for, so that no two of them share a
-// function. A width other than PALIMPSEST_VECTOR_BYTES is possible where it is not larger.
+// Short vectors for CPU kernels, by the compiler's vector extensions. Only for kernel files (see core/isa.hpp): all of
+// it lives in the namespace of the instruction set that the including file is compiled for, so that no two of them
+// share a function. A width other than PALIMPSEST_VECTOR_BYTES is possible where it is not larger.
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -62,7 +63,8 @@ template <class T, int Bytes = vector_bytes>
   if constexpr (Bytes == 32 && sizeof(T) == 8) return _mm256_maskz_loadu_pd(static_cast<__mmask8>(mask), p);
 #elif defined(__AVX2__)
   if constexpr (Bytes == 32) {
-    const __m256i mask = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(leading_mask<Simd<T, Bytes>::lanes>(count)));
+    const __m256i mask =
+        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(leading_mask<Simd<T, Bytes>::lanes>(count)));
     if constexpr (sizeof(T) == 4) return _mm256_maskload_ps(p, mask);
     if constexpr (sizeof(T) == 8) return _mm256_maskload_pd(p, mask);
   }
@@ -85,7 +87,8 @@ template <class T, int Bytes = vector_bytes>
   if constexpr (Bytes == 32 && sizeof(T) == 8) return _mm256_mask_storeu_pd(p, static_cast<__mmask8>(mask), v);
 #elif defined(__AVX2__)
   if constexpr (Bytes == 32) {
-    const __m256i mask = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(leading_mask<Simd<T, Bytes>::lanes>(count)));
+    const __m256i mask =
+        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(leading_mask<Simd<T, Bytes>::lanes>(count)));
     if constexpr (sizeof(T) == 4) return _mm256_maskstore_ps(p, mask, v);
     if constexpr (sizeof(T) == 8) return _mm256_maskstore_pd(p, mask, v);
   }
@@ -95,5 +98,56 @@ template <class T, int Bytes = vector_bytes>
   }
 }
 
+/// The lanes of the first (High = false) or second half of a and b in turn: a0 b0 a1 b1 ...
+template <class T, int Bytes, bool High, int... Lane>
+[[gnu::always_inline]] inline Vector<T, Bytes> interleave(Vector<T, Bytes> a, Vector<T, Bytes> b,
+                                                          std::integer_sequence<int, Lane...>) {
+  constexpr int count = sizeof...(Lane);
+  return __builtin_shufflevector(a, b, (Lane / 2 + (High ? count / 2 : 0) + (Lane % 2 != 0 ? count : 0))...);
+}
+
+/// Transposes a square of lanes x lanes elements: as many times as lanes has bits, rows of the lower half are
+/// interleaved with those of the upper half.
+template <class T, int Bytes = vector_bytes>
+[[gnu::always_inline]] inline void transpose(Vector<T, Bytes> (&rows)[Simd<T, Bytes>::lanes]) {
+  constexpr int lanes = Simd<T, Bytes>::lanes;
+  constexpr std::make_integer_sequence<int, lanes> sequence = {};
+#pragma GCC unroll 4
+  for (int size = lanes; size > 1; size /= 2) {
+    Vector<T, Bytes> mixed[lanes];
+#pragma GCC unroll 8
+    for (int i = 0; i < lanes / 2; ++i) {
+      mixed[2 * i] = interleave<T, Bytes, false>(rows[i], rows[i + lanes / 2], sequence);
+      mixed[2 * i + 1] = interleave<T, Bytes, true>(rows[i], rows[i + lanes / 2], sequence);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i) rows[i] = mixed[i];
+  }
+}
+
+/// to[c][r] = from[r][c] for r < rows, c < cols, both up to `lanes`. Steps are those between rows, in elements.
+template <class T>
+[[gnu::always_inline]] inline void transpose_block(const T* from, std::int64_t from_step, int rows, int cols, T* to,
+                                                   std::int64_t to_step) {
+  constexpr int lanes = Simd<T>::lanes;
+  Vector<T> block[lanes] = {};
+  if (rows == lanes && cols == lanes) {
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i) block[i] = load<T>(from + i * from_step);
+    transpose<T>(block);
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i) store<T>(to + i * to_step, block[i]);
+  } else {
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i) {
+      if (i < rows) block[i] = load_partial<T>(from + i * from_step, cols);
+    }
+    transpose<T>(block);
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i) {
+      if (i < cols) store_partial<T>(to + i * to_step, block[i], rows);
+    }
+  }
+}
 
 }  // namespace palimpsest::kernels::PALIMPSEST_ISA::simd

@@ -90,12 +90,12 @@ void for_each_product(const Conv2dGeometry& g, const Body& body) {
 template <class T>
 struct Workspace {
   explicit Workspace(std::int64_t elements)
-      : data(static_cast<T*>(::operator new(static_cast<std::size_t>(elements) * sizeof(T), std::align_val_t{64}))) {
+      : data(static_cast<T*>(::operator new (static_cast<std::size_t>(elements) * sizeof(T), std::align_val_t{64}))) {
     std::memset(static_cast<void*>(data), 0xff, static_cast<std::size_t>(elements) * sizeof(T));
   }
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
-  ~Workspace() { ::operator delete(data, std::align_val_t{64}); }
+  ~Workspace() { ::operator delete (data, std::align_val_t{64}); }
   T* data;
 };
 
@@ -204,7 +204,8 @@ TEST_F(Conv2dKernels, EveryChannelRemainder) {
 
 TEST_F(Conv2dKernels, EveryWidth) {
   for (std::int64_t side = 1; side <= 19; ++side) {
-    check<float>(square(3, 3, 12, side, 3, 1, 1, 1));
+    check<float>(square(3, 3, 10, side, 3, 1, 1, 1));
+    check<float>(square(2, 8, 12, side, 3, 1, 1, 1));
     check<float>(square(1, 16, 17, side, 3, 1, 1, 1));
   }
   for (const std::int64_t side : {24, 32, 33, 41}) check<float>(square(1, 8, 12, side, 3, 1, 1, 1));
@@ -225,10 +226,9 @@ TEST_F(Conv2dKernels, Strides) {
 
 TEST_F(Conv2dKernels, AwkwardGeometries) {
   const Conv2dGeometry geometries[] = {
-      {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0},
-      {2, 3, 1, 17, 5, 1, 17, 1, 5, 1, 1, 0, 2},      // one row
-      {2, 3, 17, 1, 5, 17, 1, 5, 1, 1, 1, 2, 0},      // one column
-      {1, 4, 5, 7, 6, 4, 3, 2, 3, 1, 2, 0, 0},        // different everything
+      {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0},       {2, 3, 1, 17, 5, 1, 17, 1, 5, 1, 1, 0, 2},  // one row
+      {2, 3, 17, 1, 5, 17, 1, 5, 1, 1, 1, 2, 0},                                                 // one column
+      {1, 4, 5, 7, 6, 4, 3, 2, 3, 1, 2, 0, 0},                                                   // different everything
       {1, 4, 3, 3, 6, 11, 11, 3, 3, 1, 1, 5, 5},      // pad larger than the kernel
       {2, 5, 3, 4, 3, 5, 7, 2, 3, 2, 1, 6, 4},        // the same, strided
       {1, 2, 4, 4, 3, 4, 4, 1, 1, 1, 1, 1, 1},        // 1x1 shifted out of the image
@@ -246,13 +246,27 @@ TEST_F(Conv2dKernels, AwkwardGeometries) {
 }
 
 TEST_F(Conv2dKernels, MoreThanTheScratchHolds) {
-  check<float>(square(1, 700, 17, 5, 3, 1, 1, 1));                              // blocks of channels
+  check<float>(square(1, 700, 17, 5, 3, 1, 1, 1));  // blocks of channels
   check<float>(square(1, 18, 530, 4, 3, 1, 1, 1));
   check<float>(square(1, 2300, 4, 2, 1, 1, 0, 0));
   check<double>(square(1, 300, 12, 5, 3, 1, 1, 1));
   // One tap at a time: the kernel is far larger than the image, so that few of its taps matter.
   check<float>({1, 2, 3, 4, 3, 2, 3, 160, 160, 1, 1, 100, 90});
   check<float>({1, 3, 5, 2, 2, 3, 2, 180, 180, 2, 1, 120, 100});
+}
+
+// Few output channels, wide images: the kernels with pixels in the lanes.
+TEST_F(Conv2dKernels, FewOutputChannels) {
+  for (const std::int64_t c_out : {1, 2, 3, 5, 7, 10, 12, 19, 24}) {
+    check<float>(square(1, 9, c_out, 16, 3, 1, 1, 1));
+    check<float>(square(1, 17, c_out, 15, 2, 1, 0, 1));
+  }
+  check_both(square(2, 20, 12, 32, 3, 1, 1, 1));
+  check_both(square(1, 6, 4, 29, 5, 1, 2, 2));
+  check_both({1, 12, 13, 24, 3, 17, 40, 3, 3, 1, 1, 3, 9});      // pads larger than the kernel
+  check_both({1, 12, 13, 24, 3, 5, 16, 3, 3, 1, 1, -2, -3});     // a crop
+  check_both({2, 8, 3, 20, 12, 3, 48, 3, 30, 1, 1, 1, 14});      // mostly padding
+  check<float>({1, 100, 12, 64, 12, 12, 64, 3, 3, 1, 1, 1, 1});  // bands of a few rows
 }
 
 TEST_F(Conv2dKernels, ManyImages) {
