@@ -198,7 +198,8 @@ std::map<const Policy*, std::vector<const Op*>> Tape::ops_by_policy() const {
 
 void Tape::check_policies_acted() const {
   for (const auto& [policy, used] : ops_by_policy()) {
-    if (std::any_of(used.begin(), used.end(), [&](const Op* op) { return policy->acts_on(*op); })) continue;
+    if (std::any_of(used.begin(), used.end(), [chosen = policy](const Op* op) { return chosen->acts_on(*op); }))
+      continue;
     std::string others;
     for (const std::string_view name : policy->alternatives(used))
       others += concat_text(others.empty() ? "" : ", ", name);

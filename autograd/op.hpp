@@ -105,11 +105,11 @@ class Backward {
  public:
   Backward(Tape& tape, Node& node) : tape_(tape), node_(node) {}
 
-  /// The gradient of output i; null if nothing flowed into it.
-  View grad_output(std::size_t i = 0) const;
+  /// The gradient of output o; null if nothing flowed into it.
+  View grad_output(std::size_t o = 0) const;
   /// A value named in Op::needs.
   View input(std::size_t i) const;
-  View output(std::size_t i = 0) const;
+  View output(std::size_t o = 0) const;
   Device device() const;
 
   /// Whether input i wants a gradient.

@@ -37,7 +37,7 @@ class Tape : public std::enable_shared_from_this<Tape> {
   std::size_t heavy_replays() const { return heavy_replays_; }
 
   /// Makes an absent value present. Strong guarantee. Throws StateError if nothing can bring it back.
-  void restore(Value& value);
+  void restore(Value& target);
 
   void backward(const Tensor& loss);
 

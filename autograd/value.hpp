@@ -77,8 +77,8 @@ struct Node {
   std::vector<ValuePtr> inputs;
   std::vector<ValuePtr> outputs;
   std::vector<std::uint64_t> input_versions;  ///< versions of the inputs' bytes when they were read
-  std::vector<Value*> held;                   ///< values with one reader more until this node's turn in backward is over
-  std::vector<Value*> solvable;               ///< values whose recipe runs this node backwards
+  std::vector<Value*> held;      ///< values with one reader more until this node's turn in backward is over
+  std::vector<Value*> solvable;  ///< values whose recipe runs this node backwards
   Needs needs;
   std::shared_ptr<const BlockInfo> block;  ///< null outside every block
   PolicyPtr policy;                        ///< the block's when the op was recorded; null: keep everything

@@ -9,7 +9,7 @@
 namespace palimpsest::datasets {
 namespace {
 
-constexpr std::int64_t pixels_per_image = 3 * 32 * 32;
+constexpr std::int64_t pixels_per_image = std::int64_t{3} * 32 * 32;
 
 /// A file is a row of records: `label_bytes` labels, of which the last is the one used, then the red, green and blue
 /// planes of an image.

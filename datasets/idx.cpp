@@ -63,7 +63,7 @@ void read_labels(const std::filesystem::path& path, const std::filesystem::path&
 
 std::filesystem::path find_fashion_mnist(const std::filesystem::path& folder, const std::string& name) {
   for (const char* const suffix : {"", ".gz"}) {
-    const std::filesystem::path path = folder / (name + suffix);
+    std::filesystem::path path = folder / (name + suffix);
     if (!is_missing(path)) return path;
   }
   throw DataError(concat_text("Fashion-MNIST: there is no ", name, " or ", name, ".gz in ", folder,
