@@ -6,11 +6,6 @@
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
-#define PALIMPSEST_FORBID(address, bytes) __asan_poison_memory_region(address, bytes)
-#define PALIMPSEST_PERMIT(address, bytes) __asan_unpoison_memory_region(address, bytes)
-#else
-#define PALIMPSEST_FORBID(address, bytes) ((void)0)
-#define PALIMPSEST_PERMIT(address, bytes) ((void)0)
 #endif
 
 namespace palimpsest {
@@ -76,6 +71,18 @@ CachingAllocator::CachingAllocator(std::unique_ptr<MemorySource> source)
 
 CachingAllocator::~CachingAllocator() { release_cached(); }
 
+void CachingAllocator::forbid([[maybe_unused]] const void* address, [[maybe_unused]] std::size_t bytes) const {
+#if defined(__SANITIZE_ADDRESS__)
+  if (source_->on_host()) __asan_poison_memory_region(address, bytes);
+#endif
+}
+
+void CachingAllocator::permit([[maybe_unused]] const void* address, [[maybe_unused]] std::size_t bytes) const {
+#if defined(__SANITIZE_ADDRESS__)
+  if (source_->on_host()) __asan_unpoison_memory_region(address, bytes);
+#endif
+}
+
 bool CachingAllocator::grow(std::size_t bytes) {
   std::size_t missing = bytes;
   if (source_->granule() != 0 && !blocks_->by_address.empty() && blocks_->by_address.rbegin()->second.free) {
@@ -85,7 +92,7 @@ bool CachingAllocator::grow(std::size_t bytes) {
   ++system_calls_;
   char* const address = static_cast<char*>(source_->take(missing, granted));
   if (address == nullptr) return false;
-  PALIMPSEST_FORBID(address, granted);
+  forbid(address, granted);
   reserved_ += granted;
   const bool continues = source_->granule() != 0 && blocks_->end() == address;
   const auto block = blocks_->by_address.emplace(address, Blocks::Block{granted, false, !continues}).first;
@@ -112,20 +119,20 @@ void* CachingAllocator::allocate(std::size_t bytes) {
     block->second.bytes = bytes;
     blocks_->set_free(rest);
   }
-  PALIMPSEST_PERMIT(block->first, bytes);
+  permit(block->first, bytes);
   return block->first;
 }
 
 void CachingAllocator::release(void* address) {
   const auto block = blocks_->by_address.find(static_cast<char*>(address));
-  PALIMPSEST_FORBID(block->first, block->second.bytes);
+  forbid(block->first, block->second.bytes);
   blocks_->free_and_join(block);
 }
 
 void CachingAllocator::release_cached() {
   auto& blocks = blocks_->by_address;
   const auto give = [&](char* address, std::size_t bytes) {
-    PALIMPSEST_PERMIT(address, bytes);
+    permit(address, bytes);
     source_->give(address, bytes);
     reserved_ -= bytes;
   };

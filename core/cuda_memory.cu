@@ -39,6 +39,7 @@ class DeviceMemory : public MemorySource {
   }
   void give(void* address, std::size_t) override { PALIMPSEST_CUDA(cudaFree(address)); }
   std::size_t granule() const override { return 0; }
+  bool on_host() const override { return false; }
 };
 
 }  // namespace

@@ -29,6 +29,7 @@ class MetaMemory : public MemorySource {
   }
   void give(void*, std::size_t) override {}
   std::size_t granule() const override { return CachingAllocator::alignment; }
+  bool on_host() const override { return false; }
 
  private:
   std::uintptr_t next_;

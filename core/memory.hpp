@@ -48,6 +48,8 @@ class MemorySource {
   /// 0: every piece stands alone. Otherwise pieces may continue one another, and be used and given back as one, in
   /// multiples of this many bytes.
   virtual std::size_t granule() const = 0;
+  /// Whether the host can read and write the memory, so that sanitizers may watch over it.
+  virtual bool on_host() const { return true; }
 };
 
 /// Keeps freed memory for the next request: best fit, blocks are split and neighbours are joined again, so that a
@@ -78,6 +80,9 @@ class CachingAllocator {
   std::uint64_t system_calls_ = 0;
 
   bool grow(std::size_t bytes);
+  // Tell the address sanitizer, where there is one, what may be read and written.
+  void forbid(const void* address, std::size_t bytes) const;
+  void permit(const void* address, std::size_t bytes) const;
 };
 
 /// The accounting allocator of one device. Every byte that the framework uses for tensors comes from here. Thread-safe.

@@ -1,0 +1,394 @@
+// A failure leaves the weights alone: wherever a step fails, parameters, buffers, random counters, committed gradients
+// and the optimiser are what they were, every byte is returned, and the next step goes as if nothing had happened.
+
+#include <gtest/gtest.h>
+
+#include "nn/densenet.hpp"
+#include "nn/revnet.hpp"
+#include "nn/sgd.hpp"
+#include "ops/add.hpp"
+#include "ops/conv2d.hpp"
+#include "ops/cross_entropy.hpp"
+#include "ops/dropout.hpp"
+#include "ops/relu.hpp"
+#include "tests/random_graph.hpp"
+#include "tests/user_policy.hpp"
+
+namespace palimpsest::test {
+namespace {
+
+class Injected : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+void set_limit(std::size_t bytes) { allocator(Device::Cpu).set_limit(bytes); }
+
+// --- Failures at every op of random graphs ---------------------------------------------------------------------------
+
+enum class Failure { Throw, OutOfMemory };
+
+/// What a graph's second step does when it fails at the n-th moment at which a watch runs, in forward, in a replay or in
+/// backward. Throw: the watch throws. OutOfMemory: whoever allocates next fails.
+class FailingGraph {
+ public:
+  FailingGraph(std::uint64_t seed, PolicyPtr policy) : seed_(seed), policy_(std::move(policy)) {
+    RandomGraph graph(seed_);
+    graph.set_watch([this](Moment) { ++moments_; });
+    first_ = graph.step(policies());
+    moments_ = 0;
+    second_ = graph.step(policies());
+  }
+
+  int moments() const { return moments_; }
+
+  /// Whether the step failed at all: after the last op nobody may allocate any more.
+  bool fails_at(int moment, Failure failure) const {
+    RandomGraph graph(seed_);
+    int left = -1;
+    graph.set_watch([&](Moment) {
+      if (left-- != 0) return;
+      if (failure == Failure::Throw) throw Injected("injected");
+      set_limit(live_bytes());
+    });
+    EXPECT_TRUE(graph.step(policies()) == first_);
+    const Outcome before = graph.state();
+    const std::vector<Bits> parameters = graph.parameters();
+    const std::size_t live = live_bytes();
+    left = moment;
+    const bool failed = fails(graph);
+    set_limit(0);
+    if (!failed) return false;
+    EXPECT_TRUE(graph.state() == before);
+    EXPECT_TRUE(graph.parameters() == parameters);
+    graph.drop_kept();
+    EXPECT_EQ(live_bytes(), live);
+    left = -1;
+    EXPECT_TRUE(graph.step(policies()) == second_);
+    return true;
+  }
+
+ private:
+  PolicyOfBlock policies() const {
+    return [this](int) { return policy_; };
+  }
+
+  bool fails(RandomGraph& graph) const {
+    Tensor loss;
+    try {
+      loss = graph.forward(policies());
+      loss.backward();
+      return false;
+    } catch (const Injected&) {
+    } catch (const OutOfMemory&) {
+    }
+    if (loss) EXPECT_THROW(loss.backward(), StateError);
+    return true;
+  }
+
+  std::uint64_t seed_;
+  PolicyPtr policy_;
+  int moments_ = 0;
+  Outcome first_;
+  Outcome second_;
+};
+
+/// Acts on everything, so that no policy complains about a graph.
+PolicyPtr policy_of(std::uint64_t seed) {
+  switch (seed % 6) {
+    case 0:
+      return memory::store_all();
+    case 1:
+      return memory::checkpoint();
+    case 2:
+      return user::keep_every_other();
+    default:
+      return chaos(seed);
+  }
+}
+
+class FailureTest : public TapeTest, public ::testing::WithParamInterface<std::uint64_t> {
+ protected:
+  static void fail_everywhere(Failure failure) {
+    for (std::uint64_t seed = GetParam() * 6; seed < GetParam() * 6 + 6; ++seed) {
+      SCOPED_TRACE(seed);
+      const FailingGraph graph(1000 + seed, policy_of(seed));
+      int failures = 0;
+      for (int moment = 0; moment < graph.moments(); ++moment) failures += graph.fails_at(moment, failure) ? 1 : 0;
+      EXPECT_GT(failures, graph.moments() / 2);
+    }
+  }
+};
+
+TEST_P(FailureTest, AnOpThatThrowsLeavesNoTrace) { fail_everywhere(Failure::Throw); }
+TEST_P(FailureTest, AnAllocationThatFailsLeavesNoTrace) { fail_everywhere(Failure::OutOfMemory); }
+
+INSTANTIATE_TEST_SUITE_P(Seeds, FailureTest, ::testing::Range<std::uint64_t>(0, 4));
+
+// --- Every limit on a model ------------------------------------------------------------------------------------------
+
+/// A model, its optimiser and one batch.
+class Training {
+ public:
+  Training(std::unique_ptr<nn::Classifier> model, nn::Init init, const PolicyPtr& policy)
+      : model_(std::move(model)), init_(std::move(init)), sgd_(model_->parameters(), {.learning_rate = 0.05}) {
+    model_->set_memory(policy);
+  }
+
+  void step() {
+    sgd_.zero_grad();
+    ops::cross_entropy((*model_)(images_), labels_).backward();
+    sgd_.step();
+  }
+
+  /// Weights, buffers, gradients and random counters.
+  std::vector<Bits> state() const {
+    std::vector<Bits> bits;
+    for (const auto& [name, parameter] : model_->parameters()) {
+      bits.push_back(bits_of(parameter));
+      bits.push_back(bits_of(parameter.grad()));
+    }
+    for (const auto& [name, buffer] : model_->buffers()) bits.push_back(bits_of(buffer));
+    bits.emplace_back(init_.dropout_generator()->offset);
+    return bits;
+  }
+
+  nn::Classifier& model() { return *model_; }
+  nn::Sgd& sgd() { return sgd_; }
+
+ private:
+  std::unique_ptr<nn::Classifier> model_;
+  nn::Init init_;
+  nn::Sgd sgd_;
+  Tensor images_ = random_tensor({2, 3, 8, 8}, 9);
+  Tensor labels_ = Tensor::from_vector<std::int32_t>({2}, {0, 3});
+};
+
+Training densenet(const PolicyPtr& policy) {
+  nn::DenseNetSpec spec;
+  spec.layers = {2, 2};
+  spec.growth_rate = 4;
+  spec.stem_channels = 8;
+  spec.dropout = 0.2;
+  nn::Init init(5);
+  auto model = std::make_unique<nn::DenseNet>(spec, init);
+  return {std::move(model), std::move(init), policy};
+}
+
+Training revnet(const PolicyPtr& policy) {
+  nn::ResidualSpec spec;
+  spec.units = {2, 2};
+  spec.filters = {8, 16};
+  spec.stem_channels = 8;
+  spec.grid = 12;
+  nn::Init init(5);
+  auto model = std::make_unique<nn::RevNet>(spec, init);
+  return {std::move(model), std::move(init), policy};
+}
+
+/// Steps under many limits, from what is held between steps to the peak of a step.
+void sweep_limits(const std::function<Training()>& make) {
+  Training reference = make();
+  reference.step();
+  allocator(Device::Cpu).reset_peak();
+  const std::size_t live = live_bytes();
+  reference.step();
+  const std::size_t peak = allocator(Device::Cpu).stats().peak;
+  reference.step();
+
+  Training training = make();
+  const std::size_t held_by_reference = live_bytes();
+  training.step();
+  training.step();
+  const std::vector<Bits> before = training.state();
+  const std::size_t between_steps = live_bytes();
+  const std::size_t range = peak - live;
+  constexpr std::size_t limits = 80;
+  for (std::size_t i = 0; i < limits; ++i) {
+    // Without the gradients that the step starts by dropping.
+    set_limit(held_by_reference + (live - (live - between_steps + held_by_reference)) + range * i / limits);
+    EXPECT_THROW(training.step(), OutOfMemory) << "limit " << i;
+    set_limit(0);
+    EXPECT_LE(live_bytes(), between_steps);
+  }
+  training.step();
+  EXPECT_TRUE(training.state() == reference.state());
+  EXPECT_FALSE(training.state() == before);
+}
+
+TEST_F(TapeTest, EveryLimitLeavesADenseNetAlone) {
+  for (const PolicyPtr& policy : {memory::store_all(), memory::shared(), memory::checkpoint(), user::offload()}) {
+    SCOPED_TRACE(policy->name());
+    sweep_limits([&] { return densenet(policy); });
+  }
+}
+
+TEST_F(TapeTest, EveryLimitLeavesARevNetAlone) {
+  for (const PolicyPtr& policy : {memory::store_all(), memory::shared(), memory::checkpoint(), memory::reversible()}) {
+    SCOPED_TRACE(policy->name());
+    sweep_limits([&] { return revnet(policy); });
+  }
+}
+
+TEST_F(TapeTest, AnOptimiserThatFindsNoMemoryLeavesTheWeightsAlone) {
+  Training training = densenet(memory::store_all());
+  nn::Sgd& sgd = training.sgd();
+  ops::cross_entropy(training.model()(random_tensor({2, 3, 8, 8}, 1)), Tensor::from_vector<std::int32_t>({2}, {1, 2}))
+      .backward();
+  const std::vector<Bits> before = training.state();
+  const std::size_t live = live_bytes();
+  for (std::size_t room = 0; room < 4096; room += 512) {
+    set_limit(live + room);
+    EXPECT_THROW(sgd.step(), OutOfMemory);
+    EXPECT_TRUE(training.state() == before);
+    EXPECT_EQ(live_bytes(), live);
+  }
+  set_limit(0);
+  sgd.step();
+  EXPECT_FALSE(training.state() == before);
+}
+
+// --- What the message says -------------------------------------------------------------------------------------------
+
+void expect_parts(const std::string& message, const std::vector<std::string>& parts) {
+  for (const std::string& part : parts) {
+    EXPECT_NE(message.find(part), std::string::npos) << '"' << part << "\" is not in: " << message;
+  }
+}
+
+TEST_F(TapeTest, OutOfMemorySaysWhatWasAskedWhoHoldsItAndWhatWouldHelp) {
+  Training training = densenet(memory::store_all());
+  training.step();
+  const std::size_t live = live_bytes();
+  allocator(Device::Cpu).reset_peak();
+  training.step();
+  const std::size_t limit = live + (allocator(Device::Cpu).stats().peak - live) * 3 / 4;
+  set_limit(limit);
+  const std::string message = message_of<OutOfMemory>([&] { training.step(); });
+  expect_parts(message,
+               {"out of memory on cpu: ", " MiB for ", " in use (", "parameter ", "activation ",
+                "the limit is " + format_mebibytes(limit), "largest blocks: block", "memory policy in force: store-all",
+                "(checkpoint or shared would need less)"});
+}
+
+TEST_F(TapeTest, TheMostFrugalPolicyPromisesNothing) {
+  Training training = densenet(memory::shared());
+  training.step();
+  set_limit(live_bytes());
+  const std::string message = message_of<OutOfMemory>([&] { training.step(); });
+  EXPECT_EQ(message.find("would need less"), std::string::npos) << message;
+}
+
+// --- Exceptions of users' ops and blocks -----------------------------------------------------------------------------
+
+/// Fails at a moment, beside state that has to be put back.
+void expect_clean_failure(const PolicyPtr& policy, Moment when) {
+  const Tensor x = random_parameter({1, 2, 4, 4}, 1);
+  const Tensor weight = random_parameter({1, 2, 4, 4}, 2);
+  const auto generator = std::make_shared<Generator>(Generator{3, 40});
+  const std::size_t live = live_bytes();
+  Tensor kept;
+  Tensor loss;
+  const auto fail = [&](Moment moment) {
+    if (moment == when) throw Injected("injected");
+  };
+  const auto step = [&] {
+    Tensor y = in_block(policy, x, [&](Tensor z) {
+      z = ops::dropout(ops::relu(std::move(z)), 0.5, generator);
+      kept = ops::add(z, z);
+      return ops::relu(watch(std::move(z), fail));
+    });
+    loss = ops::conv2d(std::move(y), weight);
+    loss.backward();
+  };
+  EXPECT_THROW(step(), Injected);
+  EXPECT_EQ(generator->offset, 40U);
+  EXPECT_FALSE(x.grad());
+  EXPECT_FALSE(weight.grad());
+  EXPECT_THROW(ops::relu(kept), StateError);
+  if (loss) EXPECT_THROW(loss.backward(), StateError);
+  EXPECT_EQ(Tape::current(), nullptr);
+  kept = {};
+  loss = {};
+  EXPECT_EQ(live_bytes(), live);
+}
+
+TEST_F(TapeTest, AnOpMayThrowAtAnyMoment) {
+  expect_clean_failure(memory::store_all(), Moment::First);
+  expect_clean_failure(memory::store_all(), Moment::Backward);
+  expect_clean_failure(memory::shared(), Moment::First);
+  expect_clean_failure(memory::shared(), Moment::Backward);
+  for (const Moment moment : {Moment::First, Moment::Replay, Moment::Backward}) {
+    expect_clean_failure(memory::checkpoint(), moment);
+  }
+}
+
+TEST_F(TapeTest, ReadingATensorThatCannotBeRestoredFailsNothing) {
+  const Tensor x = random_parameter({1, 2, 4, 4}, 1);
+  bool broken = false;
+  std::vector<Tensor> held;
+  const auto fail = [&](Moment moment) {
+    if (broken && moment == Moment::Replay) throw Injected("injected");
+  };
+  Tensor y = in_block(memory::shared(), x, [&](Tensor z) {
+    for (int i = 0; i < 3; ++i) {
+      z = ops::conv2d(watch(std::move(z), fail), random_parameter({2, 2, 1, 1}, 3));
+      held.push_back(watch(z, fail));
+    }
+    return z;
+  });
+  broken = true;
+  EXPECT_THROW(bits_of(held[0]), Injected);
+  EXPECT_EQ(Tape::current()->state(), Tape::State::Recording);
+  broken = false;
+  EXPECT_NO_THROW(bits_of(held[0]));
+  ops::conv2d(std::move(y), random_parameter({1, 2, 4, 4}, 2)).backward();
+  EXPECT_TRUE(x.grad());
+}
+
+TEST_F(TapeTest, AnExceptionThatLeavesABlockFailsTheStep) {
+  const Tensor x = random_parameter({1, 2, 4, 4}, 1);
+  const auto generator = std::make_shared<Generator>(Generator{3, 40});
+  Tensor before_block = ops::relu(x);
+  const auto enter = [&] {
+    in_block(memory::store_all(), before_block, [&](Tensor z) -> Tensor {
+      z = ops::dropout(std::move(z), 0.5, generator);
+      throw Injected("user code");
+    });
+  };
+  EXPECT_THROW(enter(), Injected);
+  EXPECT_EQ(generator->offset, 40U);
+  EXPECT_THROW(ops::relu(before_block), StateError);
+  EXPECT_NO_THROW(bits_of(before_block));  // what the user held when it failed is still there
+}
+
+TEST_F(TapeTest, AnExceptionCaughtInsideABlockFailsNothing) {
+  const Tensor x = random_parameter({1, 2, 4, 4}, 1);
+  Tensor y = in_block(memory::checkpoint(), x, [&](Tensor z) {
+    z = ops::relu(std::move(z));
+    EXPECT_THROW(ops::add(z, Tensor::zeros({1})), ShapeError);
+    try {
+      throw Injected("user code");
+    } catch (const Injected&) {
+      z = in_block(memory::shared(), std::move(z), [](Tensor inner) { return ops::relu(std::move(inner)); });
+    }
+    return z;
+  });
+  ops::conv2d(std::move(y), random_parameter({1, 2, 4, 4}, 2)).backward();
+  EXPECT_TRUE(x.grad());
+}
+
+TEST_F(TapeTest, AFailedOpCaughtInsideABlockStillFailsTheStep) {
+  const Tensor x = random_parameter({1, 2, 4, 4}, 1);
+  const auto enter = [&] {
+    in_block(memory::store_all(), x, [&](Tensor z) {
+      z = ops::relu(std::move(z));
+      EXPECT_THROW(watch(z, [](Moment) { throw Injected("injected"); }), Injected);
+      return ops::relu(std::move(z));  // of a step that is over
+    });
+  };
+  EXPECT_THROW(enter(), StateError);
+}
+
+}  // namespace
+}  // namespace palimpsest::test

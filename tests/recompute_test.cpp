@@ -1,0 +1,229 @@
+// What comes back is what was there: every policy gives the bits of store-all, state is committed once, and no read is
+// stale.
+
+#include <gtest/gtest.h>
+
+#include "memory/recipes.hpp"
+#include "nn/densenet.hpp"
+#include "nn/revnet.hpp"
+#include "nn/sgd.hpp"
+#include "ops/add.hpp"
+#include "ops/concat.hpp"
+#include "ops/conv2d.hpp"
+#include "ops/cross_entropy.hpp"
+#include "ops/relu.hpp"
+#include "tests/random_graph.hpp"
+#include "tests/user_policy.hpp"
+
+namespace palimpsest::test {
+namespace {
+
+/// The policy without the complaint that it finds nothing to act on.
+class Lenient : public Policy {
+ public:
+  explicit Lenient(PolicyPtr policy) : policy_(std::move(policy)) {}
+
+  std::string_view name() const override { return policy_->name(); }
+  RecipePtr decide(const Value& value, const Op& op, const BlockInfo& block) const override {
+    return policy_->decide(value, op, block);
+  }
+  std::optional<RecipePtr> reconsider(const Value& value, const Offer& offer, const BlockInfo& block) const override {
+    return policy_->reconsider(value, offer, block);
+  }
+
+ private:
+  PolicyPtr policy_;
+};
+
+std::vector<PolicyPtr> all_policies() {
+  std::vector<PolicyPtr> policies = {memory::store_all(),  memory::shared(), memory::checkpoint(),
+                                     memory::reversible(), user::offload(),  user::keep_every_other()};
+  for (PolicyPtr& policy : policies) policy = std::make_shared<Lenient>(policy);
+  return policies;
+}
+
+/// Two steps of a graph, gradients accumulating.
+std::vector<Outcome> two_steps(std::uint64_t seed, const PolicyOfBlock& policies) {
+  RandomGraph graph(seed);
+  std::vector<Outcome> outcomes{graph.step(policies)};
+  outcomes.push_back(graph.step(policies));
+  return outcomes;
+}
+
+std::vector<Outcome> stored(std::uint64_t seed) {
+  return two_steps(seed, [](int) { return memory::store_all(); });
+}
+
+// --- Random graphs ---------------------------------------------------------------------------------------------------
+
+class RandomGraphTest : public TapeTest, public ::testing::WithParamInterface<std::uint64_t> {
+ protected:
+  static constexpr std::uint64_t seeds_per_case = 25;
+
+  template <class Check>
+  static void for_each_seed(const Check& check) {
+    const std::uint64_t first = GetParam() * seeds_per_case;
+    for (std::uint64_t seed = first; seed < first + seeds_per_case; ++seed) check(seed);
+  }
+};
+
+TEST_P(RandomGraphTest, EveryPolicyGivesTheBitsOfStoreAll) {
+  for_each_seed([](std::uint64_t seed) {
+    const std::vector<Outcome> expected = stored(seed);
+    for (const PolicyPtr& policy : all_policies()) {
+      const auto same = [&](int) { return policy; };
+      EXPECT_TRUE(two_steps(seed, same) == expected) << "seed " << seed << ", " << policy->name();
+    }
+  });
+}
+
+TEST_P(RandomGraphTest, SoDoesAMixtureOfPolicies) {
+  for_each_seed([](std::uint64_t seed) {
+    const std::vector<PolicyPtr> policies = all_policies();
+    const auto mixture = [&](int block) { return policies[philox(seed, static_cast<unsigned>(block))[0] % 6]; };
+    EXPECT_TRUE(two_steps(seed, mixture) == stored(seed)) << "seed " << seed;
+  });
+}
+
+TEST_P(RandomGraphTest, SoDoAnyDecisionsAtAll) {
+  for_each_seed([](std::uint64_t seed) {
+    const std::vector<Outcome> expected = stored(seed);
+    for (std::uint64_t salt = 0; salt < 4; ++salt) {
+      const auto any = [&](int) { return chaos(seed * 4 + salt); };
+      EXPECT_TRUE(two_steps(seed, any) == expected) << "seed " << seed << ", salt " << salt;
+    }
+  });
+}
+
+TEST_P(RandomGraphTest, PoliciesMayChangeBetweenSteps) {
+  for_each_seed([](std::uint64_t seed) {
+    RandomGraph graph(seed);
+    const Outcome first = graph.step([&](int) { return chaos(seed); });
+    const std::vector<PolicyPtr> policies = all_policies();
+    const Outcome second = graph.step([&](int block) { return policies[static_cast<std::size_t>(block) % 6]; });
+    EXPECT_TRUE((std::vector<Outcome>{first, second} == stored(seed))) << "seed " << seed;
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(Seeds, RandomGraphTest, ::testing::Range<std::uint64_t>(0, 8));
+
+TEST_F(TapeTest, RandomGraphsOnTwoThreads) {
+  std::vector<std::vector<Outcome>> expected;
+  for (std::uint64_t seed = 0; seed < 5; ++seed) expected.push_back(stored(seed));
+  set_thread_count(2);
+  for (std::uint64_t seed = 0; seed < 5; ++seed) {
+    EXPECT_TRUE(two_steps(seed, [&](int) { return chaos(seed); }) == expected[seed]) << "seed " << seed;
+  }
+}
+
+// --- State is committed once -----------------------------------------------------------------------------------------
+
+nn::DenseNetSpec small_densenet() {
+  nn::DenseNetSpec spec;
+  spec.layers = {2, 3};
+  spec.growth_rate = 4;
+  spec.stem_channels = 8;
+  spec.dropout = 0.2;
+  return spec;
+}
+
+nn::ResidualSpec small_revnet(std::optional<int> grid) {
+  nn::ResidualSpec spec;
+  spec.units = {3, 2};
+  spec.filters = {8, 16};
+  spec.stem_channels = 8;
+  spec.grid = grid;
+  return spec;
+}
+
+struct Trained {
+  std::string digest;
+  std::uint64_t counters;
+  Bits loss;
+  bool operator==(const Trained&) const = default;
+};
+
+/// Three steps of SGD.
+template <class Model, class Spec>
+Trained train(const Spec& spec, const PolicyPtr& policy) {
+  nn::Init init(5);
+  Model model(spec, init);
+  model.set_memory(policy);
+  nn::Sgd sgd(model.parameters(), {.learning_rate = 0.05});
+  const Tensor images = random_tensor({4, 3, 8, 8}, 9);
+  const Tensor labels = Tensor::from_vector<std::int32_t>({4}, {0, 3, 7, 9});
+  Tensor loss;
+  for (int step = 0; step < 3; ++step) {
+    sgd.zero_grad();
+    loss = ops::cross_entropy(model(images), labels);
+    loss.backward();
+    sgd.step();
+  }
+  return {model.state_digest(), init.dropout_generator()->offset, bits_of(loss)};
+}
+
+TEST_F(TapeTest, WeightsBuffersAndCountersOfADenseNetAreThoseOfStoreAll) {
+  const Trained expected = train<nn::DenseNet>(small_densenet(), memory::store_all());
+  EXPECT_GT(expected.counters, 0U);
+  for (const PolicyPtr& policy : all_policies()) {
+    EXPECT_TRUE(train<nn::DenseNet>(small_densenet(), policy) == expected) << policy->name();
+  }
+}
+
+TEST_F(TapeTest, WeightsBuffersAndCountersOfARevNetOnAGridAreThoseOfStoreAll) {
+  const Trained expected = train<nn::RevNet>(small_revnet(12), memory::store_all());
+  for (const PolicyPtr& policy : all_policies()) {
+    EXPECT_TRUE(train<nn::RevNet>(small_revnet(12), policy) == expected) << policy->name();
+  }
+}
+
+TEST_F(TapeTest, UserCodeRunsOnceAndAnOpTwice) {
+  const Tensor x = random_parameter({1, 2, 4, 4}, 1);
+  int runs = 0;
+  std::vector<Moment> moments;
+  Tensor y = in_block(memory::checkpoint(), x, [&](Tensor z) {
+    ++runs;
+    return ops::relu(watch(ops::relu(std::move(z)), [&](Moment moment) { moments.push_back(moment); }));
+  });
+  const Tensor one_number = ops::conv2d(std::move(y), random_parameter({1, 2, 4, 4}, 2));
+  one_number.backward();
+  EXPECT_EQ(runs, 1);
+  EXPECT_EQ(moments, (std::vector<Moment>{Moment::First, Moment::Replay, Moment::Backward}));
+}
+
+// --- What replaying costs --------------------------------------------------------------------------------------------
+
+template <class Model, class Spec>
+std::size_t heavy_replays(const Spec& spec, const PolicyPtr& policy) {
+  Model model(spec, nn::Init(5));
+  model.set_memory(policy);
+  const Tensor images = random_tensor({2, 3, 8, 8}, 9);
+  const Tensor loss = ops::cross_entropy(model(images), Tensor::from_vector<std::int32_t>({2}, {0, 3}));
+  loss.backward();
+  return loss.handle()->tape->heavy_replays();
+}
+
+TEST_F(TapeTest, SharedStorageNeverRunsAConvolutionAgain) {
+  EXPECT_EQ(heavy_replays<nn::DenseNet>(small_densenet(), memory::shared()), 0U);
+  EXPECT_EQ(heavy_replays<nn::RevNet>(small_revnet(12), memory::shared()), 0U);
+  EXPECT_EQ(heavy_replays<nn::DenseNet>(small_densenet(), memory::store_all()), 0U);
+}
+
+TEST_F(TapeTest, CheckpointingRunsEveryConvolutionThatIsReadOnceMore) {
+  // Two convolutions in each of five layers. What the first block's last one made is read by the block's output alone,
+  // which is kept; so is what the transition's made.
+  EXPECT_EQ(heavy_replays<nn::DenseNet>(small_densenet(), memory::checkpoint()), 9U);
+}
+
+TEST_F(TapeTest, ReversingRunsEveryBranchOnceMore) {
+  // Two convolutions in each of two branches of five units. In the unit that changes the shape nothing can be solved
+  // for, but its branches' insides are made again: all but the last convolution's output, which only the sum reads.
+  for (const std::optional<int> grid : {std::optional<int>(12), std::optional<int>()}) {
+    const std::size_t replays = heavy_replays<nn::RevNet>(small_revnet(grid), memory::reversible());
+    EXPECT_GE(replays, 4U * 4);
+    EXPECT_LE(replays, 4U * 5);
+  }
+}
+
+}  // namespace
+}  // namespace palimpsest::test
