@@ -49,6 +49,13 @@ bool Backward::wants(std::size_t i) const { return node_.inputs[i]->requires_gra
 std::size_t Backward::input_count() const { return node_.inputs.size(); }
 const Shape& Backward::input_shape(std::size_t i) const { return node_.inputs[i]->shape(); }
 
+void Backward::done_with_input(std::size_t i) {
+  Value& value = *node_.inputs[i];
+  node_.held.erase(std::find(node_.held.begin(), node_.held.end(), &value));
+  --value.readers_;
+  pins_.unpin(value);
+}
+
 GradientTarget Backward::grad_input(std::size_t i) {
   const Value& value = *node_.inputs[i];
   std::shared_ptr<Storage>& gradient = tape_.gradient_slot(*node_.inputs[i]);
@@ -134,7 +141,7 @@ void Tape::backward_through(Node& node) {
   for (std::size_t o = 0; o < node.outputs.size(); ++o) {
     if (node.needs.output(o)) need(*node.outputs[o]);
   }
-  Backward io(*this, node);
+  Backward io(*this, node, pins);
   node.op->backward(io);
 }
 

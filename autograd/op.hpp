@@ -14,6 +14,7 @@
 namespace palimpsest {
 
 class Value;
+class PinSet;
 class Tape;
 struct Node;
 
@@ -103,7 +104,7 @@ struct GradientTarget {
 /// gradients of the inputs go.
 class Backward {
  public:
-  Backward(Tape& tape, Node& node) : tape_(tape), node_(node) {}
+  Backward(Tape& tape, Node& node, PinSet& pins) : tape_(tape), node_(node), pins_(pins) {}
 
   /// The gradient of output o; null if nothing flowed into it.
   View grad_output(std::size_t o = 0) const;
@@ -116,6 +117,10 @@ class Backward {
   bool wants(std::size_t i) const;
   std::size_t input_count() const;
   const Shape& input_shape(std::size_t i) const;
+
+  /// Says that input i, which was named in Op::needs, has been read for the last time: its bytes may go before the rest
+  /// of this backward asks for memory. Call it once at most; input(i) must not be used afterwards.
+  void done_with_input(std::size_t i);
 
   /// The destination of input i's gradient. Call it once per wanted input.
   GradientTarget grad_input(std::size_t i);
@@ -130,6 +135,7 @@ class Backward {
  private:
   Tape& tape_;
   Node& node_;
+  PinSet& pins_;
 };
 
 /// One operation: a pure forward and its gradient. An object is made for each call and lives on the tape; it holds the

@@ -62,6 +62,7 @@ class Conv2d : public Op {
       });
     }
     if (!io.wants(0)) return;
+    io.done_with_input(0);
     const GradientTarget dx = io.grad_input(0);
     const Buffer scratch = io.workspace(bytes(kernels::conv2d_grad_input_workspace(geometry), x.dtype));
     run_kernels(name(), io.device(), x.dtype, [&](auto zero) {

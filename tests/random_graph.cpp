@@ -21,9 +21,7 @@ namespace {
 constexpr int grid = 10;
 constexpr std::int64_t batch = 2;
 
-bool same_pixels(const Tensor& a, const Tensor& b) {
-  return a.shape().with_channels(1) == b.shape().with_channels(1);
-}
+bool same_pixels(const Tensor& a, const Tensor& b) { return a.shape().with_channels(1) == b.shape().with_channels(1); }
 
 }  // namespace
 

@@ -18,6 +18,8 @@
 namespace palimpsest::test {
 namespace {
 
+using RecomputeTest = TapeTest;
+
 /// The policy without the complaint that it finds nothing to act on.
 class Lenient : public Policy {
  public:
@@ -107,7 +109,7 @@ TEST_P(RandomGraphTest, PoliciesMayChangeBetweenSteps) {
 
 INSTANTIATE_TEST_SUITE_P(Seeds, RandomGraphTest, ::testing::Range<std::uint64_t>(0, 8));
 
-TEST_F(TapeTest, RandomGraphsOnTwoThreads) {
+TEST_F(RecomputeTest, RandomGraphsOnTwoThreads) {
   std::vector<std::vector<Outcome>> expected;
   for (std::uint64_t seed = 0; seed < 5; ++seed) expected.push_back(stored(seed));
   set_thread_count(2);
@@ -162,7 +164,7 @@ Trained train(const Spec& spec, const PolicyPtr& policy) {
   return {model.state_digest(), init.dropout_generator()->offset, bits_of(loss)};
 }
 
-TEST_F(TapeTest, WeightsBuffersAndCountersOfADenseNetAreThoseOfStoreAll) {
+TEST_F(RecomputeTest, WeightsBuffersAndCountersOfADenseNetAreThoseOfStoreAll) {
   const Trained expected = train<nn::DenseNet>(small_densenet(), memory::store_all());
   EXPECT_GT(expected.counters, 0U);
   for (const PolicyPtr& policy : all_policies()) {
@@ -170,14 +172,14 @@ TEST_F(TapeTest, WeightsBuffersAndCountersOfADenseNetAreThoseOfStoreAll) {
   }
 }
 
-TEST_F(TapeTest, WeightsBuffersAndCountersOfARevNetOnAGridAreThoseOfStoreAll) {
+TEST_F(RecomputeTest, WeightsBuffersAndCountersOfARevNetOnAGridAreThoseOfStoreAll) {
   const Trained expected = train<nn::RevNet>(small_revnet(12), memory::store_all());
   for (const PolicyPtr& policy : all_policies()) {
     EXPECT_TRUE(train<nn::RevNet>(small_revnet(12), policy) == expected) << policy->name();
   }
 }
 
-TEST_F(TapeTest, UserCodeRunsOnceAndAnOpTwice) {
+TEST_F(RecomputeTest, UserCodeRunsOnceAndAnOpTwice) {
   const Tensor x = random_parameter({1, 2, 4, 4}, 1);
   int runs = 0;
   std::vector<Moment> moments;
@@ -203,19 +205,19 @@ std::size_t heavy_replays(const Spec& spec, const PolicyPtr& policy) {
   return loss.handle()->tape->heavy_replays();
 }
 
-TEST_F(TapeTest, SharedStorageNeverRunsAConvolutionAgain) {
+TEST_F(RecomputeTest, SharedStorageNeverRunsAConvolutionAgain) {
   EXPECT_EQ(heavy_replays<nn::DenseNet>(small_densenet(), memory::shared()), 0U);
   EXPECT_EQ(heavy_replays<nn::RevNet>(small_revnet(12), memory::shared()), 0U);
   EXPECT_EQ(heavy_replays<nn::DenseNet>(small_densenet(), memory::store_all()), 0U);
 }
 
-TEST_F(TapeTest, CheckpointingRunsEveryConvolutionThatIsReadOnceMore) {
+TEST_F(RecomputeTest, CheckpointingRunsEveryConvolutionThatIsReadOnceMore) {
   // Two convolutions in each of five layers. What the first block's last one made is read by the block's output alone,
   // which is kept; so is what the transition's made.
   EXPECT_EQ(heavy_replays<nn::DenseNet>(small_densenet(), memory::checkpoint()), 9U);
 }
 
-TEST_F(TapeTest, ReversingRunsEveryBranchOnceMore) {
+TEST_F(RecomputeTest, ReversingRunsEveryBranchOnceMore) {
   // Two convolutions in each of two branches of five units. In the unit that changes the shape nothing can be solved
   // for, but its branches' insides are made again: all but the last convolution's output, which only the sum reads.
   for (const std::optional<int> grid : {std::optional<int>(12), std::optional<int>()}) {

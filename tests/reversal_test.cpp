@@ -20,6 +20,8 @@
 namespace palimpsest::test {
 namespace {
 
+using ReversalTest = TapeTest;
+
 using Floats = std::vector<float>;
 
 /// How many elements a branch saw in its first run, and how many it saw again, bit for bit, in its second.
@@ -97,17 +99,18 @@ Chain fifty_four_couplings(const PolicyPtr& policy, std::optional<int> grid) {
     b = std::move(streams[1]);
   }
   const Tensor score = ops::conv2d(ops::couple(std::move(a), std::move(b)), random_parameter({1, 4, 8, 8}, 3));
-  ops::cross_entropy(in_block(memory::store_all(), score, [](Tensor x) {
-                       return ops::linear(ops::global_avg_pool(std::move(x)), Tensor::from_vector<float>({2, 1}, {1, 2}),
-                                          Tensor::zeros({2}));
-                     }),
+  ops::cross_entropy(in_block(memory::store_all(), score,
+                              [](Tensor x) {
+                                return ops::linear(ops::global_avg_pool(std::move(x)),
+                                                   Tensor::from_vector<float>({2, 1}, {1, 2}), Tensor::zeros({2}));
+                              }),
                      Tensor::from_vector<std::int32_t>({2}, {0, 1}))
       .backward();
   chain.gradient = bits_of(images.grad());
   return chain;
 }
 
-TEST_F(TapeTest, OnAGridFiftyFourCouplingsComeBackBitForBit) {
+TEST_F(ReversalTest, OnAGridFiftyFourCouplingsComeBackBitForBit) {
   const Chain stored = fifty_four_couplings(memory::store_all(), 12);
   const Chain reversed = fifty_four_couplings(memory::reversible(), 12);
   EXPECT_EQ(stored.seen.elements, 0U);
@@ -116,7 +119,7 @@ TEST_F(TapeTest, OnAGridFiftyFourCouplingsComeBackBitForBit) {
   EXPECT_EQ(reversed.gradient, stored.gradient);
 }
 
-TEST_F(TapeTest, WithoutAGridTheyComeBackUpToRounding) {
+TEST_F(ReversalTest, WithoutAGridTheyComeBackUpToRounding) {
   const Chain stored = fifty_four_couplings(memory::store_all(), std::nullopt);
   const Chain reversed = fifty_four_couplings(memory::reversible(), std::nullopt);
   EXPECT_LT(reversed.seen.same, reversed.seen.elements);
@@ -142,13 +145,13 @@ Coupled couple_and_solve(const Floats& x, const Floats& f, int s) {
   return {y.to_vector<float>(), solved.to_vector<float>()};
 }
 
-TEST_F(TapeTest, NegativeZeroComesBackAsItWas) {
+TEST_F(ReversalTest, NegativeZeroComesBackAsItWas) {
   const Coupled result = couple_and_solve({-0.0F, 0.0F, -0.0F, 0.0F, -0.0F}, {0.0F, -0.0F, -0.0F, -0.01F, 0.01F}, 3);
   for (const float value : result.solved) EXPECT_FALSE(std::signbit(value));  // as the grid had it
   for (const float value : result.sum) EXPECT_FALSE(std::signbit(value));
 }
 
-TEST_F(TapeTest, ValuesAtTheEdgeOfTheRangeComeBack) {
+TEST_F(ReversalTest, ValuesAtTheEdgeOfTheRangeComeBack) {
   for (const int s : {0, 1, 12, 23}) {
     const float end = std::ldexp(1.0F, 24 - s);
     const float step = std::ldexp(1.0F, -s);
@@ -160,13 +163,13 @@ TEST_F(TapeTest, ValuesAtTheEdgeOfTheRangeComeBack) {
   }
 }
 
-TEST_F(TapeTest, LeavingTheRangeIsAnErrorInForward) {
+TEST_F(ReversalTest, LeavingTheRangeIsAnErrorInForward) {
   const float end = std::ldexp(1.0F, 24 - 12);
   const float step = std::ldexp(1.0F, -12);
   const float infinity = std::numeric_limits<float>::infinity();
   const float nan = std::numeric_limits<float>::quiet_NaN();
-  for (const auto& [x, f] : std::vector<std::pair<float, float>>{
-           {end - step, step}, {-1, -(end - 1)}, {0, infinity}, {0, nan}, {0, end}}) {
+  for (const auto& [x, f] :
+       std::vector<std::pair<float, float>>{{end - step, step}, {-1, -(end - 1)}, {0, infinity}, {0, nan}, {0, end}}) {
     const std::string message = message_of<RangeError>([&] { couple_and_solve({0, x}, {0, f}, 12); });
     EXPECT_NE(message.find("[couple]"), std::string::npos) << message;
     EXPECT_NE(message.find("2^12"), std::string::npos) << message;
@@ -175,7 +178,7 @@ TEST_F(TapeTest, LeavingTheRangeIsAnErrorInForward) {
             std::string::npos);
 }
 
-TEST_F(TapeTest, AGridThatTheTypeDoesNotHoldIsRefused) {
+TEST_F(ReversalTest, AGridThatTheTypeDoesNotHoldIsRefused) {
   const Tensor x = Tensor::zeros({2}).requires_grad();
   const Tensor wide = Tensor::zeros({2}, Dtype::Float64).requires_grad();
   for (const int s : {-1, 24, 100}) {
@@ -187,7 +190,7 @@ TEST_F(TapeTest, AGridThatTheTypeDoesNotHoldIsRefused) {
   EXPECT_NO_THROW(ops::couple(x, x, 23));
 }
 
-TEST_F(TapeTest, AStreamThatLeavesTheRangeFailsTheStepAndLeavesTheWeightsAlone) {
+TEST_F(ReversalTest, AStreamThatLeavesTheRangeFailsTheStepAndLeavesTheWeightsAlone) {
   nn::ResidualSpec spec;
   spec.units = {2};
   spec.filters = {8};
@@ -208,7 +211,7 @@ TEST_F(TapeTest, AStreamThatLeavesTheRangeFailsTheStepAndLeavesTheWeightsAlone) 
 
 // --- A policy asked for in vain --------------------------------------------------------------------------------------
 
-TEST_F(TapeTest, APolicyThatFindsNothingToActOnNamesThoseThatDo) {
+TEST_F(ReversalTest, APolicyThatFindsNothingToActOnNamesThoseThatDo) {
   nn::DenseNetSpec spec;
   spec.layers = {2};
   spec.growth_rate = 4;
@@ -245,7 +248,7 @@ std::size_t peak_of_backward(const PolicyPtr& policy, int units) {
   return allocator(Device::Cpu).stats().peak / start.value().bytes();
 }
 
-TEST_F(TapeTest, TheStreamIsRestoredInTheMemoryOfItsBranch) {
+TEST_F(ReversalTest, TheStreamIsRestoredInTheMemoryOfItsBranch) {
   // The two leaves, y, the branch and in its place x, the gradient of y and that of the branch's leaf.
   EXPECT_EQ(peak_of_backward(memory::reversible(), 2), 6U);
   EXPECT_EQ(peak_of_backward(memory::reversible(), 20), 6U);

@@ -17,6 +17,8 @@
 namespace palimpsest::test {
 namespace {
 
+using StaleReadTest = TapeTest;
+
 constexpr int grid = 10;
 const Shape image = {1, 2, 4, 4};
 
@@ -65,7 +67,7 @@ void expect_unchanged(const std::vector<Held>& held) {
   for (const Held& one : held) EXPECT_EQ(bits_of(one.tensor), one.bits);
 }
 
-TEST_F(TapeTest, HeldTenantsOfAnArenaReadTheSameAtAnyTime) {
+TEST_F(StaleReadTest, HeldTenantsOfAnArenaReadTheSameAtAnyTime) {
   std::vector<Held> held;
   {
     const Tensor x = random_parameter(image, 7);
@@ -80,7 +82,7 @@ TEST_F(TapeTest, HeldTenantsOfAnArenaReadTheSameAtAnyTime) {
   expect_unchanged(held);
 }
 
-TEST_F(TapeTest, ATenantOfTheLastNodeSurvivesLeasesInBackward) {
+TEST_F(StaleReadTest, ATenantOfTheLastNodeSurvivesLeasesInBackward) {
   // The held one leaves its arena when its recipe ends; the earlier layers lease the arena after that.
   std::vector<Held> held;
   const Tensor x = random_parameter(image, 7);
@@ -90,7 +92,7 @@ TEST_F(TapeTest, ATenantOfTheLastNodeSurvivesLeasesInBackward) {
   expect_unchanged(held);
 }
 
-TEST_F(TapeTest, PinnedArenasLeadToAnother) {
+TEST_F(StaleReadTest, PinnedArenasLeadToAnother) {
   const Tensor x = random_parameter(image, 7);
   const Tensor loss = in_block(memory::shared(), x, [](Tensor y) {
     const Tensor a = ops::relu(conv(y, 1));
@@ -105,7 +107,7 @@ TEST_F(TapeTest, PinnedArenasLeadToAnother) {
   loss.backward();
 }
 
-TEST_F(TapeTest, UnrecordedOpsHoldOnToWhatTheyRead) {
+TEST_F(StaleReadTest, UnrecordedOpsHoldOnToWhatTheyRead) {
   const Tensor x = random_parameter(image, 7);
   std::vector<Held> held;
   const Tensor y = crowd(x, 4, held);
@@ -120,7 +122,7 @@ TEST_F(TapeTest, UnrecordedOpsHoldOnToWhatTheyRead) {
   expect_unchanged(held);
 }
 
-TEST_F(TapeTest, DetachedTenantsKeepTheirBytes) {
+TEST_F(StaleReadTest, DetachedTenantsKeepTheirBytes) {
   std::vector<Held> held;
   const Tensor x = random_parameter(image, 7);
   const Tensor y = crowd(x, 4, held);
@@ -130,7 +132,7 @@ TEST_F(TapeTest, DetachedTenantsKeepTheirBytes) {
   expect_unchanged(held);
 }
 
-TEST_F(TapeTest, ManyArenas) {
+TEST_F(StaleReadTest, ManyArenas) {
   class Many : public Policy {
    public:
     std::string_view name() const override { return "many arenas"; }
@@ -151,7 +153,7 @@ TEST_F(TapeTest, ManyArenas) {
 
 // --- Policies that meet ----------------------------------------------------------------------------------------------
 
-TEST_F(TapeTest, ATenantOfOneBlockEntersAnother) {
+TEST_F(StaleReadTest, ATenantOfOneBlockEntersAnother) {
   for (const PolicyPtr& second : {memory::shared(), memory::checkpoint(), memory::reversible(), user::offload()}) {
     expect_same(
         [](const Tensor& x, const std::vector<PolicyPtr>& policies) {
@@ -166,7 +168,7 @@ TEST_F(TapeTest, ATenantOfOneBlockEntersAnother) {
   }
 }
 
-TEST_F(TapeTest, AHeldTenantThatBecomesAStreamIsNotLost) {
+TEST_F(StaleReadTest, AHeldTenantThatBecomesAStreamIsNotLost) {
   // The stream is the tenant of an arena when it becomes solvable. In backward it is there when the coupling's turn is
   // over; then `other` leases the arena, and then `early` reads the stream.
   for (const bool hold : {false, true}) {
@@ -185,7 +187,7 @@ TEST_F(TapeTest, AHeldTenantThatBecomesAStreamIsNotLost) {
   }
 }
 
-TEST_F(TapeTest, PoliciesChangedBetweenForwardAndBackwardActFromTheNextForward) {
+TEST_F(StaleReadTest, PoliciesChangedBetweenForwardAndBackwardActFromTheNextForward) {
   nn::DenseNetSpec spec;
   spec.layers = {2};
   spec.growth_rate = 4;
@@ -198,7 +200,7 @@ TEST_F(TapeTest, PoliciesChangedBetweenForwardAndBackwardActFromTheNextForward) 
   EXPECT_THROW(ops::cross_entropy(model(images), labels).backward(), ValueError);
 }
 
-TEST_F(TapeTest, NestedBlocks) {
+TEST_F(StaleReadTest, NestedBlocks) {
   const std::vector<PolicyPtr> policies = {memory::store_all(), memory::shared(), memory::checkpoint(),
                                            memory::reversible(), user::offload()};
   for (const PolicyPtr& outer : policies) {
@@ -225,14 +227,13 @@ void expect_reversible(const std::function<Tensor(Tensor, const Tensor&)>& units
   expect_same(
       [&](const Tensor& x, const std::vector<PolicyPtr>& policies) {
         const Tensor other = ops::relu(conv(x, 11));
-        return score(in_block(policies[0], ops::relu(conv(x, 12)), [&](Tensor z) {
-          return units(ops::round_to_grid(std::move(z), grid), other);
-        }));
+        return score(in_block(policies[0], ops::relu(conv(x, 12)),
+                              [&](Tensor z) { return units(ops::round_to_grid(std::move(z), grid), other); }));
       },
       {memory::reversible()});
 }
 
-TEST_F(TapeTest, AStreamUsedAfterTheCouplingThatConsumedIt) {
+TEST_F(StaleReadTest, AStreamUsedAfterTheCouplingThatConsumedIt) {
   expect_reversible([](Tensor x, const Tensor& z) {
     const Tensor y = ops::couple(x, conv(z, 1), grid);
     const Tensor late = ops::relu(conv(x, 2));
@@ -240,7 +241,7 @@ TEST_F(TapeTest, AStreamUsedAfterTheCouplingThatConsumedIt) {
   });
 }
 
-TEST_F(TapeTest, TwoStreamsThatWouldBeSolvedFromEachOther) {
+TEST_F(StaleReadTest, TwoStreamsThatWouldBeSolvedFromEachOther) {
   expect_reversible([](Tensor w, const Tensor& z) {
     const Tensor x = ops::couple(w, conv(z, 1), grid);
     const Tensor y = ops::couple(x, ops::relu(conv(w, 2)), grid);  // to solve for x takes w, which takes x
@@ -248,14 +249,14 @@ TEST_F(TapeTest, TwoStreamsThatWouldBeSolvedFromEachOther) {
   });
 }
 
-TEST_F(TapeTest, ABranchOfTheStreamItselfCannotBeUndone) {
+TEST_F(StaleReadTest, ABranchOfTheStreamItselfCannotBeUndone) {
   expect_reversible([](Tensor x, const Tensor&) {
     Tensor f = conv(ops::relu(x), 1);
     return ops::couple(std::move(x), std::move(f), grid);
   });
 }
 
-TEST_F(TapeTest, AStreamThatIsItsOwnBranchCannotBeUndone) {
+TEST_F(StaleReadTest, AStreamThatIsItsOwnBranchCannotBeUndone) {
   expect_reversible([](Tensor x, const Tensor&) {
     Tensor y = ops::couple(x, x, grid);
     x = {};
@@ -263,7 +264,7 @@ TEST_F(TapeTest, AStreamThatIsItsOwnBranchCannotBeUndone) {
   });
 }
 
-TEST_F(TapeTest, TwoCouplingsOfOneStream) {
+TEST_F(StaleReadTest, TwoCouplingsOfOneStream) {
   expect_reversible([](Tensor x, const Tensor& z) {
     const Tensor a = ops::couple(x, conv(z, 1), grid);
     const Tensor b = ops::couple(x, conv(a, 2), grid);
@@ -272,7 +273,7 @@ TEST_F(TapeTest, TwoCouplingsOfOneStream) {
   });
 }
 
-TEST_F(TapeTest, ABranchThatIsHeldOrReadElsewhereIsNotOverwritten) {
+TEST_F(StaleReadTest, ABranchThatIsHeldOrReadElsewhereIsNotOverwritten) {
   std::vector<Held> held;
   expect_reversible([&](Tensor x, const Tensor& z) {
     x = ops::couple(x, ops::relu(conv(x, 1)), grid);
@@ -314,7 +315,7 @@ class FetchThenReplay : public Policy {
   PolicyPtr fetching_ = user::offload();
 };
 
-TEST_F(TapeTest, WhatWasLetGoUnsavedIsNoSource) {
+TEST_F(StaleReadTest, WhatWasLetGoUnsavedIsNoSource) {
   for (const bool shifted : {false, true}) {
     expect_same(
         [&](const Tensor& x, const std::vector<PolicyPtr>& policies) {

@@ -17,6 +17,8 @@
 namespace palimpsest::test {
 namespace {
 
+using TapeUseTest = TapeTest;
+
 using Floats = std::vector<float>;
 
 constexpr std::size_t row_bytes = 4 * sizeof(float);
@@ -31,7 +33,7 @@ Floats gradient_of(const Tensor& leaf) { return leaf.grad() ? leaf.grad().to_vec
 
 // --- Handles and liveness --------------------------------------------------------------------------------------------
 
-TEST_F(TapeTest, CopiesOfATensorAreTheSameTensor) {
+TEST_F(TapeUseTest, CopiesOfATensorAreTheSameTensor) {
   const Tensor a = row({1, 2, 3, 4});
   Tensor b = a;
   b.assign(row({5, 6, 7, 8}));
@@ -39,7 +41,7 @@ TEST_F(TapeTest, CopiesOfATensorAreTheSameTensor) {
   EXPECT_EQ(live_bytes(), baseline_ + row_bytes);
 }
 
-TEST_F(TapeTest, AValueThatNobodyWillReadGoesWithItsLastHandle) {
+TEST_F(TapeUseTest, AValueThatNobodyWillReadGoesWithItsLastHandle) {
   const Tensor x = row_parameter({1, 2, 3, 4});
   Tensor sum = ops::add(x, x);
   const Tensor twice = ops::add(sum, sum);
@@ -51,7 +53,7 @@ TEST_F(TapeTest, AValueThatNobodyWillReadGoesWithItsLastHandle) {
   EXPECT_EQ(live_bytes(), before - row_bytes);
 }
 
-TEST_F(TapeTest, AValueThatAGradientReadsStaysUntilThen) {
+TEST_F(TapeUseTest, AValueThatAGradientReadsStaysUntilThen) {
   const Tensor x = row_parameter({1, -2, 3, -4});
   std::vector<std::size_t> live_in_backward;
   Tensor y = watch(x, [&](Moment moment) {
@@ -60,7 +62,8 @@ TEST_F(TapeTest, AValueThatAGradientReadsStaysUntilThen) {
   Tensor loss = weighted_sum(ops::relu(std::move(y)));
   const std::size_t forward_live = live_bytes();
   loss.backward();
-  // When backward reaches the watch, what relu and linear kept has gone, as have their gradients but the one that flows.
+  // When backward reaches the watch, what relu and linear kept has gone, as have their gradients but the one that
+  // flows.
   ASSERT_EQ(live_in_backward.size(), 1U);
   EXPECT_LE(live_in_backward[0], forward_live);
   EXPECT_EQ(gradient_of(x), (Floats{1, 0, 3, 0}));
@@ -68,7 +71,7 @@ TEST_F(TapeTest, AValueThatAGradientReadsStaysUntilThen) {
   EXPECT_EQ(live_bytes(), baseline_ + 2 * row_bytes);  // x and its gradient
 }
 
-TEST_F(TapeTest, LeavesMayBeDroppedBeforeBackward) {
+TEST_F(TapeUseTest, LeavesMayBeDroppedBeforeBackward) {
   Bits stored;
   for (const PolicyPtr& policy : {memory::store_all(), memory::shared(), memory::checkpoint()}) {
     const Tensor weight = random_parameter({2, 3, 3, 3}, 1);
@@ -84,7 +87,7 @@ TEST_F(TapeTest, LeavesMayBeDroppedBeforeBackward) {
   }
 }
 
-TEST_F(TapeTest, ATapeDroppedWithoutBackwardReturnsEverything) {
+TEST_F(TapeUseTest, ATapeDroppedWithoutBackwardReturnsEverything) {
   const Tensor x = row_parameter({1, 2, 3, 4});
   const std::size_t before = live_bytes();
   {
@@ -95,7 +98,7 @@ TEST_F(TapeTest, ATapeDroppedWithoutBackwardReturnsEverything) {
   EXPECT_EQ(Tape::current(), nullptr);
 }
 
-TEST_F(TapeTest, TensorsHeldAcrossBackwardStayReadable) {
+TEST_F(TapeUseTest, TensorsHeldAcrossBackwardStayReadable) {
   const Tensor x = row_parameter({1, -2, 3, -4});
   const Tensor y = ops::relu(x);
   const Tensor loss = weighted_sum(y);
@@ -106,7 +109,7 @@ TEST_F(TapeTest, TensorsHeldAcrossBackwardStayReadable) {
 
 // --- detach, NoGrad, requires_grad -----------------------------------------------------------------------------------
 
-TEST_F(TapeTest, DetachSharesBytesAndHasNoHistory) {
+TEST_F(TapeUseTest, DetachSharesBytesAndHasNoHistory) {
   const Tensor x = row_parameter({1, 2, 3, 4});
   const Tensor y = ops::add(x, x);
   const std::size_t before = live_bytes();
@@ -118,13 +121,11 @@ TEST_F(TapeTest, DetachSharesBytesAndHasNoHistory) {
   EXPECT_EQ(gradient_of(x), (Floats{2, 4, 6, 8}));  // nothing flows through d
 }
 
-TEST_F(TapeTest, NoGradRecordsNothing) {
+TEST_F(TapeUseTest, NoGradRecordsNothing) {
   const Tensor x = row_parameter({1, 2, 3, 4});
   {
     const NoGrad outer;
-    {
-      const NoGrad inner;
-    }
+    { const NoGrad inner; }
     EXPECT_FALSE(grad_enabled());
     const Tensor y = ops::relu(x);
     EXPECT_TRUE(y.value().leaf());
@@ -134,7 +135,7 @@ TEST_F(TapeTest, NoGradRecordsNothing) {
   EXPECT_TRUE(grad_enabled());
 }
 
-TEST_F(TapeTest, OnlyFloatingLeavesCanBeAskedForGradients) {
+TEST_F(TapeUseTest, OnlyFloatingLeavesCanBeAskedForGradients) {
   const Tensor x = row_parameter({1, 2, 3, 4});
   Tensor y = ops::relu(x);
   EXPECT_THROW(y.requires_grad(), StateError);
@@ -146,7 +147,7 @@ TEST_F(TapeTest, OnlyFloatingLeavesCanBeAskedForGradients) {
 
 // --- Errors of order -------------------------------------------------------------------------------------------------
 
-TEST_F(TapeTest, BackwardTwiceIsRefused) {
+TEST_F(TapeUseTest, BackwardTwiceIsRefused) {
   const Tensor x = row_parameter({1, 2, 3, 4});
   const Tensor loss = weighted_sum(x);
   loss.backward();
@@ -154,7 +155,7 @@ TEST_F(TapeTest, BackwardTwiceIsRefused) {
   EXPECT_EQ(gradient_of(x), (Floats{1, 2, 3, 4}));
 }
 
-TEST_F(TapeTest, ATensorOfAConsumedStepIsRefusedAndTheNewStepGoesOn) {
+TEST_F(TapeUseTest, ATensorOfAConsumedStepIsRefusedAndTheNewStepGoesOn) {
   const Tensor x = row_parameter({1, 2, 3, 4});
   const Tensor y = ops::relu(x);
   weighted_sum(y).backward();
@@ -165,7 +166,7 @@ TEST_F(TapeTest, ATensorOfAConsumedStepIsRefusedAndTheNewStepGoesOn) {
   EXPECT_EQ(gradient_of(x), (Floats{1, 2, 3, 4}));
 }
 
-TEST_F(TapeTest, BackwardFromSeveralElementsIsRefusedAndTheStepGoesOn) {
+TEST_F(TapeUseTest, BackwardFromSeveralElementsIsRefusedAndTheStepGoesOn) {
   const Tensor x = row_parameter({1, 2, 3, 4});
   const Tensor y = ops::relu(x);
   EXPECT_THROW(y.backward(), ShapeError);
@@ -174,7 +175,7 @@ TEST_F(TapeTest, BackwardFromSeveralElementsIsRefusedAndTheStepGoesOn) {
   EXPECT_EQ(gradient_of(x), (Floats{1, 2, 3, 4}));
 }
 
-TEST_F(TapeTest, WrongInputsAreRefusedBeforeAnythingHappens) {
+TEST_F(TapeUseTest, WrongInputsAreRefusedBeforeAnythingHappens) {
   const Tensor x = row_parameter({1, 2, 3, 4});
   const Tensor y = ops::relu(x);
   EXPECT_THROW(ops::add(y, Tensor::zeros({1, 3})), ShapeError);
@@ -196,7 +197,7 @@ void expect_change_refused(const std::function<void(Tensor&)>& change) {
   EXPECT_FALSE(weight.grad());
 }
 
-TEST_F(TapeTest, AParameterChangedBetweenForwardAndBackwardIsRefused) {
+TEST_F(TapeUseTest, AParameterChangedBetweenForwardAndBackwardIsRefused) {
   expect_change_refused([](Tensor& weight) { weight.assign(row({2, 2, 2, 2})); });
   expect_change_refused([](Tensor& weight) {
     weight.view().as<float>()[0] = 2;
@@ -204,11 +205,11 @@ TEST_F(TapeTest, AParameterChangedBetweenForwardAndBackwardIsRefused) {
   });
 }
 
-TEST_F(TapeTest, AParameterChangedThroughADetachedTensorIsRefused) {
+TEST_F(TapeUseTest, AParameterChangedThroughADetachedTensorIsRefused) {
   expect_change_refused([](Tensor& weight) { weight.detach().assign(row({2, 2, 2, 2})); });
 }
 
-TEST_F(TapeTest, AnActivationChangedThroughADetachedTensorIsRefused) {
+TEST_F(TapeUseTest, AnActivationChangedThroughADetachedTensorIsRefused) {
   const Tensor x = row_parameter({1, 2, 3, 4});
   const Tensor y = ops::relu(x);
   const Tensor weight = row_parameter({1, 1, 1, 1});
@@ -217,7 +218,7 @@ TEST_F(TapeTest, AnActivationChangedThroughADetachedTensorIsRefused) {
   EXPECT_THROW(loss.backward(), StateError);
 }
 
-TEST_F(TapeTest, WhatAReplayReadsMayNotChangeEither) {
+TEST_F(TapeUseTest, WhatAReplayReadsMayNotChangeEither) {
   // add_bias needs nothing in backward, but under a replaying policy relu's output is made again from the bias.
   Tensor bias = Tensor::from_vector<float>({4}, {1, 1, 1, 1}).requires_grad();
   const Tensor x = row_parameter({1, 2, 3, 4});
@@ -232,7 +233,7 @@ TEST_F(TapeTest, WhatAReplayReadsMayNotChangeEither) {
   EXPECT_THROW(replayed.backward(), StateError);
 }
 
-TEST_F(TapeTest, WhatASolutionReadsMayNotChangeEither) {
+TEST_F(TapeUseTest, WhatASolutionReadsMayNotChangeEither) {
   // The coupling's branch is a parameter: solving for the stream with another one would give wrong bits.
   Tensor branch = row_parameter({1, 1, 1, 1});
   const Tensor x = row_parameter({1, 2, 3, 4});
@@ -247,7 +248,7 @@ TEST_F(TapeTest, WhatASolutionReadsMayNotChangeEither) {
 
 // --- Gradients -------------------------------------------------------------------------------------------------------
 
-TEST_F(TapeTest, GradientsAddUpOverSteps) {
+TEST_F(TapeUseTest, GradientsAddUpOverSteps) {
   const Tensor x = row_parameter({1, 2, 3, 4});
   weighted_sum(x).backward();
   const Tensor first = x.grad();
@@ -273,12 +274,12 @@ void expect_gradient(const std::function<Tensor(const Tensor&)>& graph, const Fl
   }
 }
 
-TEST_F(TapeTest, OneTensorMayBeBothInputs) {
+TEST_F(TapeUseTest, OneTensorMayBeBothInputs) {
   expect_gradient([](const Tensor& x) { return ops::add(x, x); }, {2, 4, 6, 8});
   expect_gradient([](const Tensor& x) { return ops::couple(x, x); }, {2, 4, 6, 8});
 }
 
-TEST_F(TapeTest, PassedThroughGradientsAreCopiedBeforeTheyAreAddedTo) {
+TEST_F(TapeUseTest, PassedThroughGradientsAreCopiedBeforeTheyAreAddedTo) {
   // a and b get the very gradient of their sum; a's grows and b's must not.
   expect_gradient(
       [](const Tensor& x) {
@@ -289,7 +290,7 @@ TEST_F(TapeTest, PassedThroughGradientsAreCopiedBeforeTheyAreAddedTo) {
       {5, 10, 15, 20});
 }
 
-TEST_F(TapeTest, ConcatOfOneTensorWithItself) {
+TEST_F(TapeUseTest, ConcatOfOneTensorWithItself) {
   const Tensor x = row_parameter({1, 2, 3, 4});
   const Tensor weight = Tensor::from_vector<float>({1, 12}, {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12});
   const Tensor y = ops::relu(x);
@@ -297,7 +298,7 @@ TEST_F(TapeTest, ConcatOfOneTensorWithItself) {
   EXPECT_EQ(gradient_of(x), (Floats{15, 18, 21, 24}));
 }
 
-TEST_F(TapeTest, TwoLeavesThatShareAGradientDoNotShareWhatIsAddedLater) {
+TEST_F(TapeUseTest, TwoLeavesThatShareAGradientDoNotShareWhatIsAddedLater) {
   const Tensor a = row_parameter({1, 2, 3, 4});
   const Tensor b = row_parameter({1, 2, 3, 4});
   weighted_sum(ops::add(a, b)).backward();
@@ -306,7 +307,7 @@ TEST_F(TapeTest, TwoLeavesThatShareAGradientDoNotShareWhatIsAddedLater) {
   EXPECT_EQ(gradient_of(b), (Floats{1, 2, 3, 4}));
 }
 
-TEST_F(TapeTest, UnusedOutputsOfSplitGetNoGradient) {
+TEST_F(TapeUseTest, UnusedOutputsOfSplitGetNoGradient) {
   const Tensor x = row_parameter({1, 2, 3, 4});
   for (const PolicyPtr& policy : {memory::store_all(), memory::checkpoint(), memory::shared()}) {
     x.zero_grad();
@@ -321,7 +322,7 @@ TEST_F(TapeTest, UnusedOutputsOfSplitGetNoGradient) {
 
 // --- Memory taken over in place --------------------------------------------------------------------------------------
 
-TEST_F(TapeTest, ReluWorksInPlaceOnlyWhereNobodyReadsItsInput) {
+TEST_F(TapeUseTest, ReluWorksInPlaceOnlyWhereNobodyReadsItsInput) {
   const Tensor x = row_parameter({1, -2, 3, -4});
   Tensor moved = ops::add(x, x);
   const void* const memory = moved.view().data;
@@ -341,7 +342,7 @@ TEST_F(TapeTest, ReluWorksInPlaceOnlyWhereNobodyReadsItsInput) {
   EXPECT_EQ(third.to_vector<float>(), in_place.to_vector<float>());
 }
 
-TEST_F(TapeTest, WhatAnotherGradientReadsIsNotTakenOver) {
+TEST_F(TapeUseTest, WhatAnotherGradientReadsIsNotTakenOver) {
   const Tensor x = row_parameter({1, -2, 3, -4});
   const Tensor weight = row_parameter({1, 1, 1, 1});
   Tensor y = ops::add(x, x);
@@ -351,7 +352,7 @@ TEST_F(TapeTest, WhatAnotherGradientReadsIsNotTakenOver) {
   EXPECT_EQ(gradient_of(weight), (Floats{2, -4, 6, -8}));
 }
 
-TEST_F(TapeTest, ALeafIsNeverTakenOver) {
+TEST_F(TapeUseTest, ALeafIsNeverTakenOver) {
   Tensor data = row({1, -2, 3, -4});
   const Tensor same = data;
   const Tensor x = row_parameter({1, 2, 3, 4});
@@ -360,7 +361,7 @@ TEST_F(TapeTest, ALeafIsNeverTakenOver) {
   EXPECT_EQ(y.to_vector<float>(), (Floats{2, 0, 6, 0}));
 }
 
-TEST_F(TapeTest, CoupleWorksInTheMemoryOfItsBranch) {
+TEST_F(TapeUseTest, CoupleWorksInTheMemoryOfItsBranch) {
   const Tensor x = row_parameter({1, -2, 3, -4});
   Tensor stream = ops::add(x, x);
   Tensor branch = ops::add(x, x);
