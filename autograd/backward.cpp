@@ -99,8 +99,10 @@ std::shared_ptr<Storage>& Tape::gradient_slot(Value& value) {
 void Tape::backward(const Tensor& loss) {
   Value& root = loss.value();
   if (state_ != State::Recording) {
-    throw StateError(state_ == State::Failed ? "backward: this step has failed and was rolled back"
-                                             : "backward: this step is over (its recorded computation was used up)");
+    throw StateError(state_ == State::Failed
+                         ? "backward: this step has failed and was rolled back"
+                         : "backward: this step is over (its recorded computation was used up); to differentiate "
+                           "several losses of one step, add() them first");
   }
   if (root.shape().count() != 1) throw ShapeError(concat_text("backward starts at one element, got ", root.shape()));
   try {
@@ -183,7 +185,8 @@ void Tape::retire(Node& node) {
 void Tape::commit_gradients() {
   // Everything that can fail happens before the first gradient changes hands.
   for (const ValuePtr& leaf : leaves_with_gradient_) {
-    if (leaf->gradient_ != nullptr) make_exclusive(leaf->gradient_, *leaf);
+    // What the user may write to is nobody else's: add() passes one gradient on to both of its inputs.
+    make_exclusive(leaf->gradient_ != nullptr ? leaf->gradient_ : leaf_gradients_[leaf.get()], *leaf);
   }
   for (const ValuePtr& leaf : leaves_with_gradient_) {
     std::shared_ptr<Storage>& gradient = leaf_gradients_[leaf.get()];

@@ -161,10 +161,8 @@ class Op {
   /// The input whose memory the (only) output may take over where nobody will read that input again; -1 for none.
   virtual int overwritable_input() const { return -1; }
 
-  /// The input that can be solved from the (only) output and the other inputs, -1 for none (Gomez et al. 2017). Whether
-  /// solving returns the very bits is told by solves_exactly().
+  /// The input that can be solved from the (only) output and the other inputs, -1 for none (Gomez et al. 2017).
   virtual int solvable_input() const { return -1; }
-  virtual bool solves_exactly() const { return false; }
   /// Computes that input. `inputs` has a null view in its place; `solved` may have the memory of the output or of
   /// another input that nobody will read again.
   virtual void solve(std::span<const View> inputs, const View& output, const View& solved) const;

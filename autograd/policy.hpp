@@ -68,8 +68,6 @@ class Policy {
   virtual ~Policy() = default;
 
   virtual std::string_view name() const = 0;
-  /// Whether gradients are the same bits as with store-all, whatever the model.
-  virtual bool exact() const { return true; }
 
   /// The recipe of a value that an op inside `block` makes. Null: keep it.
   virtual RecipePtr decide(const Value& value, const Op& op, const BlockInfo& block) const = 0;

@@ -64,7 +64,10 @@ NoGrad::~NoGrad() { recording_enabled = before_; }
 bool grad_enabled() { return recording_enabled; }
 
 BlockScope::BlockScope(std::shared_ptr<const BlockInfo> block, std::span<const Tensor> inputs)
-    : block_(std::move(block)), outer_(current_scope), exceptions_(std::uncaught_exceptions()) {
+    : block_(std::move(block)),
+      outer_(current_scope),
+      recording_(recording_enabled),
+      exceptions_(std::uncaught_exceptions()) {
   const std::shared_ptr<Tape> tape = recording_enabled ? Tape::current() : nullptr;
   if (tape != nullptr) {
     branch_start_ = tape->nodes_.size();
@@ -78,7 +81,7 @@ BlockScope::BlockScope(std::shared_ptr<const BlockInfo> block, std::span<const T
 
 BlockScope::~BlockScope() {
   current_scope = outer_;
-  if (std::uncaught_exceptions() <= exceptions_) return;
+  if (!recording_ || std::uncaught_exceptions() <= exceptions_) return;
   if (const std::shared_ptr<Tape> tape = Tape::current()) tape->fail();
 }
 
@@ -87,6 +90,7 @@ std::vector<Tensor> apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs) {
   std::vector<Spec> input_specs;
   for (const Tensor& input : inputs) input_specs.push_back({input.shape(), input.dtype()});
   const std::vector<Spec> specs = op->infer(input_specs);
+  if (specs.empty()) throw ValueError(concat_text("[", op->name(), "] infer() names no output"));
 
   bool differentiable = false;
   for (const Tensor& input : inputs) differentiable = differentiable || input.value().requires_grad();

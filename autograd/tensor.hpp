@@ -121,6 +121,7 @@ class BlockScope {
   friend class Tape;
   std::shared_ptr<const BlockInfo> block_;
   BlockScope* outer_;
+  bool recording_;  // what happens under NoGrad is no step's business
   int exceptions_;
   std::size_t branch_start_ = 0;  // the first node after the last coupling of this block
 };

@@ -43,15 +43,17 @@ bool available(std::size_t bytes) {
 class HostMemory : public MemorySource {
  public:
   HostMemory() {
-    // Addresses only. Where even they are rationed (ulimit -v), a smaller range does.
+    // Addresses only. Where even they are rationed (ulimit -v), a smaller range does, and beyond it pieces stand alone.
     for (capacity_ = std::size_t{1} << 40; capacity_ >= (std::size_t{1} << 30); capacity_ /= 4) {
-      void* const range = ::mmap(nullptr, capacity_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-      if (range == MAP_FAILED) continue;
-      mapping_ = static_cast<char*>(range);
-      const std::size_t skip = (huge_page - reinterpret_cast<std::uintptr_t>(mapping_) % huge_page) % huge_page;
-      base_ = mapping_ + skip;
+      mapping_ = reserve(capacity_);
+      if (mapping_ == nullptr) continue;
+      if (capacity_ < std::size_t{1} << 40) {
+        // Others need addresses, too.
+        ::munmap(mapping_ + capacity_ / 8, capacity_ - capacity_ / 8);
+        capacity_ /= 8;
+      }
+      next_ = align(mapping_);
       end_ = mapping_ + capacity_;
-      next_ = base_;
       return;
     }
   }
@@ -63,26 +65,50 @@ class HostMemory : public MemorySource {
 
   void* take(std::size_t bytes, std::size_t& granted) override {
     granted = (bytes + huge_page - 1) / huge_page * huge_page;
-    if (granted < bytes || granted > static_cast<std::size_t>(end_ - next_) || !available(granted)) return nullptr;
-    if (::mprotect(next_, granted, PROT_READ | PROT_WRITE) != 0) return nullptr;
-    ::madvise(next_, granted, MADV_HUGEPAGE);
-    if (!populate(next_, granted)) {
-      forget(next_, granted);
-      return nullptr;
-    }
-    char* const address = next_;
-    next_ += granted;
-    return address;
+    if (granted < bytes || !available(granted)) return nullptr;
+    const bool in_range = granted <= static_cast<std::size_t>(end_ - next_);
+    char* const address = in_range ? next_ : reserve_alone(granted);
+    if (address == nullptr || ::mprotect(address, granted, PROT_READ | PROT_WRITE) != 0) return nullptr;
+    ::madvise(address, granted, MADV_HUGEPAGE);
+    if (in_range) next_ += granted;
+    if (populate(address, granted)) return address;
+    give(address, granted);
+    return nullptr;
   }
 
   void give(void* address, std::size_t bytes) override {
-    forget(static_cast<char*>(address), bytes);
-    if (static_cast<char*>(address) + bytes == next_) next_ = static_cast<char*>(address);
+    char* const begin = static_cast<char*>(address);
+    if (begin < mapping_ || begin >= end_) {
+      ::munmap(begin, bytes);
+      return;
+    }
+    forget(begin, bytes);
+    if (begin + bytes == next_) next_ = begin;
   }
 
   std::size_t granule() const override { return huge_page; }
 
  private:
+  static char* align(char* address) {
+    return address + (huge_page - reinterpret_cast<std::uintptr_t>(address) % huge_page) % huge_page;
+  }
+
+  /// Addresses without memory; null if there are none.
+  static char* reserve(std::size_t bytes) {
+    void* const range = ::mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return range == MAP_FAILED ? nullptr : static_cast<char*>(range);
+  }
+
+  /// The same outside of the range, on a huge page's boundary.
+  static char* reserve_alone(std::size_t bytes) {
+    char* const wider = reserve(bytes + huge_page);
+    if (wider == nullptr) return nullptr;
+    char* const address = align(wider);
+    if (address > wider) ::munmap(wider, static_cast<std::size_t>(address - wider));
+    ::munmap(address + bytes, static_cast<std::size_t>(wider + huge_page - address));
+    return address;
+  }
+
   static void forget(char* address, std::size_t bytes) {
     ::madvise(address, bytes, MADV_DONTNEED);
     ::mprotect(address, bytes, PROT_NONE);
@@ -90,7 +116,6 @@ class HostMemory : public MemorySource {
 
   std::size_t capacity_ = 0;
   char* mapping_ = nullptr;
-  char* base_ = nullptr;
   char* next_ = nullptr;
   char* end_ = nullptr;
 };

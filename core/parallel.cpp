@@ -4,6 +4,7 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -26,21 +27,24 @@ class Pool {
  public:
   using Body = void (*)(void*, std::int64_t);
 
-  explicit Pool(int threads) : threads_(threads) {
+  explicit Pool(int threads)
+      : threads_(threads), spins_(threads <= static_cast<int>(std::thread::hardware_concurrency()) ? spin_limit : 0) {
     helpers_.reserve(static_cast<std::size_t>(threads) - 1);
-    for (int thread = 1; thread < threads; ++thread) {
-      helpers_.emplace_back([this, thread] { help(thread); });
+    try {
+      for (int thread = 1; thread < threads; ++thread) {
+        helpers_.emplace_back([this, thread] { help(thread); });
+      }
+    } catch (const std::system_error& error) {
+      const std::size_t started = helpers_.size();
+      stop();
+      throw Error(concat_text("thread ", started + 2, " of ", threads, " cannot be started: ", error.what()));
     }
   }
 
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
 
-  ~Pool() {
-    stop_ = true;
-    publish();
-    for (std::thread& helper : helpers_) helper.join();
-  }
+  ~Pool() { stop(); }
 
   int threads() const { return threads_; }
 
@@ -53,12 +57,19 @@ class Pool {
     publish();
     work(0);
     for (int spins = 0; running_.load(std::memory_order_acquire) != 0; ++spins) {
-      spins < spin_limit ? relax() : std::this_thread::yield();
+      spins < spins_ ? relax() : std::this_thread::yield();
     }
   }
 
  private:
   static constexpr int spin_limit = 20000;
+
+  void stop() {
+    stop_ = true;
+    publish();
+    for (std::thread& helper : helpers_) helper.join();
+    helpers_.clear();
+  }
 
   void publish() {
     {
@@ -79,7 +90,7 @@ class Pool {
     std::uint64_t seen = 0;
     const auto called = [&] { return generation_.load(std::memory_order_acquire) != seen; };
     while (true) {
-      for (int spins = 0; spins < spin_limit && !called(); ++spins) relax();
+      for (int spins = 0; spins < spins_ && !called(); ++spins) relax();
       if (!called()) {
         std::unique_lock<std::mutex> lock(mutex_);
         wake_.wait(lock, called);
@@ -92,6 +103,7 @@ class Pool {
   }
 
   const int threads_;
+  const int spins_;  // none where threads share cores: a spinning one would keep the core from one that works
   std::mutex callers_;
   std::mutex mutex_;
   std::condition_variable wake_;

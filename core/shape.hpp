@@ -17,13 +17,14 @@ class Shape {
   static constexpr int max_rank = 4;
 
   Shape() = default;
-  /// Throws ShapeError for more than four dimensions or one that is not positive.
+  /// Throws ShapeError for more than four dimensions, one that is not positive, or more than 2^56 elements.
   Shape(std::initializer_list<std::int64_t> sizes) {
     if (sizes.size() > max_rank) throw ShapeError(concat_text("a shape has at most 4 dimensions, got ", sizes.size()));
     for (const std::int64_t size : sizes) {
       sizes_[rank_++] = size;
       if (size < 1) throw ShapeError(concat_text("every dimension must be positive, got ", *this));
     }
+    check_count();
   }
 
   int rank() const { return rank_; }
@@ -44,10 +45,11 @@ class Shape {
   /// N * H * W: how many channel vectors there are, one behind the other in memory.
   std::int64_t pixels() const { return n() * h() * w(); }
 
-  /// The same shape with another number of channels.
+  /// The same shape with another number of channels. Throws ShapeError for more than 2^56 elements.
   Shape with_channels(std::int64_t channels) const {
     Shape shape = *this;
     shape.sizes_[1] = channels;
+    shape.check_count();
     return shape;
   }
 
@@ -60,6 +62,17 @@ class Shape {
   }
 
  private:
+  /// So that bytes can be computed without overflow anywhere.
+  void check_count() const {
+    constexpr std::int64_t most = std::int64_t{1} << 56;
+    std::int64_t product = 1;
+    for (int d = 0; d < rank_; ++d) {
+      if (sizes_[d] > most / product) throw ShapeError(concat_text("a shape of more than 2^56 elements: ", *this));
+      product *= sizes_[d];
+      if (product == 0) return;
+    }
+  }
+
   std::array<std::int64_t, max_rank> sizes_{};
   int rank_ = 0;
 };

@@ -128,7 +128,10 @@ def parse_arguments():
     parser.add_argument("--data", metavar="NAME", help="another data set than fashion-mnist")
     parser.add_argument("--data-dir", metavar="DIR", help="where its files are")
     parser.add_argument("--threads", type=int, metavar="N", help="default: all cores")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if min(options.train_steps, options.table_steps) < 1:
+        parser.error("--train-steps and --table-steps take at least 1")
+    return options
 
 
 def stop(*_):

@@ -60,7 +60,6 @@ class Checkpoint : public BuiltIn {
 class Reversible : public BuiltIn {
  public:
   std::string_view name() const override { return "reversible"; }
-  bool exact() const override { return false; }
   bool acts_on(const Op& op) const override { return op.solvable_input() >= 0; }
   RecipePtr decide(const Value&, const Op&, const BlockInfo&) const override { return nullptr; }
 

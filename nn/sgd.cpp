@@ -20,6 +20,15 @@ Sgd::Sgd(std::vector<NamedTensor> parameters, const SgdSpec& spec) : spec_(spec)
   require_number(spec.weight_decay, "weight decay");
   if (spec.nesterov && spec.momentum == 0) throw ValueError("SGD: Nesterov momentum needs a momentum above 0");
   for (const auto& [name, parameter] : parameters) {
+    const Tensor& first = parameters.front().tensor;
+    if (parameter.dtype() != first.dtype()) {
+      throw DtypeError(concat_text("SGD: ", name, " is ", parameter.dtype(), ", expected ", first.dtype(), " like ",
+                                   parameters.front().name));
+    }
+    if (parameter.device() != first.device()) {
+      throw DeviceError(concat_text("SGD: ", name, " is on ", parameter.device(), ", expected ", first.device(),
+                                    " like ", parameters.front().name));
+    }
     const bool decays = spec.decay_norm_and_bias || parameter.shape().rank() > 1;
     slots_.push_back({parameter, {}, decays ? spec.weight_decay : 0.0});
   }

@@ -17,7 +17,8 @@ struct SgdSpec {
 /// Stochastic gradient descent with momentum, PyTorch's formula with dampening 0 (Sutskever et al. 2013).
 class Sgd {
  public:
-  /// Throws ValueError for a rate, momentum or decay that is negative or no number, or Nesterov without momentum.
+  /// Throws ValueError for a rate, momentum or decay that is negative or no number, or Nesterov without momentum,
+  /// DtypeError or DeviceError unless all parameters have one element type and device.
   Sgd(std::vector<NamedTensor> parameters, const SgdSpec& spec);
 
   /// Steps every parameter that has a gradient. Velocities are allocated in the first step, before any parameter

@@ -33,7 +33,6 @@ class Couple : public Op {
   Cost cost() const override { return Cost::Cheap; }
   int overwritable_input() const override { return 1; }
   int solvable_input() const override { return 0; }
-  bool solves_exactly() const override { return grid_.has_value(); }
   Needs needs() const override { return {}; }
 
   std::vector<Spec> infer(std::span<const Spec> inputs) const override {

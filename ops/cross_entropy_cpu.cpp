@@ -67,8 +67,12 @@ std::int64_t argmax_correct(std::int64_t n, std::int64_t classes, const T* logit
   for (std::int64_t row = 0; row < n; ++row) {
     const T* x = logits + row * classes;
     std::int64_t best = 0;
-    for (std::int64_t c = 1; c < classes; ++c) best = x[c] > x[best] ? c : best;
-    correct += best == labels[row] ? 1 : 0;
+    bool ordered = x[0] == x[0];  // a row with a NaN has no largest logit
+    for (std::int64_t c = 1; c < classes; ++c) {
+      best = x[c] > x[best] ? c : best;
+      ordered = ordered && x[c] == x[c];
+    }
+    correct += ordered && best == labels[row] ? 1 : 0;
   }
   return correct;
 }

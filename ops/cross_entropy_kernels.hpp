@@ -20,7 +20,7 @@ PALIMPSEST_KERNELS(
     template <class T> void cross_entropy_backward(std::int64_t n, std::int64_t classes, const T* logits,
                                                    const std::int32_t* labels, T upstream, T* dlogits, bool accumulate);
 
-    /// Number of rows whose first largest logit is at the label.
+    /// Number of rows whose first largest logit is at the label; a row with a NaN has none.
     template <class T>
     std::int64_t argmax_correct(std::int64_t n, std::int64_t classes, const T* logits, const std::int32_t* labels);)
 

@@ -390,7 +390,7 @@ TEST(Allocator, ABufferMovesAndReturnsItsBytes) {
   EXPECT_EQ(memory.stats().live, before + 300);
   b = std::move(a);
   EXPECT_EQ(memory.stats().live, before + 100);
-  EXPECT_FALSE(a);
+  EXPECT_FALSE(a);  // NOLINT(bugprone-use-after-move): that it is empty is the point
   EXPECT_EQ(b.tag(), Tag::Data);
   b = Buffer();
   EXPECT_EQ(memory.stats().live, before);

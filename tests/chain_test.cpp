@@ -58,7 +58,7 @@ class ChainTest : public TapeTest {
 
 TEST_F(ChainTest, StoreAll) { step(memory::store_all(), chain_of_relus, 3); }
 TEST_F(ChainTest, Checkpoint) { step(memory::checkpoint(), chain_of_relus, 3); }
-TEST_F(ChainTest, Reversible) { step(memory::reversible(), chain_of_couplings, 3 + depth / 2); }
+TEST_F(ChainTest, Reversible) { step(memory::reversible(), chain_of_couplings, 3 + depth * 0.5); }
 
 TEST_F(ChainTest, DroppedWithoutBackward) {
   for (const PolicyPtr& policy : {memory::store_all(), memory::checkpoint()}) {

@@ -193,6 +193,11 @@ void CommandLine::add_output_flags() {
       ->capture_default_str()
       ->group("Output");
   app_.add_option("--report", options.report, "write a report in JSON, after every epoch and at the end")
+      ->check(CLI::Validator(
+          [](std::string& given) {
+            return given.starts_with("-") ? "FILE is missing: " + given + " is a flag" : std::string();
+          },
+          ""))
       ->type_name("FILE")
       ->group("Output");
   app_.add_flag("--quiet", options.quiet, "no progress, only the summary")->group("Output");

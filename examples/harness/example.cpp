@@ -70,8 +70,8 @@ bool Example::train() {
     trainer.run(progress, [&] { save(report()); });
   }
   const Report done = report();
-  save(done);
   print_summary(std::cout, done);
+  save(done);
   return !trainer.record().interrupted;
 }
 

@@ -3,6 +3,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <cstdarg>
 #include <cstdio>
 
@@ -31,7 +32,7 @@ std::size_t terminal_width() {
 }  // namespace
 
 std::string format_duration(double seconds) {
-  const auto total = static_cast<long long>(seconds + 0.5);
+  const auto total = std::llround(seconds);
   if (total < 60) return formatted("%lld s", total);
   if (total < 3600) return formatted("%lld:%02lld", total / 60, total % 60);
   return formatted("%lld:%02lld:%02lld", total / 3600, total / 60 % 60, total % 60);
@@ -49,7 +50,7 @@ void Progress::step(std::int64_t epoch, const RunRecord& record, std::size_t liv
   const double left = static_cast<double>((length_.steps - done) * length_.batch_size);
   const auto mebibytes = [](std::size_t bytes) { return static_cast<double>(bytes) / (1 << 20); };
   rewrite(formatted("epoch %lld/%lld, step %lld/%lld: loss %.4f, %.1f images/s, ETA %s, %.0f MiB (peak %.0f)",
-                    static_cast<long long>(epoch + 1), static_cast<long long>(length_.epochs),
+                    static_cast<long long>(epoch) + 1, static_cast<long long>(length_.epochs),
                     static_cast<long long>(done), static_cast<long long>(length_.steps), record.steps.back().loss, rate,
                     rate > 0 ? format_duration(left / rate).c_str() : "?", mebibytes(live), mebibytes(peak)));
 }
@@ -62,10 +63,11 @@ void Progress::evaluating(std::int64_t images, std::int64_t of) {
 void Progress::epoch(std::int64_t epoch, double loss, const RunRecord& record) {
   if (quiet_) return;
   clear();
-  std::string line = formatted("epoch %lld/%lld: loss %.4f, %.1f images/s", static_cast<long long>(epoch + 1),
+  std::string line = formatted("epoch %lld/%lld: loss %.4f, %.1f images/s", static_cast<long long>(epoch) + 1,
                                static_cast<long long>(length_.epochs), loss, record.images_per_second());
   if (record.accuracy()) line += formatted(", test accuracy %.2f %%", *record.accuracy() * 100);
-  std::fprintf(stderr, "%s\n", line.c_str());
+  std::printf("%s\n", line.c_str());
+  std::fflush(stdout);
 }
 
 void Progress::rewrite(const std::string& line) {

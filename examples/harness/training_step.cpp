@@ -1,5 +1,6 @@
 #include "examples/harness/training_step.hpp"
 
+#include <algorithm>
 #include <cmath>
 
 #include "ops/cross_entropy.hpp"
@@ -33,7 +34,9 @@ nn::Schedule make_schedule(const Options& options, std::int64_t steps) {
   const auto shape = [&] {
     if (options.schedule == "constant") return nn::Schedule::constant(options.learning_rate);
     if (options.schedule == "cosine") return nn::Schedule::cosine(options.learning_rate, steps);
-    if (options.schedule == "step") return nn::Schedule::step(options.learning_rate, {steps / 2, steps * 3 / 4});
+    if (options.schedule == "step")
+      return nn::Schedule::step(options.learning_rate,
+                                {std::max<std::int64_t>(1, steps / 2), std::max<std::int64_t>(1, steps * 3 / 4)});
     throw ValueError(concat_text("unknown schedule '", options.schedule, "', expected step, cosine or constant"));
   };
   return shape().with_warmup(options.warmup);
