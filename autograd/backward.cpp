@@ -27,14 +27,6 @@ void make_exclusive(std::shared_ptr<Storage>& gradient, const Value& value) {
   gradient = std::move(copy);
 }
 
-void fill_with_one(const Value& value, void* data) {
-  if (value.device() == Device::Meta) return;
-  with_float(value.dtype(), "backward", [&](auto zero) {
-    const decltype(zero) one = 1;
-    copy_bytes(data, value.device(), &one, Device::Cpu, sizeof one);
-  });
-}
-
 }  // namespace
 
 View Backward::grad_output(std::size_t o) const {
@@ -108,7 +100,7 @@ void Tape::backward(const Tensor& loss) {
     check_policies_acted();
     state_ = State::Backward;
     root.gradient_ = make_gradient(root);
-    fill_with_one(root, root.gradient_->data());
+    fill(root.gradient_->data(), 1.0, 1, root.dtype(), root.device());
     for (std::size_t i = nodes_.size(); i-- > 0;) {
       solve_inputs(nodes_[i]);
       backward_through(nodes_[i]);
