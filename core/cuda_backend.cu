@@ -35,7 +35,11 @@ class CardMemory : public MemorySource {
   }
   void give(void* address, std::size_t) override { PALIMPSEST_CUDA(cudaFree(address)); }
   std::size_t granule() const override { return 0; }
+#if defined(PALIMPSEST_CUDA_EMULATOR)
+  bool on_host() const override { return true; }  // the address sanitizer watches over kernels, too
+#else
   bool on_host() const override { return false; }
+#endif
 };
 
 /// The process's stream, the place for faults, and a mirror of it that the host can read. Never destroyed: tensors with
@@ -63,12 +67,12 @@ Context& context() {
 
 [[noreturn]] void throw_fault(const Fault& fault) {
   if (fault.kind == Fault::Label) {
-    throw ValueError(concat_text("[cross_entropy] label ", fault.index, " is ", static_cast<long long>(fault.value),
+    throw ValueError(concat_text("[", fault.op, "] label ", fault.index, " is ", static_cast<long long>(fault.value),
                                  ", expected 0 to ", fault.detail - 1));
   }
   const bool is_double = fault.detail < 0;
   const int grid = is_double ? -fault.detail - 1 : fault.detail;
-  throw RangeError(concat_text("[couple] a value of magnitude ", fault.value, " leaves the range below 2^",
+  throw RangeError(concat_text("[", fault.op, "] a value of magnitude ", fault.value, " leaves the range below 2^",
                                (is_double ? 53 : 24) - grid, " in which sums on the grid 2^-", grid, " are exact in ",
                                is_double ? "float64" : "float32"));
 }
@@ -116,6 +120,33 @@ class StreamUpload : public Upload {
   cudaStream_t copies_ = nullptr;
   cudaEvent_t arrived_ = nullptr;  // what was uploaded is there
   cudaEvent_t free_ = nullptr;     // the kernels that read the destination before are done
+};
+
+class EventTimer : public DeviceTimer {
+ public:
+  EventTimer() {
+    PALIMPSEST_CUDA(cudaEventCreateWithFlags(&start_, cudaEventDefault));
+    PALIMPSEST_CUDA(cudaEventCreateWithFlags(&stop_, cudaEventDefault));
+  }
+  EventTimer(const EventTimer&) = delete;
+  EventTimer& operator=(const EventTimer&) = delete;
+  ~EventTimer() override {
+    cudaEventDestroy(stop_);
+    cudaEventDestroy(start_);
+  }
+
+  void start() override { PALIMPSEST_CUDA(cudaEventRecord(start_, stream())); }
+  void stop() override { PALIMPSEST_CUDA(cudaEventRecord(stop_, stream())); }
+  double milliseconds() override {
+    float elapsed = 0;
+    PALIMPSEST_CUDA(cudaEventSynchronize(stop_));
+    PALIMPSEST_CUDA(cudaEventElapsedTime(&elapsed, start_, stop_));
+    return static_cast<double>(elapsed);
+  }
+
+ private:
+  cudaEvent_t start_ = nullptr;
+  cudaEvent_t stop_ = nullptr;
 };
 
 bool wait_after_each_launch() {
@@ -186,11 +217,15 @@ void copy(void* to, Device to_device, const void* from, Device from_device, std:
   }
 }
 
-void zero(void* to, std::size_t bytes) { PALIMPSEST_CUDA(cudaMemsetAsync(to, 0, bytes, stream())); }
+void fill_bytes(void* to, unsigned char value, std::size_t bytes) {
+  PALIMPSEST_CUDA(cudaMemsetAsync(to, value, bytes, stream()));
+}
 
 void synchronize() { wait(); }
 
 std::unique_ptr<Upload> make_upload() { return std::make_unique<StreamUpload>(); }
+
+std::unique_ptr<DeviceTimer> make_timer() { return std::make_unique<EventTimer>(); }
 
 void pin(void* address, std::size_t bytes) {
   PALIMPSEST_CUDA(cudaHostRegister(address, bytes, cudaHostRegisterDefault));

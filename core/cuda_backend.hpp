@@ -25,10 +25,11 @@ DeviceMemory device_memory();
 /// Copies in stream order. Returns when the host may use its side; waits for nothing within the device.
 void copy(void* to, Device to_device, const void* from, Device from_device, std::size_t bytes);
 /// In stream order.
-void zero(void* to, std::size_t bytes);
+void fill_bytes(void* to, unsigned char value, std::size_t bytes);
 /// Waits for everything, and throws what went wrong in it.
 void synchronize();
 std::unique_ptr<Upload> make_upload();
+std::unique_ptr<DeviceTimer> make_timer();
 void pin(void* address, std::size_t bytes);
 void unpin(void* address) noexcept;
 

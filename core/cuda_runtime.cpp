@@ -62,6 +62,11 @@ std::unique_ptr<Upload> make_upload() {
   return cuda::make_upload();
 }
 
+std::unique_ptr<DeviceTimer> make_device_timer() {
+  require_device();
+  return cuda::make_timer();
+}
+
 Pinned::Pinned(void* address, std::size_t bytes) : address_(address) {
   require_device();
   cuda::pin(address, bytes);
@@ -79,6 +84,7 @@ std::string cuda_device_name() { refuse(); }
 std::unique_ptr<MemorySource> make_cuda_memory() { refuse(); }
 DeviceMemory cuda_device_memory() { refuse(); }
 std::unique_ptr<Upload> make_upload() { refuse(); }
+std::unique_ptr<DeviceTimer> make_device_timer() { refuse(); }
 Pinned::Pinned(void* address, std::size_t) : address_(address) { refuse(); }
 Pinned::~Pinned() = default;
 
@@ -97,14 +103,14 @@ void copy_bytes(void* to, Device to_device, const void* from, Device from_device
 #endif
 }
 
-void zero_bytes(void* to, Device device, std::size_t bytes) {
+void fill_bytes(void* to, Device device, unsigned char value, std::size_t bytes) {
   if (device == Device::Meta || bytes == 0) return;
   if (device == Device::Cpu) {
-    std::memset(to, 0, bytes);
+    std::memset(to, value, bytes);
     return;
   }
 #if defined(PALIMPSEST_HAS_CUDA)
-  cuda::zero(to, bytes);
+  cuda::fill_bytes(to, value, bytes);
 #else
   refuse();
 #endif

@@ -50,8 +50,10 @@ inline Device kernel_device(Device device) { return device == Device::Meta ? for
 /// ValueError).
 void copy_bytes(void* to, Device to_device, const void* from, Device from_device, std::size_t bytes);
 
-/// Sets bytes to zero. On Meta does nothing. Throws DeviceError.
-void zero_bytes(void* to, Device device, std::size_t bytes);
+/// Sets every byte to `value`; within a CUDA device in order with copies and kernels. On Meta does nothing. Throws
+/// DeviceError.
+void fill_bytes(void* to, Device device, unsigned char value, std::size_t bytes);
+inline void zero_bytes(void* to, Device device, std::size_t bytes) { fill_bytes(to, device, 0, bytes); }
 
 /// Waits until all work on a device is done, and throws what went wrong in it (DeviceError, RangeError, ValueError).
 /// Does nothing on other devices than CUDA.
@@ -75,6 +77,19 @@ class Upload {
 };
 /// Throws DeviceError if there is no CUDA device.
 std::unique_ptr<Upload> make_upload();
+
+/// Times work on the CUDA device itself, between two points of the order in which it is given.
+class DeviceTimer {
+ public:
+  virtual ~DeviceTimer() = default;
+
+  virtual void start() = 0;
+  virtual void stop() = 0;
+  /// Milliseconds from start() to stop(); waits until the device is there.
+  virtual double milliseconds() = 0;
+};
+/// Throws DeviceError if there is no CUDA device.
+std::unique_ptr<DeviceTimer> make_device_timer();
 
 /// Keeps host memory in place while it lives, so that copies from it to the device run beside the computation. Throws
 /// DeviceError.
