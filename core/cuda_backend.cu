@@ -186,6 +186,11 @@ int device_count() {
 std::string unavailable_reason() {
   int devices = 0;
   const cudaError_t status = probe(devices);
+  int driver = 0;
+  // The runtime's own words for this are about versions.
+  if (status != cudaSuccess && cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0) {
+    return "there is no NVIDIA driver (libcuda.so.1)";
+  }
   if (status != cudaSuccess) return cudaGetErrorString(status);
   return devices == 0 ? "the driver reports no device" : "";
 }

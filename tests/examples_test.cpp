@@ -289,7 +289,7 @@ TEST(Report, SaysWhichCardAndHowMuchOfIt) {
   EXPECT_EQ(to_json(report)["device_used_bytes"], 3 << 20);
   std::ostringstream out;
   print_summary(out, report);
-  EXPECT_NE(out.str().find("Some Card; 3.0 MiB of it in use"), std::string::npos) << out.str();
+  EXPECT_NE(out.str().find("Some Card; 3.000 MiB of it in use"), std::string::npos) << out.str();
 }
 
 TEST(Report, SummaryIsReadable) {
@@ -404,8 +404,9 @@ TEST(Example, KeepsTensorCoresForCuda) {
 TEST(Example, SaysOnceWhyAutoIsTheCpu) {
   std::vector<const char*> arguments = {"--train-limit", "4", "--batch-size", "2", "--epochs", "1", "--no-eval"};
   const auto notes = [](const std::string& errors) {
+    const std::string note = "computing on the CPU";
     std::size_t count = 0;
-    for (std::size_t at = errors.find("no CUDA"); at != std::string::npos; at = errors.find("no CUDA", at + 1)) ++count;
+    for (std::size_t at = errors.find(note); at != std::string::npos; at = errors.find(note, at + 1)) ++count;
     return count;
   };
   const bool cause = build::has_cuda && cuda_device_count() == 0;
