@@ -4,6 +4,7 @@
 #include <map>
 
 #include "autograd/pins.hpp"
+#include "autograd/run_op.hpp"
 #include "autograd/tape.hpp"
 #include "core/cuda_runtime.hpp"
 #include "core/elementwise.hpp"
@@ -134,7 +135,7 @@ void Tape::backward_through(Node& node) {
     if (node.needs.output(o)) need(*node.outputs[o]);
   }
   Backward io(*this, node, pins);
-  node.op->backward(io);
+  run_op(*node.op, node.inputs, [&] { node.op->backward(io); });
 }
 
 /// This is the last moment at which the node can be solved for a value that earlier nodes read.
@@ -209,7 +210,13 @@ void Tape::check_policies_acted() const {
 
 void Tape::fail() noexcept {
   if (state_ == State::Failed || state_ == State::Consumed) return;
-  for (auto undo = undo_.rbegin(); undo != undo_.rend(); ++undo) (*undo)();
+  for (auto undo = undo_.rbegin(); undo != undo_.rend(); ++undo) {
+    try {
+      (*undo)();
+    } catch (...) {
+      // A device that has failed cannot be written to; who calls this is about to say why. The others still can.
+    }
+  }
   finish(State::Failed);
 }
 

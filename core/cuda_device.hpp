@@ -28,6 +28,7 @@ struct Fault {
   enum Kind : unsigned { None = 0, Range, Label };
 
   unsigned kind;
+  const char* op;   // its name, in host memory: the device only passes it on
   int detail;       // Range: the grid's fraction bits, negative for float64; Label: the number of classes
   long long index;  // Label: where it is
   double value;     // Range: the magnitude; Label: the label
@@ -38,8 +39,10 @@ Fault* fault();
 
 #if defined(__CUDACC__) || defined(PALIMPSEST_CUDA_EMULATOR)
 /// Reports a fault unless there is one already.
-__device__ inline void raise(Fault* fault, Fault::Kind kind, int detail, long long index, double value) {
+__device__ inline void raise(Fault* fault, Fault::Kind kind, const char* op, int detail, long long index,
+                             double value) {
   if (atomicCAS(&fault->kind, static_cast<unsigned>(Fault::None), static_cast<unsigned>(kind)) != Fault::None) return;
+  fault->op = op;
   fault->detail = detail;
   fault->index = index;
   fault->value = value;

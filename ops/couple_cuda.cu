@@ -28,15 +28,16 @@ struct Grid {
 /// Reports values that are not below a limit.
 template <class T>
 struct RangeGuard {
+  const char* op;
   T limit;
   int detail;
   Fault* fault;
 
-  RangeGuard(T below, int fraction_bits)
-      : limit(below), detail(sizeof(T) == 4 ? fraction_bits : -fraction_bits - 1), fault(cuda::fault()) {}
+  RangeGuard(const char* name, T below, int fraction_bits)
+      : op(name), limit(below), detail(sizeof(T) == 4 ? fraction_bits : -fraction_bits - 1), fault(cuda::fault()) {}
 
   __device__ void check(T value) const {
-    if (!(fabs(value) < limit)) raise(fault, Fault::Range, detail, 0, static_cast<double>(fabs(value)));
+    if (!(fabs(value) < limit)) raise(fault, Fault::Range, op, detail, 0, static_cast<double>(fabs(value)));
   }
 };
 
@@ -105,7 +106,7 @@ T couple_forward_on_grid(std::int64_t count, const T* x, const T* f, int fractio
   with_width<T>(count, [&](auto width) {
     const Index packs = count / width();
     PALIMPSEST_LAUNCH(geometry(gpu_geometry::linear(packs)), (add_on_grid_kernel<width(), T>), packs, x, f,
-                      Grid<T>(fraction_bits), RangeGuard<T>(limit, fraction_bits), y);
+                      Grid<T>(fraction_bits), RangeGuard<T>("couple", limit, fraction_bits), y);
   });
   return 0;
 }
@@ -124,7 +125,7 @@ T round_to_grid(std::int64_t count, const T* x, int fraction_bits, T limit, T* y
   with_width<T>(count, [&](auto width) {
     const Index packs = count / width();
     PALIMPSEST_LAUNCH(geometry(gpu_geometry::linear(packs)), (round_kernel<width(), T>), packs, x,
-                      Grid<T>(fraction_bits), RangeGuard<T>(limit, fraction_bits), y);
+                      Grid<T>(fraction_bits), RangeGuard<T>("round_to_grid", limit, fraction_bits), y);
   });
   return 0;
 }

@@ -40,13 +40,13 @@ __device__ double exponential_sum(Index classes, const T* logits, double largest
 
 template <class T>
 __global__ void forward_kernel(Index n, Index classes, const T* logits, const std::int32_t* labels, T* loss,
-                               Fault* fault) {
+                               Fault* fault, const char* op) {
   double sum = 0;
   for (Index row = threadIdx.x; row < n; row += threads) {
     const T* const x = logits + row * classes;
     const std::int32_t label = labels[row];
     if (label < 0 || label >= classes) {
-      raise(fault, Fault::Label, static_cast<int>(classes), row, static_cast<double>(label));
+      raise(fault, Fault::Label, op, static_cast<int>(classes), row, static_cast<double>(label));
       sum += static_cast<double>(NAN);
       continue;
     }
@@ -76,13 +76,13 @@ __global__ void backward_kernel(Index n, Index classes, const T* logits, const s
 
 template <class T>
 __global__ void correct_kernel(Index n, Index classes, const T* logits, const std::int32_t* labels,
-                               std::int64_t* correct, Fault* fault) {
+                               std::int64_t* correct, Fault* fault, const char* op) {
   Index count = 0;
   for (Index row = threadIdx.x; row < n; row += threads) {
     const T* const x = logits + row * classes;
     const std::int32_t label = labels[row];
     if (label < 0 || label >= classes) {
-      raise(fault, Fault::Label, static_cast<int>(classes), row, static_cast<double>(label));
+      raise(fault, Fault::Label, op, static_cast<int>(classes), row, static_cast<double>(label));
     }
     Index best = 0;
     for (Index c = 1; c < classes; ++c) best = x[c] > x[best] ? c : best;
@@ -98,7 +98,7 @@ constexpr Geometry one_block() { return {dim3(1), dim3(threads)}; }
 
 template <class T>
 void cross_entropy_forward(std::int64_t n, std::int64_t classes, const T* logits, const std::int32_t* labels, T* loss) {
-  PALIMPSEST_LAUNCH(one_block(), forward_kernel<T>, n, classes, logits, labels, loss, fault());
+  PALIMPSEST_LAUNCH(one_block(), forward_kernel<T>, n, classes, logits, labels, loss, fault(), "cross_entropy");
 }
 
 template <class T>
@@ -111,7 +111,7 @@ void cross_entropy_backward(std::int64_t n, std::int64_t classes, const T* logit
 template <class T>
 void argmax_correct(std::int64_t n, std::int64_t classes, const T* logits, const std::int32_t* labels,
                     std::int64_t* correct) {
-  PALIMPSEST_LAUNCH(one_block(), correct_kernel<T>, n, classes, logits, labels, correct, fault());
+  PALIMPSEST_LAUNCH(one_block(), correct_kernel<T>, n, classes, logits, labels, correct, fault(), "count_correct");
 }
 
 #define INSTANTIATE(T)                                                                                                 \

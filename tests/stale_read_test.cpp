@@ -187,30 +187,13 @@ TEST_F(StaleReadTest, AHeldTenantThatBecomesAStreamIsNotLost) {
   }
 }
 
-TEST_F(StaleReadTest, AHeldStreamIsSolvedForAlthoughNothingElseReadsIt) {
-  // It is evicted from its arena, and its coupling's turn in backward is the last chance to bring it back.
-  std::vector<Held> held;
-  const Tensor x = random_parameter(image, 7);
-  const auto shared_block = [](const Tensor& y, std::uint64_t seed) {
-    return in_block(memory::shared(), y, [&](Tensor z) { return ops::relu(conv(z, seed)); });
-  };
-  const Tensor stream = in_block(memory::shared(), x, [](Tensor z) { return ops::round_to_grid(conv(z, 1), grid); });
-  held.push_back({stream, bits_of(stream)});
-  const Tensor f = conv(x, 2);
-  const Tensor y = in_block(memory::reversible(), stream, [&](Tensor z) { return ops::couple(z, f, grid); });
-  const Tensor loss = score(shared_block(y, 3));
-  EXPECT_FALSE(stream.value().present());
-  loss.backward();
-  expect_unchanged(held);
-}
-
 TEST_F(StaleReadTest, PoliciesChangedBetweenForwardAndBackwardActFromTheNextForward) {
   nn::DenseNetSpec spec;
   spec.layers = {2};
   spec.growth_rate = 4;
-  nn::DenseNet model(spec, nn::Init(1));
+  nn::DenseNet model(spec, nn::Init(1, device()));
   const Tensor images = random_tensor({2, 3, 4, 4}, 1);
-  const Tensor labels = Tensor::from_vector<std::int32_t>({2}, {1, 2});
+  const Tensor labels = from_vector<std::int32_t>({2}, {1, 2});
   const Tensor loss = ops::cross_entropy(model(images), labels);
   model.set_memory(memory::reversible());  // finds nothing to act on in a DenseNet
   EXPECT_NO_THROW(loss.backward());
