@@ -4,6 +4,7 @@
 #include <map>
 
 #include "autograd/pins.hpp"
+#include "autograd/run_op.hpp"
 #include "autograd/tape.hpp"
 #include "core/cuda_runtime.hpp"
 #include "core/elementwise.hpp"
@@ -25,14 +26,6 @@ void make_exclusive(std::shared_ptr<Storage>& gradient, const Value& value) {
   auto copy = make_gradient(value);
   copy_bytes(copy->data(), value.device(), gradient->data(), value.device(), value.bytes());
   gradient = std::move(copy);
-}
-
-void fill_with_one(const Value& value, void* data) {
-  if (value.device() == Device::Meta) return;
-  with_float(value.dtype(), "backward", [&](auto zero) {
-    const decltype(zero) one = 1;
-    copy_bytes(data, value.device(), &one, Device::Cpu, sizeof one);
-  });
 }
 
 }  // namespace
@@ -110,7 +103,7 @@ void Tape::backward(const Tensor& loss) {
     check_policies_acted();
     state_ = State::Backward;
     root.gradient_ = make_gradient(root);
-    fill_with_one(root, root.gradient_->data());
+    fill(root.gradient_->data(), 1.0, 1, root.dtype(), root.device());
     for (std::size_t i = nodes_.size(); i-- > 0;) {
       solve_inputs(nodes_[i]);
       backward_through(nodes_[i]);
@@ -144,7 +137,7 @@ void Tape::backward_through(Node& node) {
     if (node.needs.output(o)) need(*node.outputs[o]);
   }
   Backward io(*this, node, pins);
-  node.op->backward(io);
+  run_op(*node.op, node.inputs, [&] { node.op->backward(io); });
 }
 
 /// This is the last moment at which the node can be solved for a value that earlier nodes read.
@@ -220,7 +213,13 @@ void Tape::check_policies_acted() const {
 
 void Tape::fail() noexcept {
   if (state_ == State::Failed || state_ == State::Consumed) return;
-  for (auto undo = undo_.rbegin(); undo != undo_.rend(); ++undo) (*undo)();
+  for (auto undo = undo_.rbegin(); undo != undo_.rend(); ++undo) {
+    try {
+      (*undo)();
+    } catch (...) {
+      // A device that has failed cannot be written to; who calls this is about to say why. The others still can.
+    }
+  }
   finish(State::Failed);
 }
 

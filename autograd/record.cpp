@@ -5,6 +5,7 @@
 #include <unordered_set>
 
 #include "autograd/pins.hpp"
+#include "autograd/run_op.hpp"
 #include "autograd/tape.hpp"
 
 namespace palimpsest {
@@ -53,7 +54,7 @@ std::vector<Tensor> run_unrecorded(Op& op, std::span<const Tensor> inputs, const
     output_views.push_back(outputs.back().view());
   }
   Forward io(views, output_views, Phase::First, device, nullptr);
-  op.forward(io);
+  run_op(op, views, [&] { op.forward(io); });
   return outputs;
 }
 
@@ -170,7 +171,7 @@ std::vector<Tensor> Tape::record(std::unique_ptr<Op> op, std::vector<Tensor> inp
   }
 
   Forward io(input_views, output_views, Phase::First, device, this);
-  node.op->forward(io);
+  run_op(*node.op, input_views, [&] { node.op->forward(io); });
   note_readers(node);
   make_offers(node);
   return results;

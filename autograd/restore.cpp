@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "autograd/pins.hpp"
+#include "autograd/run_op.hpp"
 #include "autograd/tape.hpp"
 
 namespace palimpsest {
@@ -125,10 +126,18 @@ void Tape::restore(Value& target) {
   }
   for (const Step& step : steps) {
     Value& value = *step.value;
-    if (const Node* const via = value.recipe_->via(value); via != nullptr) check_versions(*via, all_bits);
-    try {
+    const Node* const via = value.recipe_->via(value);
+    const auto restore_it = [&] {
       Restoring restoring(*this, value);
       value.recipe_->restore(restoring);
+    };
+    if (via != nullptr) check_versions(*via, all_bits);
+    try {
+      if (via != nullptr) {
+        run_op(*via->op, via->inputs, restore_it);
+      } else {
+        restore_it();
+      }
     } catch (...) {
       if (value.present()) drop(value);
       throw;

@@ -43,7 +43,7 @@ class Tape : public std::enable_shared_from_this<Tape> {
 
   /// The step has failed: undoes what its forward changed (running statistics, random counters), drops every byte that
   /// no user's tensor holds, and refuses all further use. Parameters, committed gradients and optimisers were not
-  /// touched.
+  /// touched. What a broken device does not let it undo is lost with the device.
   void fail() noexcept;
 
   /// Registers how to undo a change of state if this step fails.

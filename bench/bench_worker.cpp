@@ -2,9 +2,11 @@
 // PyTorch's.
 //
 //   bench_worker --model densenet --depth 100 --growth 12 --batch-size 64 --memory shared --threads 2
+//   bench_worker --model revnet --depth 110 --batch-size 100 --memory reversible --device cuda --precision tf32
 //
 // Each line `step N` on standard input runs N training steps on one fixed random batch and answers with a line of JSON:
-// {"ms":[...],"loss":...}. `quit`, or the end of the input, answers {"vm_hwm_bytes":...,"peak_bytes":{...},...}.
+// {"ms":[...],"loss":...}; on CUDA the milliseconds are the device's own, between events. `quit`, or the end of the
+// input, answers {"vm_hwm_bytes":...,"peak_bytes":{...},...}.
 
 #include <chrono>
 #include <cstdlib>
@@ -15,6 +17,7 @@
 #include <memory>
 #include <string>
 
+#include "core/cuda_runtime.hpp"
 #include "core/memory.hpp"
 #include "core/parallel.hpp"
 #include "memory/policies.hpp"
@@ -23,6 +26,7 @@
 #include "nn/revnet.hpp"
 #include "nn/sgd.hpp"
 #include "ops/cross_entropy.hpp"
+#include "ops/gemm.hpp"
 
 namespace {
 
@@ -31,8 +35,9 @@ using Clock = std::chrono::steady_clock;
 
 struct Options {
   std::map<std::string, std::string> text = {
-      {"model", "densenet"}, {"depth", "100"},  {"growth", "12"},  {"batch-size", "64"}, {"memory", "store-all"},
-      {"threads", "2"},      {"channels", "3"}, {"classes", "10"}, {"device", "cpu"},    {"grid", ""}};
+      {"model", "densenet"},   {"depth", "100"},      {"growth", "12"},  {"batch-size", "64"},
+      {"memory", "store-all"}, {"threads", "2"},      {"channels", "3"}, {"classes", "10"},
+      {"device", "cpu"},       {"precision", "fp32"}, {"grid", ""}};
 
   Options(int argc, char** argv) {
     for (int i = 1; i < argc; ++i) {
@@ -45,6 +50,41 @@ struct Options {
 
   const std::string& operator[](const std::string& name) const { return text.at(name); }
   std::int64_t number(const std::string& name) const { return std::stoll(text.at(name)); }
+};
+
+Device device_of(const std::string& name) {
+  for (const Device device : {Device::Cpu, Device::Cuda, Device::Meta}) {
+    if (name == to_string(device)) return device;
+  }
+  throw ValueError("--device takes cpu, cuda or meta");
+}
+
+Precision precision_of(const std::string& name) {
+  if (name == "fp32") return Precision::Float32;
+  if (name == "tf32") return Precision::Tf32;
+  throw ValueError("--precision takes fp32 or tf32");
+}
+
+/// Milliseconds between two points: on CUDA by the device's clock, elsewhere by the host's.
+class Stopwatch {
+ public:
+  explicit Stopwatch(Device device) {
+    if (device == Device::Cuda) timer_ = make_device_timer();
+  }
+
+  void start() {
+    if (timer_ != nullptr) timer_->start();
+    start_ = Clock::now();
+  }
+  double stop() {
+    if (timer_ == nullptr) return std::chrono::duration<double, std::milli>(Clock::now() - start_).count();
+    timer_->stop();
+    return timer_->milliseconds();
+  }
+
+ private:
+  std::unique_ptr<DeviceTimer> timer_;
+  Clock::time_point start_;
 };
 
 std::unique_ptr<nn::Classifier> make_model(const Options& options, nn::Init init) {
@@ -76,10 +116,12 @@ std::size_t peak_resident_bytes() {
 class Worker {
  public:
   explicit Worker(const Options& options)
-      : device_(options["device"] == "meta" ? Device::Meta : Device::Cpu),
+      : device_(device_of(options["device"])),
+        stopwatch_(device_),
         model_(make_model(options, nn::Init(1, device_))),
         sgd_(model_->parameters(),
              {.learning_rate = 0.1, .momentum = 0.9, .nesterov = options["model"] == "densenet"}) {
+    set_precision(precision_of(options["precision"]));
     model_->set_memory(memory::parse(options["memory"]));
     const std::int64_t batch = options.number("batch-size");
     Random random(2);
@@ -95,13 +137,13 @@ class Worker {
   void steps(std::int64_t count) {
     std::cout << "{\"ms\":[";
     for (std::int64_t i = 0; i < count; ++i) {
-      const auto start = Clock::now();
+      stopwatch_.start();
       sgd_.zero_grad();
-      Tensor loss = ops::cross_entropy((*model_)(images_), labels_);
-      if (device_ != Device::Meta) loss_ = loss.item();
+      const Tensor loss = ops::cross_entropy((*model_)(images_), labels_);
       loss.backward();
       sgd_.step();
-      std::cout << (i > 0 ? "," : "") << std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+      std::cout << (i > 0 ? "," : "") << stopwatch_.stop();
+      if (device_ != Device::Meta) loss_ = loss.item();
     }
     std::cout << "],\"loss\":" << loss_ << "}" << std::endl;
   }
@@ -115,12 +157,17 @@ class Worker {
                 << "\":" << stats.peak_by_tag[static_cast<std::size_t>(tag)];
     }
     std::cout << "},\"system_calls\":" << stats.system_calls << ",\"parameters\":" << model_->parameter_count();
+    if (device_ == Device::Cuda) {
+      const DeviceMemory memory = cuda_device_memory();
+      std::cout << ",\"device_bytes\":" << memory.total - memory.free;
+    }
     if (device_ != Device::Meta) std::cout << ",\"state_digest\":\"" << model_->state_digest() << '"';
     std::cout << "}" << std::endl;
   }
 
  private:
   Device device_;
+  Stopwatch stopwatch_;
   std::unique_ptr<nn::Classifier> model_;
   nn::Sgd sgd_;
   Tensor images_;

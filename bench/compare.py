@@ -5,7 +5,10 @@ Every combination of framework, memory mode and (PyTorch) memory format is a pro
 together and take turns, one computing at a time, so that whatever else happens on the machine falls on all alike.
 Times are medians over all steps after the warm-up; PyTorch's are those of the faster memory format.
 
-PyTorch gets the allocator setting that suits it best (PYTORCH_ENVIRONMENT): glibc's default maps and returns every
+With --device cuda the card is not shared: the processes run one after the other, each alone, and PyTorch runs eagerly
+and compiled (torch.compile, max-autotune), with cudnn.benchmark and channels-last, in fp32 and in TF32.
+
+On the CPU PyTorch gets the allocator setting that suits it best (PYTORCH_ENVIRONMENT): glibc's default maps and returns every
 large tensor in every step, and the page faults cost a DenseNet up to 80 % more time.
 """
 
@@ -31,7 +34,10 @@ DEFAULT_WORKER = HERE.parent / "build" / "bench" / "bench_worker"
 
 WARM_UP_STEPS = 2
 STEPS_PER_TURN = 2
+CUDA_WARM_UP_STEPS = 10
+CUDA_STEPS_PER_TURN = 10
 FORMATS = ("nchw", "channels_last")
+PRECISIONS = ("fp32", "tf32")
 MIB = 2**20
 
 # Nothing is mapped on its own, nothing is returned, the heap grows in large pieces, on huge pages if the kernel allows.
@@ -55,6 +61,7 @@ class Workload:
     arguments: tuple[str, ...]
     ours: tuple[str, ...]
     pytorch: tuple[str, ...]
+    pytorch_cuda: tuple[str, ...]
 
 
 def densenet(depth: int, growth: int, batch_size: int) -> Workload:
@@ -63,6 +70,7 @@ def densenet(depth: int, growth: int, batch_size: int) -> Workload:
         ("--model", "densenet", "--depth", str(depth), "--growth", str(growth), "--batch-size", str(batch_size)),
         ours=("store-all", "shared", "checkpoint"),
         pytorch=("plain", "efficient"),
+        pytorch_cuda=("plain", "efficient"),
     )
 
 
@@ -72,6 +80,7 @@ def revnet(depth: int, batch_size: int) -> Workload:
         ("--model", "revnet", "--depth", str(depth), "--batch-size", str(batch_size)),
         ours=("store-all", "checkpoint", "reversible"),
         pytorch=("plain", "reversible"),
+        pytorch_cuda=("plain", "checkpoint", "reversible"),
     )
 
 
@@ -82,21 +91,26 @@ EXACT_MODES = ("store-all", "shared", "checkpoint")  # these leave the same bits
 
 @dataclass
 class Result:
-    """What one worker measured. `peak_bytes` (by tag, at the peak) and `state_digest` are Palimpsest's alone."""
+    """What one worker measured. `peak_bytes` is of the framework's allocator (Palimpsest's by tag, at the peak; PyTorch's
+    on CUDA alone), `device_bytes` what the driver says is taken of a card; `state_digest` is Palimpsest's alone."""
 
     framework: str
     memory: str
     format: str | None
+    precision: str | None = None
+    compiled: bool = False
     warm_up_ms: list[float] = field(default_factory=list)
     ms: list[float] = field(default_factory=list)
     loss: float | None = None
     vm_hwm_bytes: int | None = None
+    device_bytes: int | None = None
     peak_bytes: dict[str, int] | None = None
     state_digest: str | None = None
 
     @property
     def name(self) -> str:
-        return " ".join(filter(None, [self.framework, self.memory, self.format and f"({self.format})"]))
+        how = ", ".join(filter(None, ["compiled" if self.compiled else None, self.format, self.precision]))
+        return f"{self.framework} {self.memory}" + (f" ({how})" if how else "")
 
     @property
     def median_ms(self) -> float:
@@ -130,17 +144,18 @@ class Worker:
             with contextlib.suppress(BrokenPipeError):
                 stream.close()
 
-    def warm_up(self) -> None:
-        self.result.warm_up_ms = self._ask(f"step {WARM_UP_STEPS}")["ms"]
+    def warm_up(self, steps: int) -> None:
+        self.result.warm_up_ms = self._ask(f"step {steps}")["ms"]
 
-    def take_turn(self) -> None:
-        reply = self._ask(f"step {STEPS_PER_TURN}")
+    def take_turn(self, steps: int) -> None:
+        reply = self._ask(f"step {steps}")
         self.result.ms += reply["ms"]
         self.result.loss = reply["loss"]
 
     def quit(self) -> None:
         reply = self._ask("quit")
         self.result.vm_hwm_bytes = reply["vm_hwm_bytes"]
+        self.result.device_bytes = reply.get("device_bytes")
         self.result.peak_bytes = reply.get("peak_bytes")
         self.result.state_digest = reply.get("state_digest")
 
@@ -191,18 +206,55 @@ def our_workers(workload: Workload, options: argparse.Namespace) -> list[Plan]:
     ]
 
 
+def cuda_workers(workload: Workload, options: argparse.Namespace) -> list[Plan]:
+    """PyTorch's and ours, in every precision."""
+    environment = base_environment()
+    script = [options.python, str(PYTORCH_WORKER), *workload.arguments, "--device", "cuda", "--format", "channels_last"]
+    ours = [str(options.worker), *workload.arguments, "--device", "cuda"]
+    plans: list[Plan] = []
+    for precision in PRECISIONS:
+        for compiled in (False, True) if not options.skip_pytorch else ():
+            for memory in workload.pytorch_cuda:
+                result = Result("PyTorch", memory, None, precision, compiled)
+                flags = ["--memory", memory, "--precision", precision, *(["--compile"] if compiled else [])]
+                plans.append((result, script + flags, environment))
+        for memory in workload.ours if not options.skip_ours else ():
+            result = Result("Palimpsest", memory, None, precision)
+            plans.append((result, [*ours, "--memory", memory, "--precision", precision], environment))
+    return plans
+
+
+def measure_on_cuda(workload: Workload, options: argparse.Namespace) -> list[Result]:
+    """Runs the workers of a workload one after the other. One that fails is reported and left out."""
+    results = []
+    for plan in cuda_workers(workload, options):
+        print(f"{workload.title}: {plan[0].name}", file=sys.stderr)
+        try:
+            with contextlib.closing(Worker(*plan)) as worker:
+                worker.warm_up(CUDA_WARM_UP_STEPS)
+                for _ in range(options.rounds):
+                    worker.take_turn(CUDA_STEPS_PER_TURN)
+                worker.quit()
+                results.append(worker.result)
+        except WorkerError as error:
+            print(f"compare: {error}", file=sys.stderr)
+    return results
+
+
 def measure(workload: Workload, options: argparse.Namespace) -> list[Result]:
     """Runs all workers of a workload in turns and returns what they measured."""
+    if options.device == "cuda":
+        return measure_on_cuda(workload, options)
     plans = [] if options.skip_pytorch else pytorch_workers(workload, options)
     plans += [] if options.skip_ours else our_workers(workload, options)
     with contextlib.ExitStack() as stack:
         workers = [stack.enter_context(contextlib.closing(Worker(*plan))) for plan in plans]
         for worker in workers:
-            worker.warm_up()
+            worker.warm_up(WARM_UP_STEPS)
         for turn in range(options.rounds):
             print(f"{workload.title}: round {turn + 1} of {options.rounds}", file=sys.stderr)
             for worker in workers:
-                worker.take_turn()
+                worker.take_turn(STEPS_PER_TURN)
         for worker in workers:
             worker.quit()
         return [worker.result for worker in workers]
@@ -210,34 +262,42 @@ def measure(workload: Workload, options: argparse.Namespace) -> list[Result]:
 
 def best_formats(results: list[Result]) -> list[Result]:
     """The results with one memory format, the fastest, left of every framework and memory mode."""
-    best: dict[tuple[str, str], Result] = {}
+    best: dict[tuple[object, ...], Result] = {}
     for result in results:
-        key = (result.framework, result.memory)
+        key = (result.framework, result.memory, result.precision, result.compiled)
         if key not in best or result.median_ms < best[key].median_ms:
             best[key] = result
     return list(best.values())
 
 
-def table(workload: Workload, results: list[Result], threads: int) -> str:
+def is_plain_pytorch(result: Result) -> bool:
+    return result.framework == "PyTorch" and result.memory == "plain" and not result.compiled
+
+
+def table(workload: Workload, results: list[Result], where: str) -> str:
     """A Markdown table. A mode's overhead is over its framework's first one: PyTorch plain, Palimpsest store-all."""
     rows = best_formats(results)
-    pytorch = next((row for row in rows if row.framework == "PyTorch"), None)
-    baselines: dict[str, Result] = {}
+    pytorch = {row.precision: row for row in rows if is_plain_pytorch(row)}
+    baselines: dict[tuple[object, ...], Result] = {}
+    process = "device" if any(row.device_bytes is not None for row in rows) else "VmHWM"
     lines = [
-        f"### {workload.title}, {threads} threads",
+        f"### {workload.title}, {where}",
         "",
-        "| | ms per step | time / PyTorch plain | overhead of the mode | tracked peak, MiB | VmHWM, MiB |",
+        f"| | ms per step | time / PyTorch plain | overhead of the mode | tracked peak, MiB | {process}, MiB |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
-        baseline = baselines.setdefault(row.framework, row)
+        baseline = baselines.setdefault((row.framework, row.precision, row.compiled), row)
+        reference = pytorch.get(row.precision)
+        taken = row.device_bytes if row.device_bytes is not None else row.vm_hwm_bytes
+        digits = 0 if row.median_ms >= 100 else 2
         cells = [
             row.name,
-            f"{row.median_ms:.0f}",
-            f"{row.median_ms / pytorch.median_ms:.2f}" if pytorch else "",
+            f"{row.median_ms:.{digits}f}",
+            f"{row.median_ms / reference.median_ms:.2f}" if reference else "",
             f"{row.median_ms / baseline.median_ms - 1:+.1%}" if row is not baseline else "",
             f"{row.tracked_peak / MIB:.0f}" if row.tracked_peak is not None else "",
-            f"{row.vm_hwm_bytes / MIB:.0f}",
+            f"{taken / MIB:.0f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -245,12 +305,15 @@ def table(workload: Workload, results: list[Result], threads: int) -> str:
 
 def exactness(results: list[Result]) -> tuple[bool, str]:
     """Whether the exact modes ended in the same state, and a sentence that says so; empty if none can be compared."""
-    digests = {row.memory: row.state_digest for row in results if row.memory in EXACT_MODES and row.state_digest}
-    if len(digests) < 2:
-        return True, ""
-    if len(set(digests.values())) == 1:
-        return True, f"{', '.join(digests)}: the same bits after the same steps."
-    return False, "DIFFERENT states: " + ", ".join(f"{memory} {digest}" for memory, digest in digests.items())
+    comparable = [row for row in results if row.memory in EXACT_MODES and row.state_digest]
+    by_precision: dict[str | None, dict[str, str]] = {}
+    for row in comparable:
+        by_precision.setdefault(row.precision, {})[row.memory] = row.state_digest
+    different = [digests for digests in by_precision.values() if len(set(digests.values())) > 1]
+    if different:
+        return False, "DIFFERENT states: " + ", ".join(f"{memory} {digest}" for memory, digest in different[0].items())
+    modes = list(dict.fromkeys(row.memory for row in comparable))
+    return True, f"{', '.join(modes)}: the same bits after the same steps." if len(modes) > 1 else ""
 
 
 def torch_version(python: str) -> str:
@@ -274,12 +337,22 @@ def cpu_model() -> str:
     return platform.processor()
 
 
+def gpu_model() -> str:
+    """The card's name and driver, as the driver's own tool tells them."""
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader", "--id=0"]
+    try:
+        run = subprocess.run(query, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise WorkerError(f"no GPU to measure on: {error}") from error
+    return run.stdout.strip()
+
+
 def machine_facts(options: argparse.Namespace, torch: str | None) -> dict[str, object]:
     return {
         "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": options.threads,
-        "system": f"{platform.system()} {platform.release()}",
+        "gpu": gpu_model() if options.device == "cuda" else None,
         "torch": torch,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "load_average": os.getloadavg(),
@@ -305,11 +378,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--python", default="/usr/bin/python3", help="interpreter with PyTorch (default: %(default)s)")
     parser.add_argument("--models", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), help="default: all")
     parser.add_argument(
-        "--rounds", type=positive, default=5, help=f"turns of {STEPS_PER_TURN} steps (default: %(default)s)"
+        "--rounds", type=positive, default=5, help=f"turns of {STEPS_PER_TURN} steps ({CUDA_STEPS_PER_TURN} on CUDA; default: %(default)s)"
     )
     parser.add_argument(
         "--threads", type=positive, default=len(os.sched_getaffinity(0)), help="default: all cores, %(default)s"
     )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     parser.add_argument("--quick", action="store_true", help="small models, to see that everything works")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every single figure there")
     skip = parser.add_mutually_exclusive_group()
@@ -331,13 +405,17 @@ def compare(options: argparse.Namespace) -> bool:
     print(f"{facts['cpu']}, {facts['cores']} cores; " + (f"PyTorch {torch}; " if torch else "") + f"{facts['date']}")
     if facts["load_average"][0] > 0.5:
         print(f"compare: the load average is {facts['load_average'][0]:.1f}: other programs disturb", file=sys.stderr)
+    where = f"{facts['gpu']}" if options.device == "cuda" else f"{options.threads} threads"
     all_exact = True
     for key in options.models:
         workload = (QUICK_WORKLOADS if options.quick else WORKLOADS)[key]
         results = measure(workload, options)
         exact, sentence = exactness(results)
         all_exact = all_exact and exact
-        print(f"\n{table(workload, results, options.threads)}")
+        if not results:
+            all_exact = False
+            continue
+        print(f"\n{table(workload, results, where)}")
         if sentence:
             print(f"\n{sentence}")
         record["workloads"].append({"title": workload.title, "results": [result_record(result) for result in results]})

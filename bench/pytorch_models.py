@@ -412,27 +412,33 @@ class ResNet(_ResidualNetwork):
 class RevNet(_ResidualNetwork):
     """RevNet for CIFAR (Gomez et al. 2017).
 
-    `reversible` keeps, between forward and backward, the input of every unit that changes shape and the output of every
+    `memory` is "plain", "checkpoint" (every unit keeps its inputs alone) or "reversible", which keeps, between forward and backward, the input of every unit that changes shape and the output of every
     chain of units that do not; all else in the stages is computed again, with the running statistics left alone.
     """
 
     def __init__(
-        self, spec: ResidualSpec, image_channels: int = 3, classes: int = 10, reversible: bool = False
+        self, spec: ResidualSpec, image_channels: int = 3, classes: int = 10, memory: str = "plain"
     ) -> None:
         super().__init__(spec, ReversibleUnit, image_channels, classes)
-        self.reversible = reversible
+        stages = {"plain": self._plain_stage, "checkpoint": self._checkpointed_stage}
+        self._run_stage = stages.get(memory, self._reversible_stage)
 
     def forward(self, images: Tensor) -> Tensor:
-        run_stage = self._reversible_stage if self.reversible else self._plain_stage
         x1, x2 = (half.clone() for half in self.stem(images).chunk(2, 1))  # dense: kernels are slow on strided halves
         for units in self.stages:
-            x1, x2 = run_stage(units, x1, x2)
+            x1, x2 = self._run_stage(units, x1, x2)
         return _classify(torch.cat((x1, x2), 1), self.norm, self.classifier)
 
     @staticmethod
     def _plain_stage(units: list[ReversibleUnit], x1: Tensor, x2: Tensor) -> Streams:
         for unit in units:
             x1, x2 = unit(x1, x2)
+        return x1, x2
+
+    @staticmethod
+    def _checkpointed_stage(units: list[ReversibleUnit], x1: Tensor, x2: Tensor) -> Streams:
+        for unit in units:
+            x1, x2 = unit.forward_checkpointed(x1, x2)
         return x1, x2
 
     @staticmethod

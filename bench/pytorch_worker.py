@@ -4,6 +4,9 @@
 It reads commands from standard input. `step N` does N training steps on one fixed batch of random images and answers
 with a line of JSON, {"ms": [milliseconds of each step], "loss": the last step's loss}. `quit`, or the end of input,
 answers {"vm_hwm_bytes": the process's peak resident memory} and ends the process.
+
+With --device cuda the milliseconds are the device's own, between events, and the last answer also has "peak_bytes" of
+PyTorch's allocator ("total" live and "reserved") and "device_bytes", what the driver says is taken.
 """
 
 from __future__ import annotations
@@ -25,7 +28,11 @@ from pytorch_models import RESNETS, REVNETS, DenseNet, ResNet, RevNet, make_opti
 
 IMAGE_SIZE = 32
 SEED = 1
-MEMORY_MODES = {"densenet": ("plain", "efficient"), "resnet": ("plain",), "revnet": ("plain", "reversible")}
+MEMORY_MODES = {
+    "densenet": ("plain", "efficient"),
+    "resnet": ("plain",),
+    "revnet": ("plain", "checkpoint", "reversible"),
+}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -34,9 +41,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--depth", type=int, required=True)
     parser.add_argument("--growth", type=int, default=12, help="growth rate of a DenseNet (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, required=True)
-    parser.add_argument("--memory", choices=("plain", "efficient", "reversible"), default="plain")
+    parser.add_argument("--memory", choices=("plain", "efficient", "checkpoint", "reversible"), default="plain")
     parser.add_argument("--format", choices=("nchw", "channels_last"), default="nchw")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=("fp32", "tf32"), default="fp32")
+    parser.add_argument("--compile", action="store_true", help="torch.compile(mode='max-autotune')")
     parser.add_argument("--channels", type=int, default=3, help="channels of an image (default: %(default)s)")
     parser.add_argument("--classes", type=int, default=10)
     arguments = parser.parse_args()
@@ -44,6 +54,8 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.memory not in modes:
         parser.error(f"--model {arguments.model} knows --memory {' and '.join(modes)}, not {arguments.memory}")
     depths = {"resnet": RESNETS, "revnet": REVNETS}.get(arguments.model)
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("PyTorch finds no CUDA device")
     if depths is not None and arguments.depth not in depths:
         parser.error(f"--model {arguments.model} knows --depth {', '.join(map(str, depths))}, not {arguments.depth}")
     if arguments.model == "densenet" and (arguments.depth - 4) % 6 != 0:
@@ -57,7 +69,32 @@ def build_model(arguments: argparse.Namespace) -> torch.nn.Module:
         return DenseNet(arguments.depth, arguments.growth, channels, classes, efficient=arguments.memory == "efficient")
     if arguments.model == "resnet":
         return ResNet(RESNETS[arguments.depth], channels, classes)
-    return RevNet(REVNETS[arguments.depth], channels, classes, reversible=arguments.memory == "reversible")
+    return RevNet(REVNETS[arguments.depth], channels, classes, memory=arguments.memory)
+
+
+class HostStopwatch:
+    """Milliseconds on the host's clock."""
+
+    def start(self) -> None:
+        self._start = time.perf_counter()
+
+    def stop(self) -> float:
+        return 1e3 * (time.perf_counter() - self._start)
+
+
+class CudaStopwatch:
+    """Milliseconds on the device's clock, between two points of its stream."""
+
+    def __init__(self) -> None:
+        self._start, self._stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+
+    def start(self) -> None:
+        self._start.record()
+
+    def stop(self) -> float:
+        self._stop.record()
+        self._stop.synchronize()
+        return self._start.elapsed_time(self._stop)
 
 
 class Trainer:
@@ -66,27 +103,30 @@ class Trainer:
     def __init__(self, arguments: argparse.Namespace) -> None:
         torch.manual_seed(SEED)
         layout = torch.channels_last if arguments.format == "channels_last" else torch.contiguous_format
-        self.model = build_model(arguments).to(memory_format=layout)
-        self.optimizer = make_optimizer(self.model, self.model.sgd)
+        model = build_model(arguments).to(arguments.device, memory_format=layout)
+        self.optimizer = make_optimizer(model, model.sgd)
+        self.model = torch.compile(model, mode="max-autotune") if arguments.compile else model
         shape = (arguments.batch_size, arguments.channels, IMAGE_SIZE, IMAGE_SIZE)
-        self.images = torch.randn(shape).to(memory_format=layout)
-        self.labels = torch.randint(arguments.classes, (arguments.batch_size,))
+        self.images = torch.randn(shape).to(arguments.device, memory_format=layout)
+        self.labels = torch.randint(arguments.classes, (arguments.batch_size,)).to(arguments.device)
+        self.stopwatch = CudaStopwatch() if arguments.device == "cuda" else HostStopwatch()
 
-    def step(self) -> float:
+    def step(self) -> torch.Tensor:
         """One training step. Returns the loss before it."""
         loss = F.cross_entropy(self.model(self.images), self.labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
-        return loss.item()
+        return loss
 
     def timed_steps(self, count: int) -> dict[str, object]:
         milliseconds = []
         loss = None
         for _ in range(count):
-            start = time.perf_counter()
+            self.stopwatch.start()
             loss = self.step()
-            milliseconds.append(1e3 * (time.perf_counter() - start))
+            milliseconds.append(self.stopwatch.stop())
+            loss = loss.item()
         return {"ms": milliseconds, "loss": loss}
 
 
@@ -98,6 +138,18 @@ def peak_resident_bytes() -> int:
     raise RuntimeError("/proc/self/status has no VmHWM")
 
 
+def device_memory() -> dict[str, object]:
+    """Peaks of PyTorch's allocator, and what the driver says is taken of the card."""
+    free, total = torch.cuda.mem_get_info()
+    peak = {"total": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}
+    return {"peak_bytes": peak, "device_bytes": total - free}
+
+
+def set_precision(precision: str) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.benchmark = True
+
+
 def answer(message: dict[str, object]) -> None:
     print(json.dumps(message), flush=True)
 
@@ -105,6 +157,7 @@ def answer(message: dict[str, object]) -> None:
 def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
+    set_precision(arguments.precision)
     trainer = Trainer(arguments)
     for line in sys.stdin:
         words = line.split()
@@ -113,7 +166,8 @@ def main() -> None:
         if len(words) != 2 or words[0] != "step" or not words[1].isdecimal():
             sys.exit(f"pytorch_worker: expected 'step N' or 'quit', got '{line.strip()}'")
         answer(trainer.timed_steps(int(words[1])))
-    answer({"vm_hwm_bytes": peak_resident_bytes()})
+    memory = device_memory() if arguments.device == "cuda" else {}
+    answer({"vm_hwm_bytes": peak_resident_bytes(), **memory})
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
-#include <cstring>
 #include <mutex>
 #include <unordered_map>
 
@@ -56,6 +55,14 @@ Pool pool_of(std::size_t bytes, Tag tag) {
   constexpr std::size_t small = std::size_t{64} << 10;
   if (bytes <= small) return Small;
   return tag == Tag::Arena || tag == Tag::Workspace ? ShortLived : LongLived;
+}
+
+void poison(void* address, Device device, std::size_t bytes) noexcept {
+  try {
+    fill_bytes(address, device, 0xFF, bytes);
+  } catch (const DeviceError&) {
+    // A card that fails at this fails at the next kernel, too, where somebody can be told.
+  }
 }
 
 }  // namespace
@@ -120,7 +127,7 @@ void* Allocator::allocate(std::size_t bytes, Tag tag) {
 
 void Allocator::release(void* address, std::size_t bytes, Tag tag) noexcept {
   const std::lock_guard<std::mutex> lock(state_->mutex);
-  if (state_->poison && device_ == Device::Cpu) std::memset(address, 0xFF, bytes);
+  if (state_->poison) poison(address, device_, bytes);
   const auto entry = state_->pool_by_address.find(address);
   state_->pools[entry->second]->release(address);
   state_->pool_by_address.erase(entry);

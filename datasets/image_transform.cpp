@@ -8,6 +8,8 @@
 namespace palimpsest::datasets {
 namespace {
 
+constexpr std::int64_t largest_extent = std::int64_t{1} << 24;  // a Placement's numbers are sums of a few
+
 void expect_length(std::string_view what, const std::vector<float>& values, std::int64_t expected) {
   if (values.empty() || values.size() == static_cast<std::size_t>(expected)) return;
   throw ValueError(concat_text("normalisation: ", what, " has ", values.size(), " values, expected ", expected));
@@ -25,17 +27,12 @@ void check(const ImageSet& images, const Normalisation& normalisation, std::int6
     throw ValueError(concat_text("images of ", images.height, "x", images.width, " cannot be padded to ", pad_to));
   }
   if (pad < 0) throw ValueError(concat_text("augmentation: pad must not be negative, got ", pad));
+  if (std::max({pad, pad_to, images.height, images.width}) > largest_extent) {
+    throw ValueError(concat_text("images and paddings may have up to ", largest_extent, " pixels a side"));
+  }
 }
 
 }  // namespace
-
-/// Output pixel (y, x) shows stored pixel (y + down, x + right), or (y + down, right - x) if flipped, or zero where
-/// there is none.
-struct ImageTransform::Placement {
-  std::int64_t down;
-  std::int64_t right;
-  bool flip;
-};
 
 ImageTransform::ImageTransform(const ImageSet& images, const Normalisation& normalisation, std::int64_t pad_to,
                                Augmentation augmentation)
@@ -64,7 +61,7 @@ void ImageTransform::fill_tables(const Normalisation& normalisation) {
   }
 }
 
-ImageTransform::Placement ImageTransform::draw(Random& random) const {
+Placement ImageTransform::draw(Random& random) const {
   const std::int64_t pad = augmentation_.pad;
   const auto choices = static_cast<std::uint64_t>(2 * pad + 1);
   const bool heads = random.bits() % 2 != 0;
@@ -72,8 +69,9 @@ ImageTransform::Placement ImageTransform::draw(Random& random) const {
   const auto right = static_cast<std::int64_t>(random.below(choices)) - pad;
   const std::int64_t top = (height_ - source_height_) / 2;
   const std::int64_t left = (width_ - source_width_) / 2;
-  if (!augmentation_.flip || !heads) return {down - top, right - left, false};
-  return {down - top, width_ - 1 - right - left, true};
+  const bool flip = augmentation_.flip && heads;
+  return {static_cast<std::int32_t>(down - top),
+          static_cast<std::int32_t>(flip ? width_ - 1 - right - left : right - left), flip ? 1 : 0};
 }
 
 void ImageTransform::apply(const std::uint8_t* pixels, Random& random, float* output) const {
@@ -91,7 +89,8 @@ void ImageTransform::apply(const std::uint8_t* pixels, Random& random, float* ou
 
 void ImageTransform::write_row(const std::uint8_t* pixels, std::int64_t channel, std::int64_t row,
                                const Placement& placement, float* output) const {
-  const auto [down, right, flip] = placement;
+  const std::int64_t right = placement.right;
+  const bool flip = placement.flip != 0;
   const std::int64_t first = std::max<std::int64_t>(0, flip ? right - source_width_ + 1 : -right);
   const std::int64_t end = std::min(width_, flip ? right + 1 : source_width_ - right);
   const std::int64_t step = flip ? -1 : 1;

@@ -23,12 +23,21 @@ struct Augmentation {
   std::function<void(std::span<float> image, Random& random)> custom = {};
 };
 
+/// Where an image's pixels go: output pixel (y, x) shows stored pixel (y + down, x + right), or (y + down, right - x)
+/// if flipped, or zero where there is none.
+struct Placement {
+  std::int32_t down;
+  std::int32_t right;
+  std::int32_t flip;  ///< 0 or 1
+};
+
 /// Makes a network's input of a stored image, in this order: normalise, pad with zeros to `pad_to` x `pad_to` (centred;
 /// 0 keeps the size), flip, pad with zeros, crop. Padding is zero after normalisation.
 class ImageTransform {
  public:
   /// `images` is looked at for its sizes only. Throws ValueError if the normalisation does not fit them or has a
-  /// deviation that is not positive, for `pad_to` below the image's size, and for a negative padding.
+  /// deviation that is not positive, for `pad_to` below the image's size, and for a padding that is negative or
+  /// beyond 2^24.
   ImageTransform(const ImageSet& images, const Normalisation& normalisation, std::int64_t pad_to,
                  Augmentation augmentation);
 
@@ -38,13 +47,19 @@ class ImageTransform {
   /// Floats of one finished image.
   std::int64_t size() const { return channels_ * height_ * width_; }
 
-  /// pixels: (C, H, W) as stored. output: (height(), width(), C), channels fastest. Three numbers are drawn whatever
-  /// the augmentation, so that a flip does not move a crop. Thread-safe.
+  /// pixels: (C, H, W) as stored. output: (height(), width(), C), channels fastest. Draws a placement, then calls the
+  /// custom augmentation, if there is one. Thread-safe.
   void apply(const std::uint8_t* pixels, Random& random, float* output) const;
 
- private:
-  struct Placement;
+  /// The random part of it alone, for who makes the rest elsewhere: see datasets/feed.hpp. Three numbers are drawn
+  /// whatever the augmentation, so that a flip does not move a crop. Thread-safe.
+  Placement draw(Random& random) const;
+  /// (C, 256): the normalised value of every pixel value.
+  std::span<const float> values() const { return {values_.front().data(), values_.size() * 256}; }
+  /// (C, h, w), as large as the stored image: what is subtracted from a pixel's value; empty if nothing is.
+  std::span<const float> offsets() const { return offsets_; }
 
+ private:
   std::int64_t channels_;
   std::int64_t source_height_;
   std::int64_t source_width_;
@@ -55,7 +70,6 @@ class ImageTransform {
   std::vector<float> offsets_;                  // (C, H, W): mean image over deviation; empty if there is none
 
   void fill_tables(const Normalisation& normalisation);
-  Placement draw(Random& random) const;
   void write_row(const std::uint8_t* pixels, std::int64_t channel, std::int64_t row, const Placement& placement,
                  float* output) const;
 };

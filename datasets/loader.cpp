@@ -24,17 +24,28 @@ std::uint64_t derive_key(std::uint64_t seed) {
 }
 
 constexpr std::int64_t max_epochs = std::int64_t{1} << 32;
+constexpr std::size_t page = std::size_t{64} << 10;  // a whole number of pages everywhere
+
+std::size_t round_up(std::size_t bytes, std::size_t multiple) { return (bytes + multiple - 1) / multiple * multiple; }
 
 }  // namespace
+
+RawLayout::RawLayout(std::int64_t capacity, std::int64_t image_size) {
+  const auto images = static_cast<std::size_t>(capacity);
+  placements = images * sizeof(std::int32_t);
+  pixels = placements + images * sizeof(Placement);
+  bytes = pixels + images * static_cast<std::size_t>(image_size);
+}
 
 Loader::Loader(const ImageSet& images, LoaderSpec spec)
     : images_(validated(images)),
       spec_(std::move(spec)),
       transform_(images, spec_.normalisation, spec_.pad_to, spec_.augmentation),
+      batch_size_(std::min(spec_.batch_size, images.count)),
       key_(derive_key(spec_.seed)),
-      order_(static_cast<std::size_t>(images.count)) {
+      order_(static_cast<std::size_t>(images.count)),
+      layout_(batch_size_, images.image_size()) {
   check();
-  batch_size_ = std::min(spec_.batch_size, images.count);
   batches_ = (images.count + (spec_.drop_last ? 0 : batch_size_ - 1)) / batch_size_;
   claimed_ = batches_;
   allocate_slots();
@@ -53,6 +64,9 @@ void Loader::check() const {
   if (spec_.workers < 0 || spec_.workers > 256) refuse("workers must be from 0 to 256, got ", spec_.workers);
   if (spec_.ahead < 1 || spec_.ahead > 4096) refuse("ahead must be from 1 to 4096, got ", spec_.ahead);
   if (images_.count >= max_epochs - 1) refuse("at most 2^32 - 2 images, got ", images_.count);
+  if (spec_.raw && spec_.augmentation.custom) {
+    refuse("a custom augmentation is given finished images, raw batches have none");
+  }
   if (spec_.drop_last && spec_.batch_size > images_.count) {
     refuse("drop_last leaves no batch of ", spec_.batch_size, " in ", images_.count, " images");
   }
@@ -60,11 +74,13 @@ void Loader::check() const {
 
 void Loader::allocate_slots() {
   slots_.resize(spec_.workers == 0 ? 1 : static_cast<std::size_t>(spec_.ahead) + 1);  // one is in the caller's hands
-  const auto images = static_cast<std::size_t>(batch_size_);
-  for (Slot& slot : slots_) {
-    slot.images = Buffer(Device::Cpu, images * static_cast<std::size_t>(transform_.size()) * sizeof(float), Tag::Data);
-    slot.labels = Buffer(Device::Cpu, images * sizeof(std::int32_t), Tag::Data);
-  }
+  const auto image_bytes = static_cast<std::size_t>(transform_.size()) * sizeof(float);
+  slot_bytes_ = spec_.raw ? round_up(layout_.bytes, CachingAllocator::alignment)
+                          : static_cast<std::size_t>(batch_size_) * (sizeof(std::int32_t) + image_bytes);
+  const std::size_t bytes = slots_.size() * slot_bytes_;
+  memory_ = Buffer(Device::Cpu, spec_.raw ? round_up(bytes, page) + page : bytes, Tag::Data);
+  const auto address = reinterpret_cast<std::uintptr_t>(memory_.data());
+  ring_ = memory_.as<std::byte>() + (spec_.raw ? round_up(address, page) - address : 0);
 }
 
 void Loader::start_epoch(std::int64_t epoch, std::int64_t first_batch) {
@@ -141,13 +157,27 @@ std::uint64_t Loader::stream(std::int64_t index) const {
   return static_cast<std::uint64_t>(epoch_) << 32 | static_cast<std::uint64_t>(index + 1);
 }
 
+Loader::Parts Loader::parts_of(std::int64_t batch) const {
+  std::byte* const memory = memory_of(batch);
+  return {reinterpret_cast<std::int32_t*>(memory),
+          reinterpret_cast<float*>(memory + static_cast<std::size_t>(batch_size_) * sizeof(std::int32_t)),
+          reinterpret_cast<Placement*>(memory + layout_.placements),
+          reinterpret_cast<std::uint8_t*>(memory + layout_.pixels)};
+}
+
 void Loader::fill(std::int64_t batch) {
-  const Slot& slot = slot_of(batch);
+  const Parts to = parts_of(batch);
   const std::int64_t* const indices = order_.data() + batch * batch_size_;
   for (std::int64_t i = 0; i < size_of_batch(batch); ++i) {
     Random random(key_, stream(indices[i]));
-    transform_.apply(images_.image(indices[i]), random, slot.images.as<float>() + i * transform_.size());
-    slot.labels.as<std::int32_t>()[i] = images_.labels[indices[i]];
+    const std::uint8_t* const pixels = images_.image(indices[i]);
+    if (spec_.raw) {
+      to.placements[i] = transform_.draw(random);
+      std::copy_n(pixels, images_.image_size(), to.pixels + i * images_.image_size());
+    } else {
+      transform_.apply(pixels, random, to.images + i * transform_.size());
+    }
+    to.labels[i] = images_.labels[indices[i]];
   }
 }
 
@@ -159,17 +189,13 @@ std::int64_t Loader::size_of_batch(std::int64_t batch) const {
   return std::min(batch_size_, images_.count - batch * batch_size_);
 }
 
-Batch Loader::view(std::int64_t batch) {
-  const Slot& slot = slot_of(batch);
+Batch Loader::view(std::int64_t batch) const {
+  const Parts parts = parts_of(batch);
   const std::int64_t size = size_of_batch(batch);
   const std::span<const std::int64_t> indices(order_.data() + batch * batch_size_, static_cast<std::size_t>(size));
-  return {batch, size, batch_shape(size), slot.images.as<float>(), slot.labels.as<std::int32_t>(), indices};
-}
-
-std::size_t Loader::bytes() const {
-  return std::accumulate(slots_.begin(), slots_.end(), std::size_t{0}, [](std::size_t total, const Slot& slot) {
-    return total + slot.images.bytes() + slot.labels.bytes();
-  });
+  const std::span<const std::byte> raw(memory_of(batch), layout_.bytes);
+  if (spec_.raw) return {batch, size, batch_shape(size), nullptr, parts.labels, indices, raw};
+  return {batch, size, batch_shape(size), parts.images, parts.labels, indices, {}};
 }
 
 }  // namespace palimpsest::datasets

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <mutex>
@@ -30,6 +31,9 @@ struct LoaderSpec {
   /// Pad with zeros to this height and width, centred (32 for Fashion-MNIST in a CIFAR model); 0 keeps the size.
   std::int64_t pad_to = 0;
   Augmentation augmentation = {};
+  /// Serve pixels as they are stored, with what was drawn for them, instead of finished images: see Batch and
+  /// datasets/feed.hpp. Not with a custom augmentation.
+  bool raw = false;
   /// Threads that prepare batches; with 0 next() does it.
   int workers = 1;
   /// Batches that the workers may be ahead of the caller.
@@ -40,10 +44,21 @@ struct LoaderSpec {
 struct Batch {
   std::int64_t index = 0;                 ///< in its epoch
   std::int64_t size = 0;                  ///< images
-  Shape shape;                            ///< logical (size, C, H, W)
-  const float* images = nullptr;          ///< channels-last: (size, H, W, C), contiguous
+  Shape shape;                            ///< logical (size, C, H, W) of the finished images
+  const float* images = nullptr;          ///< channels-last: (size, H, W, C), contiguous; null if raw
   const std::int32_t* labels = nullptr;   ///< (size)
   std::span<const std::int64_t> indices;  ///< (size): the images' places in their set
+  std::span<const std::byte> raw;         ///< all of a raw batch, laid out as RawLayout says; else empty
+};
+
+/// How a raw batch lies in memory, so that one copy takes it: labels (capacity) int32, placements (capacity) and pixels
+/// (capacity, C, h, w) as stored. A smaller batch leaves gaps.
+struct RawLayout {
+  RawLayout(std::int64_t capacity, std::int64_t image_size);
+
+  std::size_t placements;  ///< offset in bytes
+  std::size_t pixels;      ///< offset in bytes
+  std::size_t bytes;
 };
 
 /// Serves the batches of an image set, epoch after epoch. The order is a function of (seed, epoch), an image's
@@ -71,15 +86,24 @@ class Loader {
   std::int64_t batches() const { return batches_; }
   /// The logical shape of a whole batch.
   Shape shape() const { return batch_shape(batch_size_); }
+  /// What it makes of a stored image.
+  const ImageTransform& transform() const { return transform_; }
   /// Bytes held for batches.
-  std::size_t bytes() const;
+  std::size_t bytes() const { return memory_.bytes(); }
+  /// Where all batches lie. If they are raw, nothing else lies in the same pages, so that these can be pinned.
+  std::span<std::byte> ring() const { return {ring_, slots_.size() * slot_bytes_}; }
 
  private:
   struct Slot {
-    Buffer images;
-    Buffer labels;
     std::int64_t batch = -1;  // the batch it holds, or whose making failed
     std::exception_ptr error;
+  };
+  /// The parts of a slot's memory.
+  struct Parts {
+    std::int32_t* labels;
+    float* images;          // or, if raw,
+    Placement* placements;  // these
+    std::uint8_t* pixels;
   };
 
   const ImageSet& images_;
@@ -90,6 +114,10 @@ class Loader {
   std::uint64_t key_ = 0;
   std::vector<std::int64_t> order_;
   std::vector<Slot> slots_;
+  RawLayout layout_;
+  Buffer memory_;
+  std::byte* ring_ = nullptr;  // in it
+  std::size_t slot_bytes_ = 0;
 
   std::mutex mutex_;                  // guards what follows
   std::condition_variable_any work_;  // there may be a batch to make
@@ -106,13 +134,15 @@ class Loader {
   void allocate_slots();
   void arrange(std::int64_t epoch);
   Slot& slot_of(std::int64_t batch) { return slots_[batch % slots_.size()]; }
+  std::byte* memory_of(std::int64_t batch) const { return ring_ + batch % slots_.size() * slot_bytes_; }
+  Parts parts_of(std::int64_t batch) const;
   Shape batch_shape(std::int64_t size) const;
   std::int64_t size_of_batch(std::int64_t batch) const;
   std::uint64_t stream(std::int64_t index) const;
   void fill(std::int64_t batch);
   std::exception_ptr try_fill(std::int64_t batch);
   void work(const std::stop_token& stop);
-  Batch view(std::int64_t batch);
+  Batch view(std::int64_t batch) const;
 };
 
 }  // namespace palimpsest::datasets

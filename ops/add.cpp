@@ -23,7 +23,7 @@ class Add : public Op {
     const View& y = io.output();
     run_kernels(name(), io.device(), y.dtype, [&](auto zero) {
       using T = decltype(zero);
-      PALIMPSEST_CALL(add<T>(y.shape.count(), io.input(0).as<T>(), io.input(1).as<T>(), y.as<T>()));
+      PALIMPSEST_RUN(io.device(), add<T>(y.shape.count(), io.input(0).as<T>(), io.input(1).as<T>(), y.as<T>()));
     });
   }
 

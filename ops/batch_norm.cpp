@@ -1,7 +1,6 @@
 #include "ops/batch_norm.hpp"
 
-#include <cmath>
-#include <cstring>
+#include <memory>
 
 #include "core/cuda_runtime.hpp"
 #include "core/elementwise.hpp"
@@ -48,8 +47,9 @@ class BatchNorm : public Op {
     if (io.phase() == Phase::First) freeze(io);
     run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
       using T = decltype(zero);
-      PALIMPSEST_CALL(batch_norm_forward<T>(x.shape.pixels(), channels, x.as<T>(),
-                                            normalization<T>(io.input(1), io.input(2)), io.output().as<T>()));
+      PALIMPSEST_RUN(io.device(),
+                     batch_norm_forward<T>(x.shape.pixels(), channels, x.as<T>(),
+                                           normalization<T>(io.input(1), io.input(2)), io.output().as<T>()));
     });
   }
 
@@ -62,12 +62,13 @@ class BatchNorm : public Op {
     const Buffer sum_dy = io.workspace(bytes);
     const Buffer sum_dy_xhat = io.workspace(bytes);
     {
-      const Buffer scratch = io.workspace(workspace_bytes(x.shape));
+      const Buffer scratch = io.workspace(workspace_bytes(io.device(), x.shape));
       run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
         using T = decltype(zero);
-        PALIMPSEST_CALL(batch_norm_reduce_gradient<T>(rows, channels, x.as<T>(), dy.as<T>(),
-                                                      normalization<T>(io.input(1), io.input(2)), sum_dy.as<T>(),
-                                                      sum_dy_xhat.as<T>(), scratch.as<double>()));
+        PALIMPSEST_RUN(io.device(),
+                       batch_norm_reduce_gradient<T>(rows, channels, x.as<T>(), dy.as<T>(),
+                                                     normalization<T>(io.input(1), io.input(2)), sum_dy.as<T>(),
+                                                     sum_dy_xhat.as<T>(), scratch.as<double>()));
       });
     }
     give(io, 1, sum_dy_xhat);
@@ -78,18 +79,22 @@ class BatchNorm : public Op {
       using T = decltype(zero);
       const auto n = normalization<T>(io.input(1), io.input(2));
       if (spec_.training) {
-        PALIMPSEST_CALL(batch_norm_input_gradient<T>(rows, channels, x.as<T>(), dy.as<T>(), n, sum_dy.as<T>(),
-                                                     sum_dy_xhat.as<T>(), dx.view.as<T>(), dx.accumulate));
+        PALIMPSEST_RUN(io.device(),
+                       batch_norm_input_gradient<T>(rows, channels, x.as<T>(), dy.as<T>(), n, sum_dy.as<T>(),
+                                                    sum_dy_xhat.as<T>(), dx.view.as<T>(), dx.accumulate));
       } else {
-        PALIMPSEST_CALL(batch_norm_affine_input_gradient<T>(rows, channels, x.as<T>(), dy.as<T>(), n, dx.view.as<T>(),
-                                                            dx.accumulate));
+        PALIMPSEST_RUN(io.device(), batch_norm_affine_input_gradient<T>(rows, channels, x.as<T>(), dy.as<T>(), n,
+                                                                        dx.view.as<T>(), dx.accumulate));
       }
     });
   }
 
  private:
-  static std::size_t workspace_bytes(const Shape& x) {
-    return static_cast<std::size_t>(kernels::batch_norm_workspace(x.pixels(), x.c())) * sizeof(double);
+  static std::size_t workspace_bytes(Device device, const Shape& x) {
+    const bool on_cuda = kernel_device(device) == Device::Cuda;
+    const std::int64_t doubles = on_cuda ? kernels::gpu::batch_norm_workspace(x.pixels(), x.c())
+                                         : kernels::batch_norm_workspace(x.pixels(), x.c());
+    return static_cast<std::size_t>(doubles) * sizeof(double);
   }
 
   template <class T>
@@ -109,51 +114,42 @@ class BatchNorm : public Op {
       copy_bytes(mean_.data(), io.device(), running_.mean.view().data, io.device(), bytes);
       copy_bytes(rstd_.data(), io.device(), running_.variance.view().data, io.device(), bytes);
     } else {
-      const Buffer scratch = io.workspace(workspace_bytes(x.shape));
+      const Buffer scratch = io.workspace(workspace_bytes(io.device(), x.shape));
       run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
         using T = decltype(zero);
-        PALIMPSEST_CALL(batch_norm_statistics<T>(x.shape.pixels(), channels, x.as<T>(), mean_.as<T>(), rstd_.as<T>(),
-                                                 scratch.as<double>()));
+        PALIMPSEST_RUN(io.device(), batch_norm_statistics<T>(x.shape.pixels(), channels, x.as<T>(), mean_.as<T>(),
+                                                             rstd_.as<T>(), scratch.as<double>()));
       });
       update_running(io, x.shape.pixels());
     }
     run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
       using T = decltype(zero);
-      T* const rstd = rstd_.as<T>();  // holds the variance so far
-      for (std::int64_t c = 0; c < channels; ++c) {
-        rstd[c] = static_cast<T>(1.0 / std::sqrt(static_cast<double>(rstd[c]) + spec_.epsilon));
-      }
+      // rstd_ holds the variance so far.
+      PALIMPSEST_RUN(io.device(), batch_norm_rstd<T>(channels, spec_.epsilon, rstd_.as<T>()));
     });
   }
 
   void update_running(const Forward& io, std::int64_t rows) {
-    const View mean = running_.mean.view();
-    const View variance = running_.variance.view();
-    run_kernels(name(), io.device(), mean.dtype, [&](auto zero) {
-      using T = decltype(zero);
-      remember<T>(io, running_.mean);
-      remember<T>(io, running_.variance);
-      const double correction =
-          spec_.unbiased_running_variance ? static_cast<double>(rows) / static_cast<double>(rows - 1) : 1.0;
-      const auto blend = [&](T& running, double batch) {
-        running = static_cast<T>((1.0 - spec_.momentum) * static_cast<double>(running) + spec_.momentum * batch);
-      };
-      for (std::int64_t c = 0; c < mean.shape.count(); ++c) {
-        blend(mean.as<T>()[c], static_cast<double>(mean_.as<T>()[c]));
-        blend(variance.as<T>()[c], static_cast<double>(rstd_.as<T>()[c]) * correction);
-      }
-    });
-    running_.mean.mark_changed();
-    running_.variance.mark_changed();
+    const double correction =
+        spec_.unbiased_running_variance ? static_cast<double>(rows) / static_cast<double>(rows - 1) : 1.0;
+    blend(io, running_.mean, mean_, 1.0);
+    blend(io, running_.variance, rstd_, correction);
   }
 
-  template <class T>
-  static void remember(const Forward& io, const Tensor& statistic) {
-    const T* const values = statistic.view().as<T>();
-    std::vector<T> before(values, values + statistic.shape().count());
-    io.on_failure([statistic, before = std::move(before)] {
-      std::memcpy(statistic.view().data, before.data(), before.size() * sizeof(T));
+  /// Lets a running statistic take part of a batch's, times `factor`.
+  void blend(const Forward& io, const Tensor& running, const Buffer& batch, double factor) const {
+    const View view = running.view();
+    auto before = std::make_shared<Buffer>(io.device(), batch.bytes(), Tag::Activation);
+    copy_bytes(before->data(), io.device(), view.data, io.device(), batch.bytes());
+    io.on_failure([running, before] {
+      copy_bytes(running.view().data, running.device(), before->data(), running.device(), before->bytes());
     });
+    run_kernels(name(), io.device(), view.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      PALIMPSEST_RUN(io.device(), batch_norm_update_running<T>(view.shape.count(), spec_.momentum, factor,
+                                                               batch.as<T>(), view.as<T>()));
+    });
+    running.mark_changed();
   }
 
   /// The gradient of gamma or beta, which backward has in `sum` anyway.

@@ -120,6 +120,21 @@ void batch_norm_statistics(std::int64_t rows, std::int64_t channels, const T* x,
 }
 
 template <class T>
+void batch_norm_rstd(std::int64_t channels, double epsilon, T* variance) {
+  for (std::int64_t c = 0; c < channels; ++c) {
+    variance[c] = static_cast<T>(1.0 / __builtin_sqrt(static_cast<double>(variance[c]) + epsilon));
+  }
+}
+
+template <class T>
+void batch_norm_update_running(std::int64_t channels, double momentum, double factor, const T* batch, T* running) {
+  for (std::int64_t c = 0; c < channels; ++c) {
+    const double value = static_cast<double>(batch[c]) * factor;
+    running[c] = static_cast<T>((1.0 - momentum) * static_cast<double>(running[c]) + momentum * value);
+  }
+}
+
+template <class T>
 void batch_norm_forward(std::int64_t rows, std::int64_t channels, const T* x, const Normalization<T>& n, T* y) {
   for_channel_strips(channels, [&](std::int64_t first, std::int64_t strip) {
     const FoldedParameters<T> p(fold_rows(strip, channels), first, strip, n);
@@ -200,6 +215,8 @@ void batch_norm_affine_input_gradient(std::int64_t rows, std::int64_t channels, 
 
 #define INSTANTIATE(T)                                                                                              \
   template void batch_norm_statistics(std::int64_t, std::int64_t, const T*, T*, T*, double*);                       \
+  template void batch_norm_rstd(std::int64_t, double, T*);                                                          \
+  template void batch_norm_update_running(std::int64_t, double, double, const T*, T*);                              \
   template void batch_norm_forward(std::int64_t, std::int64_t, const T*, const Normalization<T>&, T*);              \
   template void batch_norm_reduce_gradient(std::int64_t, std::int64_t, const T*, const T*, const Normalization<T>&, \
                                            T*, T*, double*);                                                        \

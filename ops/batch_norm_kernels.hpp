@@ -1,11 +1,12 @@
 #pragma once
 
-// CPU kernels of batch normalisation (Ioffe & Szegedy 2015). Activations are channels-last: `rows` = N * H * W pixels,
+// Kernels of batch normalisation (Ioffe & Szegedy 2015). Activations are channels-last: `rows` = N * H * W pixels,
 // each a contiguous vector of `channels`. Instantiated for T = float and double. Results are the same bits for any
 // number of threads.
 
 #include <cstdint>
 
+#include "core/cuda_geometry.hpp"
 #include "core/isa.hpp"
 
 namespace palimpsest::kernels {
@@ -21,11 +22,18 @@ struct Normalization {
   bool relu;
 };
 
-/// Doubles of workspace that batch_norm_statistics and batch_norm_reduce_gradient take; from shapes only.
+/// Doubles of workspace that batch_norm_statistics and batch_norm_reduce_gradient take on the CPU; from shapes only.
 inline std::int64_t batch_norm_workspace(std::int64_t rows, std::int64_t channels) {
   const std::int64_t tasks = (rows + 15) / 16;  // of at least 16 rows, and no more than 64
   return 2 * channels * (tasks < 64 ? tasks : 64);
 }
+
+namespace gpu {
+/// The same on CUDA.
+inline std::int64_t batch_norm_workspace(std::int64_t rows, std::int64_t channels) {
+  return 2 * channels * gpu_geometry::channel_reduction(rows, channels).parts;
+}
+}  // namespace gpu
 
 PALIMPSEST_KERNELS(
 
@@ -35,6 +43,14 @@ PALIMPSEST_KERNELS(
     /// in the last place of T whatever the mean, and exactly 0 for a constant channel.
     template <class T> void batch_norm_statistics(std::int64_t rows, std::int64_t channels, const T* x, T* mean,
                                                   T* variance, double* workspace);
+
+    /// rstd = 1 / sqrt(variance + epsilon), in place of the variance. variance: channels.
+    template <class T> void batch_norm_rstd(std::int64_t channels, double epsilon, T* variance);
+
+    /// running = (1 - momentum) * running + momentum * factor * batch, in double. running, batch: channels. On CUDA
+    /// nothing changes once there has been a fault.
+    template <class T>
+    void batch_norm_update_running(std::int64_t channels, double momentum, double factor, const T* batch, T* running);
 
     /// y = gamma * (x - mean) * rstd + beta (Algorithm 1, lines 3 and 4), then max(0, y) if n.relu; NaN stays NaN.
     /// x, y: rows x channels; y may be x.

@@ -28,7 +28,7 @@ class AddBias : public Op {
     if (x.data != y.data) copy_bytes(y.data, io.device(), x.data, io.device(), count_bytes(x));
     run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
       using T = decltype(zero);
-      PALIMPSEST_CALL(add_bias<T>(x.shape.pixels(), x.shape.c(), io.input(1).as<T>(), y.as<T>()));
+      PALIMPSEST_RUN(io.device(), add_bias<T>(x.shape.pixels(), x.shape.c(), io.input(1).as<T>(), y.as<T>()));
     });
   }
 
@@ -38,12 +38,14 @@ class AddBias : public Op {
       const GradientTarget db = io.grad_input(1);
       const std::int64_t rows = dy.shape.pixels();
       const std::int64_t channels = dy.shape.c();
-      const Buffer scratch =
-          io.workspace(static_cast<std::size_t>(kernels::channel_sum_workspace(rows, channels)) * sizeof(double));
+      const std::int64_t doubles = kernel_device(io.device()) == Device::Cuda
+                                       ? kernels::gpu::channel_sum_workspace(rows, channels)
+                                       : kernels::channel_sum_workspace(rows, channels);
+      const Buffer scratch = io.workspace(static_cast<std::size_t>(doubles) * sizeof(double));
       run_kernels(name(), io.device(), dy.dtype, [&](auto zero) {
         using T = decltype(zero);
-        PALIMPSEST_CALL(
-            channel_sum<T>(rows, channels, dy.as<T>(), db.view.as<T>(), db.accumulate, scratch.as<double>()));
+        PALIMPSEST_RUN(io.device(), channel_sum<T>(rows, channels, dy.as<T>(), db.view.as<T>(), db.accumulate,
+                                                   scratch.as<double>()));
       });
     }
     if (io.wants(0)) io.pass_through(0);

@@ -4,15 +4,23 @@
 
 #include <cstdint>
 
+#include "core/cuda_geometry.hpp"
 #include "core/isa.hpp"
 
 namespace palimpsest::kernels {
 
-/// Doubles of workspace that channel_sum takes; from shapes only.
+/// Doubles of workspace that channel_sum takes on the CPU; from shapes only.
 inline std::int64_t channel_sum_workspace(std::int64_t rows, std::int64_t channels) {
   const std::int64_t tasks = (rows + 15) / 16;  // of at least 16 rows, and no more than 64
   return channels * (tasks < 64 ? tasks : 64);
 }
+
+namespace gpu {
+/// The same on CUDA.
+inline std::int64_t channel_sum_workspace(std::int64_t rows, std::int64_t channels) {
+  return channels * gpu_geometry::channel_reduction(rows, channels).parts;
+}
+}  // namespace gpu
 
 PALIMPSEST_KERNELS(
 

@@ -46,13 +46,11 @@ std::vector<Tensor> inputs_of(Tensors&&... tensors) {
   return inputs;
 }
 
-/// Runs the kernels of an op for its device and element type: `cpu` is called with a zero of the C++ element type. On
-/// Meta nothing runs. Throws DeviceError for a device that the op has no kernels for.
-template <class Cpu>
-void run_kernels(std::string_view op, Device device, Dtype dtype, Cpu&& cpu) {
-  if (device == Device::Meta) return;
-  if (device != Device::Cpu) throw DeviceError(concat_text("[", op, "] has no kernels for ", device));
-  with_float(dtype, op, cpu);
+/// Runs the kernels of an op for an element type: `body` is called with a zero of the C++ element type, and picks the
+/// device's kernel with PALIMPSEST_RUN. On Meta nothing runs. Throws DtypeError.
+template <class Body>
+void run_kernels(std::string_view op, Device device, Dtype dtype, Body&& body) {
+  if (device != Device::Meta) with_float(dtype, op, body);
 }
 
 }  // namespace palimpsest::ops

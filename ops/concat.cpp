@@ -19,8 +19,8 @@ void gather(std::string_view op, std::span<const View> parts, const View& whole)
       pointers[i] = parts[i].as<T>();
       channels[i] = parts[i].shape.c();
     }
-    PALIMPSEST_CALL(concat_gather<T>(whole.shape.pixels(), static_cast<std::int64_t>(parts.size()), pointers.data(),
-                                     channels.data(), whole.as<T>()));
+    PALIMPSEST_RUN(whole.device, concat_gather<T>(whole.shape.pixels(), static_cast<std::int64_t>(parts.size()),
+                                                  pointers.data(), channels.data(), whole.as<T>()));
   });
 }
 
@@ -35,8 +35,8 @@ void scatter(std::string_view op, const View& whole, std::span<const GradientTar
       channels[i] = parts[i].view.shape.c();
       accumulate[i] = parts[i].accumulate;
     }
-    PALIMPSEST_CALL(concat_scatter<T>(whole.shape.pixels(), static_cast<std::int64_t>(parts.size()), whole.as<T>(),
-                                      pointers.data(), channels.data(), accumulate.get()));
+    PALIMPSEST_RUN(whole.device, concat_scatter<T>(whole.shape.pixels(), static_cast<std::int64_t>(parts.size()),
+                                                   whole.as<T>(), pointers.data(), channels.data(), accumulate.get()));
   });
 }
 

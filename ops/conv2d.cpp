@@ -1,6 +1,8 @@
 #include "ops/conv2d.hpp"
 
+#include "core/cuda_runtime.hpp"
 #include "ops/check.hpp"
+#include "ops/conv2d_cuda_plan.hpp"
 #include "ops/conv2d_kernels.hpp"
 
 namespace palimpsest::ops {
@@ -40,10 +42,12 @@ class Conv2d : public Op {
     const View& weight = io.input(1);
     const View& y = io.output();
     const auto geometry = geometry_of(x.shape, weight.shape, y.shape);
-    const Buffer scratch = io.workspace(bytes(kernels::conv2d_forward_workspace(geometry), x.dtype));
+    const Buffer scratch =
+        io.workspace(on_cuda(io.device()) ? kernels::gpu::conv2d_forward_workspace(geometry, size_of(x.dtype))
+                                          : bytes(kernels::conv2d_forward_workspace(geometry), x.dtype));
     run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
       using T = decltype(zero);
-      PALIMPSEST_CALL(conv2d_forward<T>(geometry, x.as<T>(), weight.as<T>(), y.as<T>(), scratch.as<T>()));
+      PALIMPSEST_RUN(io.device(), conv2d_forward<T>(geometry, x.as<T>(), weight.as<T>(), y.as<T>(), scratch.as<T>()));
     });
   }
 
@@ -54,25 +58,31 @@ class Conv2d : public Op {
     const auto geometry = geometry_of(x.shape, weight.shape, dy.shape);
     if (io.wants(1)) {
       const GradientTarget dw = io.grad_input(1);
-      const Buffer scratch = io.workspace(bytes(kernels::conv2d_grad_weight_workspace(geometry), x.dtype));
+      const Buffer scratch =
+          io.workspace(on_cuda(io.device()) ? kernels::gpu::conv2d_grad_weight_workspace(geometry, size_of(x.dtype))
+                                            : bytes(kernels::conv2d_grad_weight_workspace(geometry), x.dtype));
       run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
         using T = decltype(zero);
-        PALIMPSEST_CALL(
-            conv2d_grad_weight<T>(geometry, x.as<T>(), dy.as<T>(), dw.view.as<T>(), dw.accumulate, scratch.as<T>()));
+        PALIMPSEST_RUN(io.device(), conv2d_grad_weight<T>(geometry, x.as<T>(), dy.as<T>(), dw.view.as<T>(),
+                                                          dw.accumulate, scratch.as<T>()));
       });
     }
     if (!io.wants(0)) return;
     io.done_with_input(0);
     const GradientTarget dx = io.grad_input(0);
-    const Buffer scratch = io.workspace(bytes(kernels::conv2d_grad_input_workspace(geometry), x.dtype));
+    const Buffer scratch =
+        io.workspace(on_cuda(io.device()) ? kernels::gpu::conv2d_grad_input_workspace(geometry, size_of(x.dtype))
+                                          : bytes(kernels::conv2d_grad_input_workspace(geometry), x.dtype));
     run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
       using T = decltype(zero);
-      PALIMPSEST_CALL(
-          conv2d_grad_input<T>(geometry, dy.as<T>(), weight.as<T>(), dx.view.as<T>(), dx.accumulate, scratch.as<T>()));
+      PALIMPSEST_RUN(io.device(), conv2d_grad_input<T>(geometry, dy.as<T>(), weight.as<T>(), dx.view.as<T>(),
+                                                       dx.accumulate, scratch.as<T>()));
     });
   }
 
  private:
+  static bool on_cuda(Device device) { return kernel_device(device) == Device::Cuda; }
+
   static std::size_t bytes(std::int64_t elements, Dtype dtype) {
     return static_cast<std::size_t>(elements) * size_of(dtype);
   }

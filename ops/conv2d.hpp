@@ -25,4 +25,10 @@ struct Conv2dSpec {
 /// 1 or a negative padding, DtypeError.
 Tensor conv2d(Tensor x, const Tensor& weight, const Conv2dSpec& spec = {});
 
+/// On CUDA a convolution copies the pixels that each output sees into columns, for a chunk of the images at a time: as
+/// many as fit this many bytes, though one at least. 32 MiB unless set. The bound is part of what fixes the bits of a
+/// weight gradient, which is summed chunk by chunk. Throws ValueError for 0.
+void set_column_limit(std::size_t bytes);
+std::size_t column_limit();
+
 }  // namespace palimpsest::ops

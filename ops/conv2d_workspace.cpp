@@ -1,4 +1,25 @@
+#include <atomic>
+
+#include "ops/conv2d.hpp"
+#include "ops/conv2d_cuda_plan.hpp"
 #include "ops/conv2d_plan.hpp"
+#include "ops/gemm.hpp"
+
+namespace palimpsest::ops {
+namespace {
+
+std::atomic<std::size_t> column_bytes{std::size_t{32} << 20};
+
+}  // namespace
+
+void set_column_limit(std::size_t bytes) {
+  if (bytes == 0) throw ValueError("[conv2d] a limit of no bytes for columns, expected at least 1");
+  column_bytes = bytes;
+}
+
+std::size_t column_limit() { return column_bytes; }
+
+}  // namespace palimpsest::ops
 
 namespace palimpsest::kernels {
 
@@ -16,3 +37,27 @@ std::int64_t conv2d_grad_weight_workspace(const Conv2dGeometry& g) {
 }
 
 }  // namespace palimpsest::kernels
+
+namespace palimpsest::kernels::gpu {
+namespace {
+
+std::size_t with_products(std::int64_t bytes) { return gemm_workspace(Device::Cuda) + static_cast<std::size_t>(bytes); }
+std::int64_t limit() { return static_cast<std::int64_t>(column_limit()); }
+
+}  // namespace
+
+std::size_t column_limit() { return ops::column_limit(); }
+
+std::size_t conv2d_forward_workspace(const Conv2dGeometry& g, std::size_t element_bytes) {
+  return with_products(gpu_geometry::column_chunk_bytes(g, static_cast<std::int64_t>(element_bytes), limit()));
+}
+
+std::size_t conv2d_grad_input_workspace(const Conv2dGeometry& g, std::size_t element_bytes) {
+  return with_products(gpu_geometry::grad_input_bytes(g, static_cast<std::int64_t>(element_bytes), limit()));
+}
+
+std::size_t conv2d_grad_weight_workspace(const Conv2dGeometry& g, std::size_t element_bytes) {
+  return conv2d_forward_workspace(g, element_bytes);
+}
+
+}  // namespace palimpsest::kernels::gpu

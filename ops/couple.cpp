@@ -16,13 +16,19 @@ void check_grid(std::string_view op, int grid, Dtype dtype) {
       concat_text("[", op, "] grid is ", grid, ", expected 0 to ", mantissa_bits(dtype) - 1, " for ", dtype));
 }
 
-/// Sums of multiples of 2^-grid are exact below this magnitude. NaN is outside, too.
+/// Sums of multiples of 2^-grid are exact below this magnitude.
 template <class T>
-void check_range(std::string_view op, T largest, int grid, Dtype dtype) {
-  const int exponent = mantissa_bits(dtype) - grid;
-  if (largest < std::ldexp(T{1}, exponent)) return;
-  throw RangeError(concat_text("[", op, "] a value of magnitude ", largest, " leaves the range below 2^", exponent,
-                               " in which sums on the grid 2^-", grid, " are exact in ", dtype));
+T range_limit(int grid) {
+  return std::ldexp(T{1}, mantissa_bits(dtype_of<T>) - grid);
+}
+
+/// NaN is outside of the range, too. On CUDA the kernel has compared, and `largest` is 0.
+template <class T>
+void check_range(std::string_view op, T largest, int grid) {
+  if (largest < range_limit<T>(grid)) return;
+  throw RangeError(concat_text("[", op, "] a value of magnitude ", largest, " leaves the range below 2^",
+                               mantissa_bits(dtype_of<T>) - grid, " in which sums on the grid 2^-", grid,
+                               " are exact in ", dtype_of<T>));
 }
 
 class Couple : public Op {
@@ -49,10 +55,13 @@ class Couple : public Op {
       const T* const x = io.input(0).as<T>();
       const T* const f = io.input(1).as<T>();
       if (grid_) {
-        const T largest = PALIMPSEST_CALL(couple_forward_on_grid<T>(y.shape.count(), x, f, *grid_, y.as<T>()));
-        check_range(name(), largest, *grid_, y.dtype);
+        const T limit = range_limit<T>(*grid_);
+        const T largest =
+            PALIMPSEST_RUN(io.device(), couple_forward_on_grid<T>(y.shape.count(), x, f, *grid_, limit, y.as<T>()));
+        if (std::isnan(largest)) check_stream(y.shape.count(), x);
+        check_range(name(), largest, *grid_);
       } else {
-        PALIMPSEST_CALL(couple_forward<T>(y.shape.count(), x, f, y.as<T>()));
+        PALIMPSEST_RUN(io.device(), couple_forward<T>(y.shape.count(), x, f, y.as<T>()));
       }
     });
   }
@@ -63,9 +72,9 @@ class Couple : public Op {
       const std::int64_t count = output.shape.count();
       const T* const f = inputs[1].as<T>();
       if (grid_) {
-        PALIMPSEST_CALL(couple_inverse_on_grid<T>(count, output.as<T>(), f, *grid_, solved.as<T>()));
+        PALIMPSEST_RUN(output.device, couple_inverse_on_grid<T>(count, output.as<T>(), f, *grid_, solved.as<T>()));
       } else {
-        PALIMPSEST_CALL(couple_inverse<T>(count, output.as<T>(), f, solved.as<T>()));
+        PALIMPSEST_RUN(output.device, couple_inverse<T>(count, output.as<T>(), f, solved.as<T>()));
       }
     });
   }
@@ -77,6 +86,17 @@ class Couple : public Op {
   }
 
  private:
+  /// A stream that is not on the grid could not be solved for without error.
+  template <class T>
+  void check_stream(std::int64_t count, const T* x) const {
+    for (std::int64_t i = 0; i < count; ++i) {
+      const T scaled = std::ldexp(x[i], *grid_);
+      if (scaled == std::nearbyint(scaled) || std::isnan(scaled)) continue;
+      throw ValueError(concat_text("[couple] input 0 is not on the grid 2^-", *grid_, ": it holds ", x[i],
+                                   "; pass it through round_to_grid() first"));
+    }
+  }
+
   std::optional<int> grid_;
 };
 
@@ -99,8 +119,9 @@ class RoundToGrid : public Op {
     const View& y = io.output();
     run_kernels(name(), io.device(), y.dtype, [&](auto zero) {
       using T = decltype(zero);
-      const T largest = PALIMPSEST_CALL(round_to_grid<T>(y.shape.count(), io.input(0).as<T>(), grid_, y.as<T>()));
-      check_range(name(), largest, grid_, y.dtype);
+      const T largest = PALIMPSEST_RUN(
+          io.device(), round_to_grid<T>(y.shape.count(), io.input(0).as<T>(), grid_, range_limit<T>(grid_), y.as<T>()));
+      check_range(name(), largest, grid_);
     });
   }
 

@@ -68,9 +68,15 @@ void couple_inverse(std::int64_t count, const T* y, const T* f, T* x) {
 }
 
 template <class T>
-T couple_forward_on_grid(std::int64_t count, const T* x, const T* f, int fraction_bits, T* y) {
+T couple_forward_on_grid(std::int64_t count, const T* x, const T* f, int fraction_bits, T, T* y) {
   const T offset = rounding_offset<T>(fraction_bits);
-  return largest_magnitude<T>(count, [=](std::int64_t i) { return y[i] = x[i] + rounded(f[i], offset); });
+  return largest_magnitude<T>(count, [=](std::int64_t i) {
+    const T stream = x[i];
+    const T sum = stream + rounded(f[i], offset);
+    y[i] = sum;
+    const bool on_grid = rounded(stream, offset) == stream || stream != stream;
+    return on_grid ? sum : static_cast<T>(__builtin_nan(""));
+  });
 }
 
 template <class T>
@@ -83,7 +89,7 @@ void couple_inverse_on_grid(std::int64_t count, const T* y, const T* f, int frac
 }
 
 template <class T>
-T round_to_grid(std::int64_t count, const T* x, int fraction_bits, T* y) {
+T round_to_grid(std::int64_t count, const T* x, int fraction_bits, T, T* y) {
   const T offset = rounding_offset<T>(fraction_bits);
   return largest_magnitude<T>(count, [=](std::int64_t i) { return y[i] = rounded(x[i], offset); });
 }
@@ -91,9 +97,9 @@ T round_to_grid(std::int64_t count, const T* x, int fraction_bits, T* y) {
 #define INSTANTIATE(T)                                                             \
   template void couple_forward(std::int64_t, const T*, const T*, T*);              \
   template void couple_inverse(std::int64_t, const T*, const T*, T*);              \
-  template T couple_forward_on_grid(std::int64_t, const T*, const T*, int, T*);    \
+  template T couple_forward_on_grid(std::int64_t, const T*, const T*, int, T, T*); \
   template void couple_inverse_on_grid(std::int64_t, const T*, const T*, int, T*); \
-  template T round_to_grid(std::int64_t, const T*, int, T*);
+  template T round_to_grid(std::int64_t, const T*, int, T, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

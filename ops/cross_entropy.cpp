@@ -41,8 +41,8 @@ class CrossEntropy : public Op {
     check_labels(name(), labels, logits.shape.c());
     run_kernels(name(), io.device(), logits.dtype, [&](auto zero) {
       using T = decltype(zero);
-      PALIMPSEST_CALL(cross_entropy_forward<T>(logits.shape.n(), logits.shape.c(), logits.as<T>(),
-                                               labels.as<std::int32_t>(), io.output().as<T>()));
+      PALIMPSEST_RUN(io.device(), cross_entropy_forward<T>(logits.shape.n(), logits.shape.c(), logits.as<T>(),
+                                                           labels.as<std::int32_t>(), io.output().as<T>()));
     });
   }
 
@@ -53,9 +53,9 @@ class CrossEntropy : public Op {
     const GradientTarget target = io.grad_input(0);
     run_kernels(name(), io.device(), logits.dtype, [&](auto zero) {
       using T = decltype(zero);
-      PALIMPSEST_CALL(cross_entropy_backward<T>(logits.shape.n(), logits.shape.c(), logits.as<T>(),
-                                                labels.as<std::int32_t>(), *dloss.as<T>(), target.view.as<T>(),
-                                                target.accumulate));
+      PALIMPSEST_RUN(io.device(), cross_entropy_backward<T>(logits.shape.n(), logits.shape.c(), logits.as<T>(),
+                                                            labels.as<std::int32_t>(), dloss.as<T>(),
+                                                            target.view.as<T>(), target.accumulate));
     });
   }
 };
@@ -72,12 +72,14 @@ std::int64_t count_correct(const Tensor& logits, const Tensor& labels) {
   const View scores = logits.view();
   const View expected = labels.view();
   check_labels(op, expected, scores.shape.c());
-  std::int64_t correct = 0;
+  const Buffer count(scores.device, sizeof(std::int64_t), Tag::Workspace);
   run_kernels(op, scores.device, scores.dtype, [&](auto zero) {
     using T = decltype(zero);
-    correct = PALIMPSEST_CALL(
-        argmax_correct<T>(scores.shape.n(), scores.shape.c(), scores.as<T>(), expected.as<std::int32_t>()));
+    PALIMPSEST_RUN(scores.device, argmax_correct<T>(scores.shape.n(), scores.shape.c(), scores.as<T>(),
+                                                    expected.as<std::int32_t>(), count.as<std::int64_t>()));
   });
+  std::int64_t correct = 0;
+  copy_bytes(&correct, Device::Cpu, count.data(), scores.device, sizeof correct);
   return correct;
 }
 

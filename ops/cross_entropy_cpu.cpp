@@ -44,8 +44,8 @@ void cross_entropy_forward(std::int64_t n, std::int64_t classes, const T* logits
 
 template <class T>
 void cross_entropy_backward(std::int64_t n, std::int64_t classes, const T* logits, const std::int32_t* labels,
-                            T upstream, T* dlogits, bool accumulate) {
-  const double factor = static_cast<double>(upstream) / static_cast<double>(n);
+                            const T* upstream, T* dlogits, bool accumulate) {
+  const double factor = static_cast<double>(*upstream) / static_cast<double>(n);
   parallel_blocks(n, rows_of_task(classes), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; ++row) {
       const T* x = logits + row * classes;
@@ -62,8 +62,9 @@ void cross_entropy_backward(std::int64_t n, std::int64_t classes, const T* logit
 }
 
 template <class T>
-std::int64_t argmax_correct(std::int64_t n, std::int64_t classes, const T* logits, const std::int32_t* labels) {
-  std::int64_t correct = 0;
+void argmax_correct(std::int64_t n, std::int64_t classes, const T* logits, const std::int32_t* labels,
+                    std::int64_t* correct) {
+  std::int64_t count = 0;
   for (std::int64_t row = 0; row < n; ++row) {
     const T* x = logits + row * classes;
     std::int64_t best = 0;
@@ -72,15 +73,15 @@ std::int64_t argmax_correct(std::int64_t n, std::int64_t classes, const T* logit
       best = x[c] > x[best] ? c : best;
       ordered = ordered && x[c] == x[c];
     }
-    correct += ordered && best == labels[row] ? 1 : 0;
+    count += ordered && best == labels[row] ? 1 : 0;
   }
-  return correct;
+  *correct = count;
 }
 
-#define INSTANTIATE(T)                                                                                          \
-  template void cross_entropy_forward(std::int64_t, std::int64_t, const T*, const std::int32_t*, T*);           \
-  template void cross_entropy_backward(std::int64_t, std::int64_t, const T*, const std::int32_t*, T, T*, bool); \
-  template std::int64_t argmax_correct(std::int64_t, std::int64_t, const T*, const std::int32_t*);
+#define INSTANTIATE(T)                                                                                                 \
+  template void cross_entropy_forward(std::int64_t, std::int64_t, const T*, const std::int32_t*, T*);                  \
+  template void cross_entropy_backward(std::int64_t, std::int64_t, const T*, const std::int32_t*, const T*, T*, bool); \
+  template void argmax_correct(std::int64_t, std::int64_t, const T*, const std::int32_t*, std::int64_t*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

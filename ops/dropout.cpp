@@ -44,8 +44,8 @@ class Dropout : public Op {
   void apply_mask(const View& from, const View& to, bool accumulate) const {
     run_kernels(name(), from.device, from.dtype, [&](auto zero) {
       using T = decltype(zero);
-      PALIMPSEST_CALL(
-          dropout<T>(from.shape.count(), from.as<T>(), to.as<T>(), probability_, seed_, offset_, accumulate));
+      PALIMPSEST_RUN(from.device, dropout<T>(from.shape.count(), from.as<T>(), to.as<T>(), probability_, seed_, offset_,
+                                             accumulate));
     });
   }
 

@@ -1,6 +1,7 @@
 #include "ops/gemm.hpp"
 
 #include <algorithm>
+#include <atomic>
 
 #include "core/parallel.hpp"
 
@@ -12,6 +13,8 @@ namespace palimpsest {
 namespace {
 
 using Index = std::int64_t;
+
+std::atomic<Precision> precision_in_force{Precision::Float32};
 
 template <class T>
 void clear(Index m, Index n, T* c, Index c_step) {
@@ -79,6 +82,9 @@ void multiply(Index m, Index n, Index k, Matrix<T> a, Matrix<T> b, T* c, Index c
 #endif
 
 }  // namespace
+
+void set_precision(Precision precision) { precision_in_force = precision; }
+Precision precision() { return precision_in_force; }
 
 template <class T>
 void gemm(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<T> a, Matrix<T> b, T* c, std::int64_t c_step,

@@ -1,6 +1,9 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+
+#include "core/types.hpp"
 
 namespace palimpsest {
 
@@ -20,5 +23,25 @@ struct Matrix {
 template <class T>
 void gemm(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<T> a, Matrix<T> b, T* c, std::int64_t c_step,
           bool accumulate);
+
+/// How CUDA multiplies matrices of float32: in float32, or with the factors rounded to TF32 (10 bits of mantissa) for
+/// the tensor cores, sums still in float32. float64 and the CPU know no difference.
+enum class Precision : std::uint8_t { Float32, Tf32 };
+
+/// For all products from now on. Float32 unless set.
+void set_precision(Precision precision);
+Precision precision();
+
+/// Bytes of workspace that a matrix product needs on a device: cuBLAS is given its own, so that its choice of algorithm
+/// is the same every time.
+constexpr std::size_t gemm_workspace(Device device) { return device == Device::Cuda ? std::size_t{8} << 20 : 0; }
+
+namespace cuda {
+/// The same product on CUDA, by cuBLAS; pointers are to device memory. workspace: gemm_workspace(Device::Cuda) bytes.
+/// The same bits every time on the same card. Throws DeviceError.
+template <class T>
+void gemm(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<T> a, Matrix<T> b, T* c, std::int64_t c_step,
+          bool accumulate, void* workspace);
+}  // namespace cuda
 
 }  // namespace palimpsest

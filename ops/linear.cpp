@@ -1,11 +1,26 @@
 #include "ops/linear.hpp"
 
+#include "core/cuda_runtime.hpp"
 #include "ops/bias.hpp"
 #include "ops/check.hpp"
 #include "ops/gemm.hpp"
 
 namespace palimpsest::ops {
 namespace {
+
+/// op(a) * op(b) on a device, see gemm.hpp.
+template <class T>
+void multiply(Device device, std::int64_t m, std::int64_t n, std::int64_t k, Matrix<T> a, Matrix<T> b,
+              const GradientTarget& c, const Buffer& workspace) {
+#if defined(PALIMPSEST_HAS_CUDA)
+  if (device == Device::Cuda) {
+    return cuda::gemm<T>(m, n, k, a, b, c.view.as<T>(), n, c.accumulate, workspace.data());
+  }
+#else
+  static_cast<void>(device), static_cast<void>(workspace);
+#endif
+  gemm<T>(m, n, k, a, b, c.view.as<T>(), n, c.accumulate);
+}
 
 class MatrixProduct : public Op {
  public:
@@ -24,10 +39,11 @@ class MatrixProduct : public Op {
   void forward(Forward& io) override {
     const View& x = io.input(0);
     const View& weight = io.input(1);
+    const Buffer workspace = io.workspace(gemm_workspace(kernel_device(io.device())));
     run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
       using T = decltype(zero);
-      gemm<T>(x.shape[0], weight.shape[0], x.shape[1], {x.as<T>(), x.shape[1]}, {weight.as<T>(), x.shape[1], true},
-              io.output().as<T>(), weight.shape[0], false);
+      multiply<T>(io.device(), x.shape[0], weight.shape[0], x.shape[1], {x.as<T>(), x.shape[1]},
+                  {weight.as<T>(), x.shape[1], true}, {io.output(), false}, workspace);
     });
   }
 
@@ -35,20 +51,21 @@ class MatrixProduct : public Op {
     const View x = io.input(0);
     const View weight = io.input(1);
     const View dy = io.grad_output();
+    const Buffer workspace = io.workspace(gemm_workspace(kernel_device(io.device())));
     if (io.wants(0)) {
       const GradientTarget dx = io.grad_input(0);
       run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
         using T = decltype(zero);
-        gemm<T>(x.shape[0], x.shape[1], weight.shape[0], {dy.as<T>(), weight.shape[0]}, {weight.as<T>(), x.shape[1]},
-                dx.view.as<T>(), x.shape[1], dx.accumulate);
+        multiply<T>(io.device(), x.shape[0], x.shape[1], weight.shape[0], {dy.as<T>(), weight.shape[0]},
+                    {weight.as<T>(), x.shape[1]}, dx, workspace);
       });
     }
     if (!io.wants(1)) return;
     const GradientTarget dw = io.grad_input(1);
     run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
       using T = decltype(zero);
-      gemm<T>(weight.shape[0], x.shape[1], x.shape[0], {dy.as<T>(), weight.shape[0], true}, {x.as<T>(), x.shape[1]},
-              dw.view.as<T>(), x.shape[1], dw.accumulate);
+      multiply<T>(io.device(), weight.shape[0], x.shape[1], x.shape[0], {dy.as<T>(), weight.shape[0], true},
+                  {x.as<T>(), x.shape[1]}, dw, workspace);
     });
   }
 };

@@ -28,8 +28,8 @@ class PadChannels : public Op {
     const View& x = io.input(0);
     run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
       using T = decltype(zero);
-      PALIMPSEST_CALL(
-          pad_channels_forward<T>(x.shape.pixels(), x.shape.c(), before_, after_, x.as<T>(), io.output().as<T>()));
+      PALIMPSEST_RUN(io.device(), pad_channels_forward<T>(x.shape.pixels(), x.shape.c(), before_, after_, x.as<T>(),
+                                                          io.output().as<T>()));
     });
   }
 
@@ -38,8 +38,8 @@ class PadChannels : public Op {
     const GradientTarget dx = io.grad_input(0);
     run_kernels(name(), io.device(), dy.dtype, [&](auto zero) {
       using T = decltype(zero);
-      PALIMPSEST_CALL(pad_channels_backward<T>(dx.view.shape.pixels(), dx.view.shape.c(), before_, after_, dy.as<T>(),
-                                               dx.view.as<T>(), dx.accumulate));
+      PALIMPSEST_RUN(io.device(), pad_channels_backward<T>(dx.view.shape.pixels(), dx.view.shape.c(), before_, after_,
+                                                           dy.as<T>(), dx.view.as<T>(), dx.accumulate));
     });
   }
 

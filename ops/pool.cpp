@@ -54,7 +54,7 @@ class AvgPool2d : public Pool2d {
     const View& y = io.output();
     run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
       using T = decltype(zero);
-      PALIMPSEST_CALL(avg_pool2d_forward<T>(pool_shape(x.shape, y.shape), x.as<T>(), y.as<T>()));
+      PALIMPSEST_RUN(io.device(), avg_pool2d_forward<T>(pool_shape(x.shape, y.shape), x.as<T>(), y.as<T>()));
     });
   }
 
@@ -63,8 +63,8 @@ class AvgPool2d : public Pool2d {
     const GradientTarget dx = io.grad_input(0);
     run_kernels(name(), io.device(), dy.dtype, [&](auto zero) {
       using T = decltype(zero);
-      PALIMPSEST_CALL(
-          avg_pool2d_backward<T>(pool_shape(dx.view.shape, dy.shape), dy.as<T>(), dx.view.as<T>(), dx.accumulate));
+      PALIMPSEST_RUN(io.device(), avg_pool2d_backward<T>(pool_shape(dx.view.shape, dy.shape), dy.as<T>(),
+                                                         dx.view.as<T>(), dx.accumulate));
     });
   }
 };
@@ -81,7 +81,7 @@ class MaxPool2d : public Pool2d {
     const View& y = io.output();
     run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
       using T = decltype(zero);
-      PALIMPSEST_CALL(max_pool2d_forward<T>(pool_shape(x.shape, y.shape), x.as<T>(), y.as<T>()));
+      PALIMPSEST_RUN(io.device(), max_pool2d_forward<T>(pool_shape(x.shape, y.shape), x.as<T>(), y.as<T>()));
     });
   }
 
@@ -91,8 +91,8 @@ class MaxPool2d : public Pool2d {
     const GradientTarget dx = io.grad_input(0);
     run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
       using T = decltype(zero);
-      PALIMPSEST_CALL(
-          max_pool2d_backward<T>(pool_shape(x.shape, dy.shape), x.as<T>(), dy.as<T>(), dx.view.as<T>(), dx.accumulate));
+      PALIMPSEST_RUN(io.device(), max_pool2d_backward<T>(pool_shape(x.shape, dy.shape), x.as<T>(), dy.as<T>(),
+                                                         dx.view.as<T>(), dx.accumulate));
     });
   }
 };
@@ -113,8 +113,8 @@ class GlobalAvgPool : public Op {
     const View& x = io.input(0);
     run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
       using T = decltype(zero);
-      PALIMPSEST_CALL(global_avg_pool_forward<T>(x.shape.n(), x.shape.h() * x.shape.w(), x.shape.c(), x.as<T>(),
-                                                 io.output().as<T>()));
+      PALIMPSEST_RUN(io.device(), global_avg_pool_forward<T>(x.shape.n(), x.shape.h() * x.shape.w(), x.shape.c(),
+                                                             x.as<T>(), io.output().as<T>()));
     });
   }
 
@@ -124,8 +124,8 @@ class GlobalAvgPool : public Op {
     const Shape& x = dx.view.shape;
     run_kernels(name(), io.device(), dy.dtype, [&](auto zero) {
       using T = decltype(zero);
-      PALIMPSEST_CALL(
-          global_avg_pool_backward<T>(x.n(), x.h() * x.w(), x.c(), dy.as<T>(), dx.view.as<T>(), dx.accumulate));
+      PALIMPSEST_RUN(io.device(), global_avg_pool_backward<T>(x.n(), x.h() * x.w(), x.c(), dy.as<T>(), dx.view.as<T>(),
+                                                              dx.accumulate));
     });
   }
 };

@@ -22,7 +22,7 @@ class Relu : public Op {
     const View& x = io.input(0);
     run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
       using T = decltype(zero);
-      PALIMPSEST_CALL(relu_forward<T>(x.shape.count(), x.as<T>(), io.output().as<T>()));
+      PALIMPSEST_RUN(io.device(), relu_forward<T>(x.shape.count(), x.as<T>(), io.output().as<T>()));
     });
   }
 
@@ -32,7 +32,8 @@ class Relu : public Op {
     const GradientTarget dx = io.grad_input_over(0);
     run_kernels(name(), io.device(), y.dtype, [&](auto zero) {
       using T = decltype(zero);
-      PALIMPSEST_CALL(relu_backward<T>(y.shape.count(), y.as<T>(), dy.as<T>(), dx.view.as<T>(), dx.accumulate));
+      PALIMPSEST_RUN(io.device(),
+                     relu_backward<T>(y.shape.count(), y.as<T>(), dy.as<T>(), dx.view.as<T>(), dx.accumulate));
     });
   }
 };

@@ -17,7 +17,7 @@ void sgd_step(std::span<const SgdUpdate> updates, const SgdStepSpec& spec) {
                       velocity, update.weight_decay, false});
     }
     const kernels::SgdSpec step{spec.learning_rate, spec.momentum, spec.nesterov};
-    PALIMPSEST_CALL(sgd_step<T>(static_cast<std::int64_t>(list.size()), list.data(), step));
+    PALIMPSEST_RUN(first.device(), sgd_step<T>(static_cast<std::int64_t>(list.size()), list.data(), step));
   });
   for (const SgdUpdate& update : updates) update.parameter.mark_changed();
 }

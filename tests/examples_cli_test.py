@@ -13,7 +13,7 @@ import tempfile
 import time
 
 DENSENET, REVNET, TOUR = sys.argv[1:4]
-SMALL = ["--data", "synthetic", "--batch-size", "4", "--train-limit", "16", "--test-limit", "8", "--threads", "2"]
+SMALL = ["--device", "cpu", "--data", "synthetic", "--batch-size", "4", "--train-limit", "16", "--test-limit", "8", "--threads", "2"]
 SMALL_DENSENET = [DENSENET, "--depth", "10", "--growth", "4", *SMALL]
 SMALL_REVNET = [REVNET, "--depth", "14", "--grid", "16", *SMALL]
 TAGS = ["parameter", "gradient", "activation", "arena", "workspace", "optimiser", "data"]
@@ -107,7 +107,7 @@ def test_help(_):
     for program in (DENSENET, REVNET):
         code, output, errors = run([program, "--help"])
         assert code == 0 and errors == ""
-        for word in ("--memory", "store-all", "shared", "checkpoint", "reversible", "default", "Exit status"):
+        for word in ("--precision", "tf32", "--memory", "store-all", "shared", "checkpoint", "reversible", "default", "Exit status"):
             assert word in output, word
 
 
@@ -173,7 +173,18 @@ def test_cuda_is_explained(_):
     code, _, errors = run([*SMALL_DENSENET, "--device", "cuda", "--max-steps", "1", "--quiet"])
     assert code in (0, 1)
     if code == 1:
-        assert errors.count("\n") == 1 and "cuda" in errors.lower(), errors
+        assert errors.startswith("cifar_densenet: --device cuda: ") and errors.count("\n") == 1, errors
+
+
+def test_auto_says_once_why_it_is_the_cpu(_):
+    reason = run([*SMALL_DENSENET, "--device", "cuda", "--max-steps", "1", "--quiet"])[2]
+    code, _, errors = run([*SMALL_DENSENET, "--device", "auto", "--epochs", "2", "--no-eval"])
+    expected = 1 if "--device cuda: " in reason and "this build has no CUDA" not in reason else 0
+    assert code == 0 and errors.count("no CUDA device") == expected and errors.count("\n") == 2 + expected, errors
+
+
+def test_tf32_is_for_cuda(_):
+    fails_with([*SMALL_DENSENET, "--precision", "tf32"], 2, "tf32", "cuda", "cpu")
 
 
 def test_tour_shows_the_same_bits_under_every_policy(_):

@@ -62,6 +62,7 @@ TEST(CommandLine, RefusesWhatMakesNoSense) {
                                                        {"--memory", "none"},
                                                        {"--data", "imagenet"},
                                                        {"--device", "tpu"},
+                                                       {"--precision", "fp16"},
                                                        {"--schedule", "x"},
                                                        {"--batch-size", "0"},
                                                        {"--epochs", "-1"},
@@ -158,6 +159,21 @@ TEST(DryRun, PredictsByTagAndTouchesNoOtherMemory) {
   EXPECT_EQ(allocator(Device::Meta).stats().live, 0U);
 }
 
+TEST(DryRun, StandsForTheDeviceAndForNoOtherAfterwards) {
+  Options options;
+  options.data = "synthetic";
+  const Forecast cpu = dry_run(small_densenet(10), options, {});
+  const Forecast cuda = dry_run(small_densenet(10), options, {}, Device::Cuda);
+  EXPECT_EQ(forecast_device(), Device::Cpu);
+  const auto bytes = [](const Forecast& forecast, Tag tag) {
+    return forecast.peak.by_tag[static_cast<std::size_t>(tag)];
+  };
+  EXPECT_EQ(bytes(cuda, Tag::Parameter), bytes(cpu, Tag::Parameter));
+  constexpr std::size_t image = 3 * 32 * 32;
+  EXPECT_EQ(bytes(cpu, Tag::Data), 4 * 64 * (4 * image + 4));  // the batch, and the loader's three
+  EXPECT_EQ(bytes(cuda, Tag::Data), 64 * (4 * image + 4) + 2 * 64 * (image + 16) + 3 * 1024);
+}
+
 TEST(DryRun, BlamesTheFlags) {
   Options options;
   EXPECT_THROW(dry_run(small_densenet(11), options, {}), UsageError);
@@ -172,7 +188,7 @@ TEST(DryRun, BlamesTheFlags) {
 }
 
 TEST(Device, AutoIsAlwaysThereAndCudaSaysWhyNot) {
-  EXPECT_EQ(choose_device("auto"), Device::Cpu);
+  EXPECT_EQ(choose_device("auto"), cuda_device_count() > 0 ? Device::Cuda : Device::Cpu);
   EXPECT_EQ(choose_device("cpu"), Device::Cpu);
   if (cuda_device_count() > 0) GTEST_SKIP() << "there is a CUDA device";
   try {
@@ -248,6 +264,8 @@ TEST(Report, HasTheKeysInTheirOrderAndAllDigits) {
   EXPECT_EQ(json["steps"][1]["ms"], 100);
   EXPECT_TRUE(json["test_accuracy"].is_null());
   EXPECT_TRUE(json["grid"].is_null());
+  EXPECT_TRUE(json["device_name"].is_null());
+  EXPECT_TRUE(json["device_used_bytes"].is_null());
   report.record.evaluations.push_back({3, 0.5});
   EXPECT_EQ(to_json(report)["test_accuracy"], 0.5);
 }
@@ -261,6 +279,17 @@ TEST(Report, TagsAddUpToTheTotal) {
   EXPECT_EQ(sum, peak["total"]);
   EXPECT_EQ(peak["reserved"], 64);
   EXPECT_EQ(peak.size(), tag_count + 2U);
+}
+
+TEST(Report, SaysWhichCardAndHowMuchOfIt) {
+  Report report = some_report();
+  report.device = "cuda";
+  report.card = Card{"Some Card", 3 << 20};
+  EXPECT_EQ(to_json(report)["device_name"], "Some Card");
+  EXPECT_EQ(to_json(report)["device_used_bytes"], 3 << 20);
+  std::ostringstream out;
+  print_summary(out, report);
+  EXPECT_NE(out.str().find("Some Card; 3.000 MiB of it in use"), std::string::npos) << out.str();
 }
 
 TEST(Report, SummaryIsReadable) {
@@ -341,16 +370,52 @@ TEST(Progress, WritesDurations) {
   EXPECT_EQ(format_duration(3723), "1:02:03");
 }
 
-TEST(Example, RefusesBadFlagsWithStatusTwoAndOneLine) {
+struct Outcome {
+  int status;
+  std::string errors;
+};
+
+/// Runs an example on a small DenseNet.
+Outcome run_example(std::int64_t depth, std::vector<const char*> arguments) {
   Example example("example", "An example.");
   example.model_name = [] { return "Small"; };
-  example.make_model = small_densenet(11);
-  const std::vector<const char*> arguments = {"example", "--data", "synthetic"};
+  example.make_model = small_densenet(depth);
+  arguments.insert(arguments.begin(), {"example", "--data", "synthetic"});
+  testing::internal::CaptureStdout();
   testing::internal::CaptureStderr();
-  EXPECT_EQ(example.run(static_cast<int>(arguments.size()), arguments.data()), 2);
-  const std::string message = testing::internal::GetCapturedStderr();
+  const int status = example.run(static_cast<int>(arguments.size()), arguments.data());
+  testing::internal::GetCapturedStdout();
+  return {status, testing::internal::GetCapturedStderr()};
+}
+
+TEST(Example, RefusesBadFlagsWithStatusTwoAndOneLine) {
+  const auto [status, message] = run_example(11, {});
+  EXPECT_EQ(status, 2);
   EXPECT_EQ(message.find("example: DenseNet-BC depth is 11"), 0U) << message;
   EXPECT_EQ(message.find('\n'), message.size() - 1);
+}
+
+TEST(Example, KeepsTensorCoresForCuda) {
+  const auto [status, message] = run_example(10, {"--device", "cpu", "--precision", "tf32"});
+  EXPECT_EQ(status, 2);
+  EXPECT_EQ(message, "example: --precision tf32 is for cuda, and this run is on the cpu\n");
+}
+
+TEST(Example, SaysOnceWhyAutoIsTheCpu) {
+  std::vector<const char*> arguments = {"--train-limit", "4", "--batch-size", "2", "--epochs", "1", "--no-eval"};
+  const auto notes = [](const std::string& errors) {
+    const std::string note = "computing on the CPU";
+    std::size_t count = 0;
+    for (std::size_t at = errors.find(note); at != std::string::npos; at = errors.find(note, at + 1)) ++count;
+    return count;
+  };
+  const bool cause = build::has_cuda && cuda_device_count() == 0;
+  EXPECT_EQ(notes(run_example(10, arguments).errors), cause ? 1U : 0U);
+  arguments.insert(arguments.end(), {"--device", "cpu"});
+  EXPECT_EQ(notes(run_example(10, arguments).errors), 0U);
+  arguments.back() = "auto";
+  arguments.push_back("--quiet");
+  EXPECT_EQ(run_example(10, arguments).errors, "");
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 #include "nn/sgd.hpp"
 #include "ops/cross_entropy.hpp"
 #include "tests/golden_file.hpp"
+#include "tests/test_device.hpp"
 
 namespace palimpsest::testing {
 namespace {
@@ -25,7 +26,7 @@ struct GoldenCase {
 };
 
 std::unique_ptr<nn::Classifier> make_model(const GoldenFile& golden, const std::string& file, Dtype dtype) {
-  const nn::Init init(0, Device::Cpu, dtype);
+  const nn::Init init(0, test::device(), dtype);
   if (file == "densenet") {
     auto spec = nn::DenseNetSpec::cifar(static_cast<std::int64_t>(golden.number("config.depth")),
                                         static_cast<std::int64_t>(golden.number("config.growth")));
@@ -55,8 +56,8 @@ std::vector<double> values_of(const Tensor& tensor) {
 }
 
 Tensor tensor_of(const GoldenTensor& golden, Dtype dtype) {
-  if (dtype == Dtype::Float64) return Tensor::from_vector(golden.shape, golden.values);
-  return Tensor::from_vector(golden.shape, std::vector<float>(golden.values.begin(), golden.values.end()));
+  if (dtype == Dtype::Float64) return test::from_vector(golden.shape, golden.values);
+  return test::from_vector(golden.shape, std::vector<float>(golden.values.begin(), golden.values.end()));
 }
 
 class GoldenTest : public ::testing::TestWithParam<GoldenCase> {
@@ -102,7 +103,7 @@ TEST_P(GoldenTest, ThreeStepsAgreeWithPyTorch) {
     const std::string prefix = "step" + std::to_string(step) + ".";
     const GoldenTensor& labels = golden_[prefix + "labels"];
     const Tensor targets =
-        Tensor::from_vector(labels.shape, std::vector<std::int32_t>(labels.values.begin(), labels.values.end()));
+        test::from_vector(labels.shape, std::vector<std::int32_t>(labels.values.begin(), labels.values.end()));
     sgd.zero_grad();
     const Tensor loss = ops::cross_entropy((*model)(tensor_of(golden_[prefix + "images"], GetParam().dtype)), targets);
     loss.backward();

@@ -13,6 +13,7 @@
 #include "nn/revnet.hpp"
 #include "nn/sgd.hpp"
 #include "ops/cross_entropy.hpp"
+#include "tests/test_device.hpp"
 
 namespace palimpsest {
 namespace {
@@ -119,17 +120,18 @@ double activation_peak(const MemoryStats& stats) {
 }
 
 TEST(Memory, ThePeakOnMetaIsTheMeasuredOne) {
+  const std::int64_t batch = test::emulated() ? 1 : 3;
   for (const std::string_view policy : {"store-all", "shared", "checkpoint"}) {
-    const auto meta = peak_of_step<nn::DenseNet>(densenet(22, 12), 3, policy, Device::Meta);
-    const auto cpu = peak_of_step<nn::DenseNet>(densenet(22, 12), 3, policy, Device::Cpu);
-    EXPECT_EQ(meta.peak, cpu.peak) << policy;
-    EXPECT_EQ(meta.peak_by_tag, cpu.peak_by_tag) << policy;
+    const auto meta = peak_of_step<nn::DenseNet>(densenet(22, 12), batch, policy, Device::Meta);
+    const auto measured = peak_of_step<nn::DenseNet>(densenet(22, 12), batch, policy, test::device());
+    EXPECT_EQ(meta.peak, measured.peak) << policy;
+    EXPECT_EQ(meta.peak_by_tag, measured.peak_by_tag) << policy;
   }
   for (const std::string_view policy : memory::names()) {
-    const auto meta = peak_of_step<nn::RevNet>(nn::RevNet::cifar(14), 3, policy, Device::Meta);
-    const auto cpu = peak_of_step<nn::RevNet>(nn::RevNet::cifar(14), 3, policy, Device::Cpu);
-    EXPECT_EQ(meta.peak, cpu.peak) << policy;
-    EXPECT_EQ(meta.peak_by_tag, cpu.peak_by_tag) << policy;
+    const auto meta = peak_of_step<nn::RevNet>(nn::RevNet::cifar(14), batch, policy, Device::Meta);
+    const auto measured = peak_of_step<nn::RevNet>(nn::RevNet::cifar(14), batch, policy, test::device());
+    EXPECT_EQ(meta.peak, measured.peak) << policy;
+    EXPECT_EQ(meta.peak_by_tag, measured.peak_by_tag) << policy;
   }
 }
 
@@ -149,7 +151,8 @@ TEST(Memory, DenseNetBc100AtBatch64) {
 
 std::vector<double> second_differences_over_first(std::string_view policy) {
   std::vector<double> peaks;
-  for (const std::int64_t depth : {40, 70, 100, 130, 160, 190}) peaks.push_back(densenet_peak(depth, 64, policy));
+  // In a shallower network the bounded workspace of CUDA's convolutions decides where the peak is.
+  for (const std::int64_t depth : {70, 100, 130, 160, 190, 220}) peaks.push_back(densenet_peak(depth, 64, policy));
   std::vector<double> ratios;
   for (std::size_t i = 2; i < peaks.size(); ++i) {
     ratios.push_back((peaks[i] - 2 * peaks[i - 1] + peaks[i - 2]) / (peaks[1] - peaks[0]));
@@ -187,22 +190,25 @@ TEST(Memory, RevNetDoesNotGrowWithDepthUnderReversible) {
   EXPECT_NEAR(peak(218), peak(110), 0.01 * peak(110));
 }
 
-/// Digest after 20 steps on random images.
+/// Enough for a difference in one bit to spread; the emulator takes a second for each.
+int steps_to_digest() { return test::emulated() ? 3 : 20; }
+
+/// Digest after training on random images.
 template <class Model, class Spec>
-std::string digest_after_20_steps(const Spec& spec, std::string_view policy, int threads) {
+std::string digest_after_training(const Spec& spec, std::string_view policy, int threads) {
   set_thread_count(threads);
-  Model model(spec, nn::Init(7));
+  Model model(spec, nn::Init(7, test::device()));
   model.set_memory(memory::parse(policy));
   nn::Sgd sgd(model.parameters(), {});
   Random random(3);
-  for (int step = 0; step < 20; ++step) {
+  for (int step = 0; step < steps_to_digest(); ++step) {
     std::vector<float> pixels(static_cast<std::size_t>(4 * spec.image_channels * 16 * 16));
     for (float& pixel : pixels) pixel = static_cast<float>(random.normal());
     std::vector<std::int32_t> labels(4);
     for (auto& label : labels) label = static_cast<std::int32_t>(random.below(10));
     sgd.zero_grad();
-    const Tensor images = Tensor::from_vector({4, spec.image_channels, 16, 16}, pixels, Device::Cpu, Tag::Data);
-    ops::cross_entropy(model(images), Tensor::from_vector({4}, labels)).backward();
+    const Tensor images = test::from_vector({4, spec.image_channels, 16, 16}, pixels, Tag::Data);
+    ops::cross_entropy(model(images), test::from_vector({4}, labels)).backward();
     sgd.step();
   }
   return model.state_digest();
@@ -220,32 +226,32 @@ class Digest : public ::testing::TestWithParam<int> {
 TEST_P(Digest, DenseNetIsTheSameUnderEveryPolicy) {
   nn::DenseNetSpec spec = densenet(22, 12);
   spec.dropout = 0.2;
-  const std::string expected = digest_after_20_steps<nn::DenseNet>(spec, "store-all", GetParam());
-  EXPECT_EQ(digest_after_20_steps<nn::DenseNet>(spec, "shared", GetParam()), expected);
-  EXPECT_EQ(digest_after_20_steps<nn::DenseNet>(spec, "checkpoint", GetParam()), expected);
+  const std::string expected = digest_after_training<nn::DenseNet>(spec, "store-all", GetParam());
+  EXPECT_EQ(digest_after_training<nn::DenseNet>(spec, "shared", GetParam()), expected);
+  EXPECT_EQ(digest_after_training<nn::DenseNet>(spec, "checkpoint", GetParam()), expected);
 }
 
 TEST_P(Digest, RevNetIsTheSameUnderEveryPolicy) {
   const nn::ResidualSpec spec = nn::RevNet::cifar(26);
-  const std::string expected = digest_after_20_steps<nn::RevNet>(spec, "store-all", GetParam());
-  EXPECT_EQ(digest_after_20_steps<nn::RevNet>(spec, "shared", GetParam()), expected);
-  EXPECT_EQ(digest_after_20_steps<nn::RevNet>(spec, "checkpoint", GetParam()), expected);
+  const std::string expected = digest_after_training<nn::RevNet>(spec, "store-all", GetParam());
+  EXPECT_EQ(digest_after_training<nn::RevNet>(spec, "shared", GetParam()), expected);
+  EXPECT_EQ(digest_after_training<nn::RevNet>(spec, "checkpoint", GetParam()), expected);
 }
 
 TEST_P(Digest, RevNetOnAGridIsTheSameUnderReversibleToo) {
   nn::ResidualSpec spec = nn::RevNet::cifar(26);
   spec.grid = 16;
-  const std::string expected = digest_after_20_steps<nn::RevNet>(spec, "store-all", GetParam());
-  EXPECT_EQ(digest_after_20_steps<nn::RevNet>(spec, "reversible", GetParam()), expected);
-  EXPECT_EQ(digest_after_20_steps<nn::RevNet>(spec, "checkpoint", GetParam()), expected);
+  const std::string expected = digest_after_training<nn::RevNet>(spec, "store-all", GetParam());
+  EXPECT_EQ(digest_after_training<nn::RevNet>(spec, "reversible", GetParam()), expected);
+  EXPECT_EQ(digest_after_training<nn::RevNet>(spec, "checkpoint", GetParam()), expected);
 }
 
 INSTANTIATE_TEST_SUITE_P(Threads, Digest, ::testing::Values(1, 2));
 
 TEST(ThreadCount, DoesNotChangeTheDigest) {
   const int before = thread_count();
-  const std::string one = digest_after_20_steps<nn::DenseNet>(densenet(22, 12), "shared", 1);
-  EXPECT_EQ(digest_after_20_steps<nn::DenseNet>(densenet(22, 12), "shared", 3), one);
+  const std::string one = digest_after_training<nn::DenseNet>(densenet(22, 12), "shared", 1);
+  EXPECT_EQ(digest_after_training<nn::DenseNet>(densenet(22, 12), "shared", 3), one);
   set_thread_count(before);
 }
 

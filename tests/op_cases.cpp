@@ -711,14 +711,14 @@ std::vector<OpCase> make_cases() {
 
 // Calls that must be refused. Inputs want gradients, so that what was recorded before the refusal must go, too.
 
-Tensor leaf(const Shape& shape, Dtype dtype = Dtype::Float32) { return Tensor::zeros(shape, dtype).requires_grad(); }
+Tensor leaf(const Shape& shape, Dtype dtype = Dtype::Float32) { return zeros(shape, dtype).requires_grad(); }
 
 Tensor filled(const Shape& shape, double value) {
   const std::vector<double> values(static_cast<std::size_t>(shape.count()), value);
-  return make_tensor(shape, values, Dtype::Float32, Device::Cpu).requires_grad();
+  return make_tensor(shape, values, Dtype::Float32, device()).requires_grad();
 }
 
-Tensor int32_zeros(const Shape& shape) { return Tensor::zeros(shape, Dtype::Int32); }
+Tensor int32_zeros(const Shape& shape) { return zeros(shape, Dtype::Int32); }
 
 template <class Expected>
 void add_bad(std::vector<BadCall>& calls, const std::string& name, const std::string& message,
@@ -881,16 +881,16 @@ void call_batch_norm(const Shape& x, std::int64_t parameters, const ops::Running
 void add_bad_batch_norm(std::vector<BadCall>& calls) {
   add_bad<ShapeError>(calls, "batch_norm_rank", "[batch_norm] input 0 is (2, 3, 5), expected (N, C, H, W) or (N, C)",
                       [] {
-                        call_batch_norm({2, 3, 5}, 3, running_statistics(3, Dtype::Float32, Device::Cpu));
+                        call_batch_norm({2, 3, 5}, 3, running_statistics(3, Dtype::Float32, device()));
                       });
   add_bad<ShapeError>(calls, "batch_norm_parameters", "[batch_norm] input 1 is (4), expected (3)", [] {
-    call_batch_norm({2, 3, 5, 5}, 4, running_statistics(3, Dtype::Float32, Device::Cpu));
+    call_batch_norm({2, 3, 5, 5}, 4, running_statistics(3, Dtype::Float32, device()));
   });
   add_bad<ShapeError>(calls, "batch_norm_statistics", "[batch_norm] running statistics are (4), expected (3)", [] {
-    call_batch_norm({2, 3, 5, 5}, 3, running_statistics(4, Dtype::Float32, Device::Cpu));
+    call_batch_norm({2, 3, 5, 5}, 3, running_statistics(4, Dtype::Float32, device()));
   });
   add_bad<DtypeError>(calls, "batch_norm_type_of_statistics", "[batch_norm] running statistics are float64", [] {
-    call_batch_norm({2, 3, 5, 5}, 3, running_statistics(3, Dtype::Float64, Device::Cpu));
+    call_batch_norm({2, 3, 5, 5}, 3, running_statistics(3, Dtype::Float64, device()));
   });
   add_bad<DeviceError>(calls, "batch_norm_device_of_statistics", "[batch_norm] running statistics are on meta", [] {
     call_batch_norm({2, 3, 5, 5}, 3, running_statistics(3, Dtype::Float32, Device::Meta));
@@ -900,13 +900,13 @@ void add_bad_batch_norm(std::vector<BadCall>& calls) {
   });
   add_bad<ShapeError>(calls, "batch_norm_one_value",
                       "[batch_norm] input 0 is (1, 3, 1, 1), expected more than one value", [] {
-                        call_batch_norm({1, 3, 1, 1}, 3, running_statistics(3, Dtype::Float32, Device::Cpu));
+                        call_batch_norm({1, 3, 1, 1}, 3, running_statistics(3, Dtype::Float32, device()));
                       });
 }
 
 Tensor label_tensor(std::vector<double> values) {
   const auto n = static_cast<std::int64_t>(values.size());
-  return make_tensor({n}, values, Dtype::Int32, Device::Cpu);
+  return make_tensor({n}, values, Dtype::Int32, device());
 }
 
 void add_bad_cross_entropy(std::vector<BadCall>& calls) {
@@ -960,14 +960,14 @@ const std::vector<BadCall>& bad_calls() {
   return calls;
 }
 
-std::vector<Tensor> make_inputs(const OpCase& op_case, Dtype dtype, Device device, const Fill& replacement) {
+std::vector<Tensor> make_inputs(const OpCase& op_case, Dtype dtype, Device where, const Fill& replacement) {
   std::vector<Tensor> inputs;
   for (const OpInput& input : op_case.inputs) {
     Random random(20240229, inputs.size());
     const bool replaced = replacement && !input.labels;
     std::vector<double> values = (replaced ? replacement : input.fill)(input.shape.count(), random);
     for (double& value : values) value = static_cast<double>(static_cast<float>(value));
-    inputs.push_back(make_tensor(input.shape, values, input.labels ? Dtype::Int32 : dtype, device));
+    inputs.push_back(make_tensor(input.shape, values, input.labels ? Dtype::Int32 : dtype, where));
     if (input.gradient) inputs.back().requires_grad();
   }
   return inputs;

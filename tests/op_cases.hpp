@@ -14,6 +14,7 @@
 
 #include "autograd/tensor.hpp"
 #include "core/philox.hpp"
+#include "tests/test_device.hpp"
 
 namespace palimpsest::test {
 
@@ -76,7 +77,7 @@ const std::vector<OpCase>& op_cases();
 
 /// The inputs of a case as leaves; the elements are the same for every dtype and device, and exact in float32. Inputs
 /// of `replacement`'s kind instead of the case's own where it is given (labels excepted).
-std::vector<Tensor> make_inputs(const OpCase& op_case, Dtype dtype, Device device = Device::Cpu,
+std::vector<Tensor> make_inputs(const OpCase& op_case, Dtype dtype, Device where = device(),
                                 const Fill& replacement = nullptr);
 
 /// A call that must be refused.

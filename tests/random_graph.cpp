@@ -57,7 +57,7 @@ class Builder {
 
   const ops::RunningStatistics& statistics(std::int64_t channels) {
     if (statistics_ == graph_.statistics_.size()) {
-      graph_.statistics_.push_back({random_tensor({channels}, 1, Tag::Parameter), Tensor::zeros({channels})});
+      graph_.statistics_.push_back({random_tensor({channels}, 1, Tag::Parameter), zeros({channels})});
     }
     return graph_.statistics_[statistics_++];
   }
@@ -203,8 +203,8 @@ class Builder {
   }
 
   static Tensor from_bits(const RandomGraph::Kept& kept) {
-    Tensor tensor = Tensor::empty(kept.tensor.shape());
-    std::memcpy(tensor.view().data, kept.bits.data(), kept.bits.size());
+    Tensor tensor = Tensor::empty(kept.tensor.shape(), Dtype::Float32, device());
+    copy_bytes(tensor.view().data, device(), kept.bits.data(), Device::Cpu, kept.bits.size());
     return tensor;
   }
 
@@ -361,7 +361,7 @@ class AnyHeavy : public Watch {
 
 RecipePtr Chaos::fetch() {
   static const PolicyPtr policy = user::offload();
-  const Value value({}, Dtype::Float32, Device::Cpu);
+  const Value value({}, Dtype::Float32, device());
   return policy->decide(value, AnyHeavy(), BlockInfo());
 }
 

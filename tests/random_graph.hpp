@@ -26,7 +26,7 @@ struct Outcome {
 /// ops or not, uses a tensor twice, leaves outputs unused.
 class RandomGraph {
  public:
-  explicit RandomGraph(std::uint64_t seed) : seed_(seed), labels_(Tensor::from_vector<std::int32_t>({2}, {0, 2})) {}
+  explicit RandomGraph(std::uint64_t seed) : seed_(seed), labels_(from_vector<std::int32_t>({2}, {0, 2})) {}
 
   /// Called by an op after every instruction; see Watch. The user then keeps and reads nothing along the way.
   void set_watch(Tell watch) { watch_ = std::move(watch); }

@@ -60,12 +60,12 @@ std::vector<Outcome> stored(std::uint64_t seed) {
 
 class RandomGraphTest : public TapeTest, public ::testing::WithParamInterface<std::uint64_t> {
  protected:
-  static constexpr std::uint64_t seeds_per_case = 25;
-
   template <class Check>
   static void for_each_seed(const Check& check) {
+    constexpr std::uint64_t seeds_per_case = 25;
     const std::uint64_t first = GetParam() * seeds_per_case;
-    for (std::uint64_t seed = first; seed < first + seeds_per_case; ++seed) check(seed);
+    const std::uint64_t tried = emulated() ? 3 : seeds_per_case;
+    for (std::uint64_t seed = first; seed < first + tried; ++seed) check(seed);
   }
 };
 
@@ -148,12 +148,12 @@ struct Trained {
 /// Three steps of SGD.
 template <class Model, class Spec>
 Trained train(const Spec& spec, const PolicyPtr& policy) {
-  nn::Init init(5);
+  nn::Init init(5, device());
   Model model(spec, init);
   model.set_memory(policy);
   nn::Sgd sgd(model.parameters(), {.learning_rate = 0.05});
   const Tensor images = random_tensor({4, 3, 8, 8}, 9);
-  const Tensor labels = Tensor::from_vector<std::int32_t>({4}, {0, 3, 7, 9});
+  const Tensor labels = from_vector<std::int32_t>({4}, {0, 3, 7, 9});
   Tensor loss;
   for (int step = 0; step < 3; ++step) {
     sgd.zero_grad();
@@ -197,10 +197,10 @@ TEST_F(RecomputeTest, UserCodeRunsOnceAndAnOpTwice) {
 
 template <class Model, class Spec>
 std::size_t heavy_replays(const Spec& spec, const PolicyPtr& policy) {
-  Model model(spec, nn::Init(5));
+  Model model(spec, nn::Init(5, device()));
   model.set_memory(policy);
   const Tensor images = random_tensor({2, 3, 8, 8}, 9);
-  const Tensor loss = ops::cross_entropy(model(images), Tensor::from_vector<std::int32_t>({2}, {0, 3}));
+  const Tensor loss = ops::cross_entropy(model(images), from_vector<std::int32_t>({2}, {0, 3}));
   loss.backward();
   return loss.handle()->tape->heavy_replays();
 }

@@ -191,9 +191,9 @@ TEST_F(StaleReadTest, PoliciesChangedBetweenForwardAndBackwardActFromTheNextForw
   nn::DenseNetSpec spec;
   spec.layers = {2};
   spec.growth_rate = 4;
-  nn::DenseNet model(spec, nn::Init(1));
+  nn::DenseNet model(spec, nn::Init(1, device()));
   const Tensor images = random_tensor({2, 3, 4, 4}, 1);
-  const Tensor labels = Tensor::from_vector<std::int32_t>({2}, {1, 2});
+  const Tensor labels = from_vector<std::int32_t>({2}, {1, 2});
   const Tensor loss = ops::cross_entropy(model(images), labels);
   model.set_memory(memory::reversible());  // finds nothing to act on in a DenseNet
   EXPECT_NO_THROW(loss.backward());

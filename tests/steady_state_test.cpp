@@ -23,30 +23,30 @@ TEST_F(SteadyStateTest, StepsAfterTheFirstMakeNoSystemCall) {
   spec.layers = {3, 3};
   spec.growth_rate = 8;
   for (const PolicyPtr& policy : {memory::store_all(), memory::shared(), memory::checkpoint(), user::offload()}) {
-    nn::DenseNet model(spec, nn::Init(1));
+    nn::DenseNet model(spec, nn::Init(1, device()));
     model.set_memory(policy);
     nn::Sgd sgd(model.parameters(), {});
     const Tensor images = random_tensor({8, 3, 16, 16}, 1);
-    const Tensor labels = Tensor::from_vector<std::int32_t>({8}, {0, 1, 2, 3, 4, 5, 6, 7});
+    const Tensor labels = from_vector<std::int32_t>({8}, {0, 1, 2, 3, 4, 5, 6, 7});
     const auto step = [&] {
       sgd.zero_grad();
       ops::cross_entropy(model(images), labels).backward();
       sgd.step();
     };
-    allocator(Device::Cpu).release_cached();
-    const auto system_calls = [] { return allocator(Device::Cpu).stats().system_calls; };
+    test_allocator().release_cached();
+    const auto system_calls = [] { return test_allocator().stats().system_calls; };
     const std::uint64_t before = system_calls();
     step();
     EXPECT_GT(system_calls(), before) << policy->name();
     const std::uint64_t after_one = system_calls();
-    allocator(Device::Cpu).reset_peak();
+    test_allocator().reset_peak();
     for (int i = 2; i <= 4; ++i) {
       step();
       EXPECT_EQ(system_calls(), after_one) << policy->name() << ", step " << i;
     }
-    const std::size_t peak = allocator(Device::Cpu).stats().peak;
+    const std::size_t peak = test_allocator().stats().peak;
     step();
-    EXPECT_EQ(allocator(Device::Cpu).stats().peak, peak) << policy->name();
+    EXPECT_EQ(test_allocator().stats().peak, peak) << policy->name();
   }
 }
 

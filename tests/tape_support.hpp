@@ -6,7 +6,6 @@
 #include <gtest/gtest.h>
 
 #include <cstddef>
-#include <cstring>
 #include <functional>
 #include <memory>
 #include <string>
@@ -14,32 +13,34 @@
 #include <vector>
 
 #include "autograd/tape.hpp"
-#include "core/memory.hpp"
+#include "core/cuda_runtime.hpp"
 #include "core/parallel.hpp"
 #include "core/philox.hpp"
 #include "memory/policies.hpp"
 #include "nn/block.hpp"
+#include "tests/test_device.hpp"
 
 namespace palimpsest::test {
-
-inline std::size_t live_bytes() { return allocator(Device::Cpu).stats().live; }
 
 /// Released memory is filled with NaN, so that a stale read shows, and no byte may outlive a test. Tensors are tiny, so
 /// one thread is faster than many.
 class TapeTest : public ::testing::Test {
  protected:
-  TapeTest() {
-    allocator(Device::Cpu).set_poison(true);
+  // Not in the constructor, which runs for skipped tests, too.
+  void SetUp() override {
+    baseline_ = live_bytes();
+    test_allocator().set_poison(true);
     set_thread_count(1);
   }
-  ~TapeTest() override {
-    allocator(Device::Cpu).set_poison(false);
-    allocator(Device::Cpu).set_limit(0);
+  void TearDown() override {
+    EXPECT_EQ(live_bytes(), baseline_) << "bytes are still leased after the test";
+    EXPECT_NO_THROW(synchronize(device())) << "a fault that no read has reported";
+    test_allocator().set_poison(false);
+    test_allocator().set_limit(0);
     set_thread_count(threads_);
   }
-  void TearDown() override { EXPECT_EQ(live_bytes(), baseline_) << "bytes are still leased after the test"; }
 
-  const std::size_t baseline_ = live_bytes();
+  std::size_t baseline_ = 0;
   const int threads_ = thread_count();
 };
 
@@ -48,8 +49,9 @@ using Bits = std::vector<std::byte>;
 /// The bytes of a tensor; none for an empty one. What every comparison here compares.
 inline Bits bits_of(const Tensor& tensor) {
   if (!tensor) return {};
-  const auto* const bytes = tensor.view().as<std::byte>();
-  return {bytes, bytes + tensor.value().bytes()};
+  Bits bits(tensor.value().bytes());
+  copy_bytes(bits.data(), Device::Cpu, tensor.view().data, tensor.device(), bits.size());
+  return bits;
 }
 
 /// Uniform in [-1, 1), a function of the seed.
@@ -57,7 +59,7 @@ inline Tensor random_tensor(const Shape& shape, std::uint64_t seed, Tag tag = Ta
   Random random(seed, 77);
   std::vector<float> values(static_cast<std::size_t>(shape.count()));
   for (float& value : values) value = static_cast<float>(2 * random.uniform() - 1);
-  return Tensor::from_vector(shape, values, Device::Cpu, tag);
+  return from_vector(shape, values, tag);
 }
 
 inline Tensor random_parameter(const Shape& shape, std::uint64_t seed) {
@@ -84,7 +86,7 @@ class Watch : public Op {
     tell_(io.phase() == Phase::First ? Moment::First : Moment::Replay);
     const View& x = io.input(0);
     const auto bytes = static_cast<std::size_t>(x.shape.count()) * size_of(x.dtype);
-    if (x.data != io.output().data) std::memcpy(io.output().data, x.data, bytes);
+    if (x.data != io.output().data) copy_bytes(io.output().data, io.device(), x.data, x.device, bytes);
   }
 
   void backward(Backward& io) override {

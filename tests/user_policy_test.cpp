@@ -28,10 +28,10 @@ nn::DenseNetSpec small_densenet() {
 
 /// The loss, all gradients and all buffers after one step.
 std::vector<Bits> after_a_step(const PolicyPtr& policy) {
-  nn::DenseNet model(small_densenet(), nn::Init(1));
+  nn::DenseNet model(small_densenet(), nn::Init(1, device()));
   model.set_memory(policy);
   const Tensor images = random_tensor({2, 3, 8, 8}, 2);
-  const Tensor loss = ops::cross_entropy(model(images), Tensor::from_vector<std::int32_t>({2}, {3, 7}));
+  const Tensor loss = ops::cross_entropy(model(images), from_vector<std::int32_t>({2}, {3, 7}));
   loss.backward();
   std::vector<Bits> bits{bits_of(loss)};
   for (const auto& [name, parameter] : model.parameters()) bits.push_back(bits_of(parameter.grad()));
@@ -47,14 +47,14 @@ TEST_F(UserPolicyTest, AUsersPolicyGivesTheBitsOfStoreAll) {
 }
 
 /// The highest live bytes of a step, its model included.
-std::size_t peak_of_a_step(const PolicyPtr& policy, Device device = Device::Cpu) {
-  Allocator& memory = allocator(device);
+std::size_t peak_of_a_step(const PolicyPtr& policy, Device where = device()) {
+  Allocator& memory = allocator(where);
   memory.reset_peak();
   const std::size_t before = memory.stats().live;
-  nn::DenseNet model(small_densenet(), nn::Init(1, device));
+  nn::DenseNet model(small_densenet(), nn::Init(1, where));
   model.set_memory(policy);
-  const Tensor images = Tensor::zeros({2, 3, 8, 8}, Dtype::Float32, device);
-  const Tensor labels = Tensor::zeros({2}, Dtype::Int32, device);
+  const Tensor images = Tensor::zeros({2, 3, 8, 8}, Dtype::Float32, where);
+  const Tensor labels = Tensor::zeros({2}, Dtype::Int32, where);
   ops::cross_entropy(model(images), labels).backward();
   return memory.stats().peak - before;
 }
@@ -72,9 +72,9 @@ TEST_F(UserPolicyTest, ARunWithoutDataHasTheSamePeak) {
 }
 
 TEST_F(UserPolicyTest, ASaveThatFailsFailsTheStepCleanly) {
-  nn::DenseNet model(small_densenet(), nn::Init(1));
+  nn::DenseNet model(small_densenet(), nn::Init(1, device()));
   const Tensor images = random_tensor({2, 3, 8, 8}, 2);
-  const Tensor labels = Tensor::from_vector<std::int32_t>({2}, {3, 7});
+  const Tensor labels = from_vector<std::int32_t>({2}, {3, 7});
   const std::string before = model.state_digest();
   const std::size_t live = live_bytes();
   for (std::size_t budget = 0; budget < 40000; budget += 5000) {

@@ -133,12 +133,17 @@ void CommandLine::add_memory_flags() {
       ->check(one_of(policies))
       ->capture_default_str()
       ->group("Memory and device");
-  app_.add_option("--device", options.device, "where to compute: auto, cpu, cuda")
+  app_.add_option("--device", options.device, "where to compute: auto (cuda if there is a device, else cpu), cpu, cuda")
       ->type_name("NAME")
       ->check(one_of({"auto", "cpu", "cuda"}))
       ->capture_default_str()
       ->group("Memory and device");
-  app_.add_option("--threads", options.threads, "threads to compute with; all cores by default")
+  app_.add_option("--precision", options.precision, "matrix products on cuda: fp32, or tf32 on its tensor cores")
+      ->type_name("NAME")
+      ->check(one_of({"fp32", "tf32"}))
+      ->capture_default_str()
+      ->group("Memory and device");
+  app_.add_option("--threads", options.threads, "threads to compute with on the cpu; all cores by default")
       ->type_name("N")
       ->check(whole_numbers(1, 256))
       ->capture_default_str()

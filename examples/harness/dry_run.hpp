@@ -19,8 +19,10 @@ struct Forecast {
   MemoryPeak peak;  ///< `reserved` is not predicted
 };
 
-/// Runs the first steps on Device::Meta: milliseconds in which a model that cannot be, a policy that has nothing to act
-/// on and the peak of memory come to light. Throws UsageError for what the flags are to blame for.
-Forecast dry_run(const MakeModel& make_model, const Options& options, const Recipe& recipe);
+/// Runs the first steps on Device::Meta, standing for `device`: milliseconds in which a model that cannot be, a policy
+/// that has nothing to act on and the peak of memory come to light. Throws UsageError for what the flags are to blame
+/// for.
+Forecast dry_run(const MakeModel& make_model, const Options& options, const Recipe& recipe,
+                 Device device = Device::Cpu);
 
 }  // namespace palimpsest::harness

@@ -7,6 +7,7 @@
 #include "examples/harness/report_file.hpp"
 #include "examples/harness/trainer.hpp"
 #include "memory/policies.hpp"
+#include "ops/gemm.hpp"
 
 namespace palimpsest::harness {
 namespace {
@@ -18,12 +19,19 @@ int complain(const std::string& program, const char* what, ExitStatus status) {
   return status;
 }
 
+std::optional<Card> card_of(Device device) {
+  if (device != Device::Cuda) return std::nullopt;
+  const DeviceMemory memory = cuda_device_memory();
+  return Card{cuda_device_name(), memory.total - memory.free};
+}
+
 }  // namespace
 
 Device choose_device(const std::string& name) {
-  if (name != "cuda") return Device::Cpu;  // "auto", too: the operations have kernels for the CPU alone
-  if (cuda_device_count() == 0) throw DeviceError("--device cuda: " + cuda_unavailable_reason());
-  return Device::Cuda;
+  if (name == "cpu") return Device::Cpu;
+  if (cuda_device_count() > 0) return Device::Cuda;
+  if (name == "auto") return Device::Cpu;
+  throw DeviceError("--device cuda: " + cuda_unavailable_reason());
 }
 
 int Example::run(int argc, const char* const* argv) {
@@ -40,8 +48,9 @@ int Example::run(int argc, const char* const* argv) {
 
 /// False if it was interrupted. What can go wrong early does so before anything takes long.
 bool Example::train() {
-  const Forecast forecast = dry_run(make_model, options(), recipe);
   const Device device = choose_device(options().device);
+  apply_precision(device);
+  const Forecast forecast = dry_run(make_model, options(), recipe, device);
   const ReportFile file(options().report);
   announce(forecast);
   set_thread_count(options().threads);
@@ -54,6 +63,7 @@ bool Example::train() {
   const auto report = [&] {
     return Report{.model = model_name(),
                   .device = std::string(to_string(device)),
+                  .card = card_of(device),
                   .options = options(),
                   .forecast = forecast,
                   .record = trainer.record(),
@@ -65,6 +75,7 @@ bool Example::train() {
   const auto save = [&](const Report& so_far) {
     if (file) file.write(to_json(so_far).dump(1) + "\n");
   };
+  explain(device);
   {
     Progress progress(run_length(options()), options().quiet);
     trainer.run(progress, [&] { save(report()); });
@@ -73,6 +84,22 @@ bool Example::train() {
   print_summary(std::cout, done);
   save(done);
   return !trainer.record().interrupted;
+}
+
+void Example::apply_precision(Device device) const {
+  const bool tf32 = command_line_.options.precision == "tf32";
+  if (tf32 && device != Device::Cuda) {
+    throw UsageError(concat_text("--precision tf32 is for cuda, and this run is on the ", device));
+  }
+  set_precision(tf32 ? Precision::Tf32 : Precision::Float32);
+}
+
+/// Why "auto" has not taken a device that this build could use.
+void Example::explain(Device device) const {
+  const Options& given = command_line_.options;
+  if (!build::has_cuda || given.quiet || given.device != "auto" || device == Device::Cuda) return;
+  std::cerr << command_line_.name() << ": no CUDA device (" << cuda_unavailable_reason() << "), computing on the CPU"
+            << std::endl;
 }
 
 Json Example::model_flags() const {

@@ -62,9 +62,12 @@ class Example {
   bool train();
   Json model_flags() const;
   void announce(const Forecast& forecast) const;
+  void apply_precision(Device device) const;
+  void explain(Device device) const;
 };
 
-/// The device that --device names. Throws DeviceError, with the reason, for one that is not there.
+/// The device that --device names; "auto" is CUDA if there is a device, else the CPU. Throws DeviceError, with the
+/// reason, for one that is not there.
 Device choose_device(const std::string& name);
 
 }  // namespace palimpsest::harness

@@ -9,10 +9,10 @@
 namespace palimpsest::harness {
 namespace {
 
-constexpr std::array<DataFacts, 4> known_sets = {{{"fashion-mnist", 1, 10, 60000},
-                                                  {"cifar10", 3, 10, 50000},
-                                                  {"cifar100", 3, 100, 50000},
-                                                  {"synthetic", 3, 10, 4096}}};
+constexpr std::array<DataFacts, 4> known_sets = {{{"fashion-mnist", 1, 10, 60000, 28},
+                                                  {"cifar10", 3, 10, 50000, 32},
+                                                  {"cifar100", 3, 100, 50000, 32},
+                                                  {"synthetic", 3, 10, 4096, 32}}};
 
 std::int64_t limited(std::int64_t count, std::int64_t limit) { return limit > 0 ? std::min(count, limit) : count; }
 

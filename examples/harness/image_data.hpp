@@ -18,6 +18,7 @@ struct DataFacts {
   std::int64_t channels;
   std::int64_t classes;
   std::int64_t training_images;
+  std::int64_t stored_size;  ///< height and width
 };
 
 /// Throws ValueError for a name that datasets::open does not know.

@@ -11,6 +11,7 @@ namespace palimpsest::harness {
 struct Options {
   std::string memory = "store-all";
   std::string device = "auto";
+  std::string precision = "fp32";
 
   std::string data = "fashion-mnist";
   std::string data_dir;  ///< empty: the data set's usual place

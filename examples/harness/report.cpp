@@ -67,6 +67,9 @@ Json to_json(const Report& report) {
   json["evaluations"] = json_of(report.record.evaluations);
   json["predicted_peak_bytes"] = report.forecast.peak.total;
   json["vm_hwm_bytes"] = report.resident;
+  json["precision"] = options.precision;
+  json["device_name"] = report.card ? Json(report.card->name) : Json(nullptr);
+  json["device_used_bytes"] = report.card ? Json(report.card->used_bytes) : Json(nullptr);
   json["learning_rate"] = options.learning_rate;
   json["schedule"] = options.schedule;
   json["augment"] = options.augment;
@@ -88,6 +91,10 @@ void print_summary(std::ostream& out, const Report& report) {
   out << "  peak memory    " << format_mebibytes(report.peak.total) << ": " << format_tags(report.peak.by_tag) << '\n';
   out << "  reserved       " << format_mebibytes(report.peak.reserved) << "; the process's peak is "
       << format_mebibytes(report.resident) << '\n';
+  if (report.card) {
+    out << "  card           " << report.card->name << "; " << format_mebibytes(report.card->used_bytes)
+        << " of it in use\n";
+  }
   out << "  state digest   " << report.state_digest << std::endl;
 }
 

@@ -15,10 +15,17 @@ namespace palimpsest::harness {
 
 using Json = nlohmann::ordered_json;
 
+/// The card that a run was on.
+struct Card {
+  std::string name;
+  std::size_t used_bytes;  ///< as its driver sees it: the reserved memory, the driver's own and what others hold
+};
+
 /// What there is to say about a run.
 struct Report {
   std::string model;
   std::string device;
+  std::optional<Card> card;  ///< on CUDA
   Options options;
   Forecast forecast;
   RunRecord record;

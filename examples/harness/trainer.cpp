@@ -16,7 +16,7 @@ Trainer::Trainer(nn::Classifier& model, const ImageData& data, const Options& op
       length_(run_length(options)),
       sgd_(make_sgd(model, options, recipe)),
       schedule_(make_schedule(options, length_.steps)),
-      loader_(data.training, training_batches(options, recipe, data)),
+      feed_(data.training, training_batches(options, recipe, data), device),
       meter_(device) {}
 
 void Trainer::run(Progress& progress, const std::function<void()>& after_epoch) {
@@ -32,23 +32,25 @@ void Trainer::run(Progress& progress, const std::function<void()>& after_epoch) 
 }
 
 void Trainer::train_epoch(std::int64_t epoch, Progress& progress) {
-  loader_.start_epoch(epoch);
+  feed_.start_epoch(epoch);
   const auto done = [&] { return interrupted() || static_cast<std::int64_t>(record_.steps.size()) == length_.steps; };
   while (!done()) {
-    const std::optional<datasets::Batch> batch = loader_.next();
+    const std::optional<datasets::FedBatch> batch = feed_.next();
     if (!batch) break;
     step(*batch);
     progress.step(epoch, record_, meter_.live(), meter_.peak().total);
   }
 }
 
-void Trainer::step(const datasets::Batch& batch) {
+/// On CUDA the host waits for the device once in a step, where it reads the loss. What comes after that in a step is
+/// measured in the next one.
+void Trainer::step(const datasets::FedBatch& batch) {
   const auto index = static_cast<std::int64_t>(record_.steps.size());
   const auto start = std::chrono::steady_clock::now();
   sgd_.set_learning_rate(schedule_.at(index));
   double loss = 0;
   try {
-    loss = train_step(model_, sgd_, to_device(batch, device_));
+    loss = train_step(model_, sgd_, take(feed_, batch));
   } catch (const DivergedError& error) {
     throw DivergedError(concat_text("step ", index + 1, ": ", error.what(), "; try a smaller --lr (it was ",
                                     sgd_.learning_rate(), ")"));
@@ -74,14 +76,14 @@ void Trainer::evaluate(Progress& progress) {
 std::optional<double> test_accuracy(nn::Classifier& model, const datasets::ImageSet& test,
                                     const datasets::LoaderSpec& batches, Device device, Progress& progress) {
   const NoGrad no_grad;
-  datasets::Loader loader(test, batches);
-  loader.start_epoch(0);
+  datasets::Feed feed(test, batches, device);
+  feed.start_epoch(0);
   std::int64_t correct = 0;
   std::int64_t seen = 0;
   model.train(false);
-  while (const std::optional<datasets::Batch> batch = loader.next()) {
+  while (const std::optional<datasets::FedBatch> batch = feed.next()) {
     if (interrupted()) break;
-    const Samples samples = to_device(*batch, device);
+    const Samples samples = take(feed, *batch);
     correct += ops::count_correct(model(samples.images), samples.labels);
     progress.evaluating(seen += batch->size, test.count);
   }

@@ -32,12 +32,12 @@ class Trainer {
   RunLength length_;
   nn::Sgd sgd_;
   nn::Schedule schedule_;
-  datasets::Loader loader_;
+  datasets::Feed feed_;
   PeakMeter meter_;
   RunRecord record_;
 
   void train_epoch(std::int64_t epoch, Progress& progress);
-  void step(const datasets::Batch& batch);
+  void step(const datasets::FedBatch& batch);
   void evaluate(Progress& progress);
   bool time_to_evaluate(std::int64_t epoch) const;
 };

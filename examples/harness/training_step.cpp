@@ -7,9 +7,11 @@
 
 namespace palimpsest::harness {
 
-Samples to_device(const datasets::Batch& batch, Device device) {
-  return {Tensor::from_layout(batch.shape, batch.images, device, Tag::Data),
-          Tensor::from_layout({batch.size}, batch.labels, device, Tag::Data)};
+Samples take(const datasets::Feed& feed, const datasets::FedBatch& batch) {
+  Samples samples = {Tensor::empty(batch.shape, Dtype::Float32, feed.device(), Tag::Data),
+                     Tensor::empty({batch.size}, Dtype::Int32, feed.device(), Tag::Data)};
+  feed.write(samples.images.view().as<float>(), samples.labels.view().as<std::int32_t>());
+  return samples;
 }
 
 double train_step(nn::Classifier& model, nn::Sgd& sgd, const Samples& samples) {

@@ -5,7 +5,7 @@
 
 #include "autograd/tensor.hpp"
 #include "core/error.hpp"
-#include "datasets/loader.hpp"
+#include "datasets/feed.hpp"
 #include "examples/harness/options.hpp"
 #include "nn/classifier.hpp"
 #include "nn/schedule.hpp"
@@ -25,8 +25,9 @@ struct Samples {
   Tensor labels;  ///< (N), int32
 };
 
-/// Copies a batch to the device.
-Samples to_device(const datasets::Batch& batch, Device device);
+/// The batch that feed.next() returned last, in tensors of its own on the feed's device. Throws OutOfMemory,
+/// DeviceError.
+Samples take(const datasets::Feed& feed, const datasets::FedBatch& batch);
 
 /// Forward, backward and update. Returns the loss; 0 on Meta, where there are no numbers. Throws DivergedError, before
 /// any parameter has changed, for a loss that is infinite or no number, and what the library throws.

@@ -1,0 +1,143 @@
+#include "datasets/feed.hpp"
+
+#include <utility>
+
+#include "core/error.hpp"
+#include "datasets/image_transform_kernels.hpp"
+
+namespace palimpsest::datasets {
+namespace {
+
+LoaderSpec spec_for(LoaderSpec spec, Device device) {
+  if (device == Device::Cuda && spec.augmentation.custom) {
+    throw ValueError("feed: a custom augmentation cannot run on cuda; make the batches with a Loader, on the host");
+  }
+  spec.raw = device == Device::Cuda;
+  return spec;
+}
+
+}  // namespace
+
+FeedMemory::FeedMemory(Device device, std::int64_t batch_size, std::int64_t channels, std::int64_t height,
+                       std::int64_t width, bool mean_image) {
+  const std::int64_t image_size = channels * height * width;
+  values = Buffer(device, static_cast<std::size_t>(channels) * 256 * sizeof(float), Tag::Data);
+  if (mean_image) offsets = Buffer(device, static_cast<std::size_t>(image_size) * sizeof(float), Tag::Data);
+  for (Buffer& batch : batches) batch = Buffer(device, RawLayout(batch_size, image_size).bytes, Tag::Data);
+}
+
+/// The way of a raw batch on CUDA: loader's ring, pinned -> copy stream -> one of two buffers -> kernel -> caller. What
+/// must not be overwritten while it is read, and why it is not:
+///
+/// - The slot of the ring that is being uploaded belongs to the loader again at its next call, so before that the host
+///   waits for the copy (fetch). It was ordered when the batch before was served, a whole step ago.
+/// - A batch goes to the buffer that the last batch but one came from. All kernels that read that one were launched
+///   before the upload begins, and Upload::begin lets the copies wait for them. It is not the buffer that the step to
+///   come reads, so that the upload runs beside that step.
+/// - A kernel that reads a buffer comes after Upload::use, and so after the copy into it.
+/// - What write() writes is the caller's. A tensor's memory is its own until the last handle goes; then whoever gets it
+///   from the allocator writes it later in the order of the same kernels. No copy of another stream goes there.
+class Feed::Card {
+ public:
+  Card(const ImageSet& images, const LoaderSpec& spec, Loader& loader)
+      : loader_(loader),
+        sizes_{images.channels, images.height, images.width, loader.shape().h(), loader.shape().w()},
+        layout_(loader.shape().n(), images.image_size()),
+        memory_(Device::Cuda, loader.shape().n(), images.channels, images.height, images.width,
+                !spec.normalisation.mean_image.empty()),
+        pinned_(loader.ring().data(), loader.ring().size()),
+        upload_(make_upload()) {
+    const ImageTransform& transform = loader.transform();
+    fill(memory_.values, transform.values());
+    if (memory_.offsets) fill(memory_.offsets, transform.offsets());
+  }
+
+  void start_epoch(std::int64_t epoch, std::int64_t first_batch) {
+    upload_->wait();
+    loader_.start_epoch(epoch, first_batch);
+    coming_.reset();
+    fetch();
+  }
+
+  /// The next batch, in memory_.batches[current_], and on the way there the one after it.
+  std::optional<Batch> next() {
+    if (!coming_) fetch();  // before the first epoch, or behind the last batch
+    if (!coming_) return std::nullopt;
+    const std::optional<Batch> batch = coming_;
+    upload_->use();
+    current_ = 1 - current_;
+    fetch();
+    return batch;
+  }
+
+  void write(const Batch& batch, float* images, std::int32_t* labels) const;
+
+ private:
+  Loader& loader_;
+  kernels::ImageSizes sizes_;
+  RawLayout layout_;
+  FeedMemory memory_;
+  Pinned pinned_;
+  int current_ = 0;                 // the buffer that is read
+  std::optional<Batch> coming_;     // to the other one
+  std::unique_ptr<Upload> upload_;  // last: it waits for its copies when it goes
+
+  static void fill(const Buffer& to, std::span<const float> values) {
+    copy_bytes(to.data(), to.device(), values.data(), Device::Cpu, values.size_bytes());
+  }
+
+  void fetch() {
+    upload_->wait();
+    coming_ = loader_.next();
+    if (!coming_) return;
+    upload_->begin();
+    upload_->copy(memory_.batches[static_cast<std::size_t>(1 - current_)].data(), coming_->raw.data(), layout_.bytes);
+    upload_->end();
+  }
+};
+
+void Feed::Card::write([[maybe_unused]] const Batch& batch, [[maybe_unused]] float* images,
+                       [[maybe_unused]] std::int32_t* labels) const {
+#if defined(PALIMPSEST_HAS_CUDA)
+  const auto* const raw = memory_.batches[static_cast<std::size_t>(current_)].as<std::byte>();
+  kernels::gpu::transform_images(batch.size, sizes_, reinterpret_cast<const std::uint8_t*>(raw + layout_.pixels),
+                                 reinterpret_cast<const Placement*>(raw + layout_.placements),
+                                 memory_.values.as<float>(), memory_.offsets ? memory_.offsets.as<float>() : nullptr,
+                                 images);
+  copy_bytes(labels, Device::Cuda, raw, Device::Cuda, static_cast<std::size_t>(batch.size) * sizeof(std::int32_t));
+#endif
+}
+
+Feed::Feed(const ImageSet& images, LoaderSpec spec, Device device)
+    : device_(device), loader_(images, spec_for(spec, device)) {
+  if (device == Device::Cuda) card_ = std::make_unique<Card>(images, spec, loader_);
+}
+
+Feed::~Feed() = default;
+
+void Feed::start_epoch(std::int64_t epoch, std::int64_t first_batch) {
+  if (card_) {
+    card_->start_epoch(epoch, first_batch);
+  } else {
+    loader_.start_epoch(epoch, first_batch);
+  }
+  batch_.reset();
+}
+
+std::optional<FedBatch> Feed::next() {
+  batch_.reset();
+  batch_ = card_ ? card_->next() : loader_.next();
+  if (!batch_) return std::nullopt;
+  return FedBatch{batch_->index, batch_->size, batch_->shape, batch_->indices};
+}
+
+void Feed::write(float* images, std::int32_t* labels) const {
+  if (!batch_) throw StateError("feed: write() without a batch from next()");
+  if (card_) return card_->write(*batch_, images, labels);
+  const auto size = static_cast<std::size_t>(batch_->size);
+  const auto floats = static_cast<std::size_t>(batch_->shape.count());
+  copy_bytes(images, device_, batch_->images, Device::Cpu, floats * sizeof(float));
+  copy_bytes(labels, device_, batch_->labels, Device::Cpu, size * sizeof(std::int32_t));
+}
+
+}  // namespace palimpsest::datasets

@@ -1,0 +1,76 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+
+#include "core/cuda_runtime.hpp"
+#include "core/memory.hpp"
+#include "datasets/loader.hpp"
+
+namespace palimpsest::datasets {
+
+/// The device memory of a Feed on CUDA, under Tag::Data. On Meta it stands for that of a Feed to come, of which only
+/// sizes are known.
+struct FeedMemory {
+  /// Stored images of channels x height x width; `mean_image`: whether one is subtracted. Throws OutOfMemory.
+  FeedMemory(Device device, std::int64_t batch_size, std::int64_t channels, std::int64_t height, std::int64_t width,
+             bool mean_image);
+
+  Buffer values;                  ///< (C, 256): see ImageTransform
+  Buffer offsets;                 ///< (C, h, w), if there is a mean image
+  std::array<Buffer, 2> batches;  ///< raw batches, as RawLayout says: one is read, the other arrives
+};
+
+/// A batch that Feed::write will write.
+struct FedBatch {
+  std::int64_t index = 0;                 ///< in its epoch
+  std::int64_t size = 0;                  ///< images
+  Shape shape;                            ///< logical (size, C, H, W)
+  std::span<const std::int64_t> indices;  ///< (size): the images' places in their set; valid until the next epoch
+};
+
+/// Serves the batches of a Loader where a model computes, into memory that the caller provides:
+///
+///     while (const auto batch = feed.next()) {
+///       Tensor images = Tensor::empty(batch->shape, Dtype::Float32, device, Tag::Data);
+///       Tensor labels = Tensor::empty({batch->size}, Dtype::Int32, device, Tag::Data);
+///       feed.write(images.view().as<float>(), labels.view().as<std::int32_t>());
+///
+/// On the CPU it copies what the loader has made. On CUDA the loader serves raw batches from pinned memory, a batch is
+/// uploaded while the step before it computes, and a kernel makes the images of it: the same bits, for a quarter of the
+/// bytes on their way. The host waits for the device only where it is two batches ahead. On Meta nothing is written.
+class Feed {
+ public:
+  /// `images` must outlive the feed and must not change. Throws ValueError as Loader, and for a custom augmentation on
+  /// CUDA; OutOfMemory; DeviceError. LoaderSpec::raw is the feed's own business.
+  Feed(const ImageSet& images, LoaderSpec spec, Device device);
+  ~Feed();
+
+  /// As Loader::start_epoch; at any time.
+  void start_epoch(std::int64_t epoch, std::int64_t first_batch = 0);
+  /// As Loader::next.
+  std::optional<FedBatch> next();
+  /// Writes the batch that next() returned last: images (size, H, W, C), labels (size), both in the device's memory,
+  /// images aligned to 16 bytes. On CUDA in the order of its kernels, without waiting. Throws StateError if there is no
+  /// such batch, DeviceError.
+  void write(float* images, std::int32_t* labels) const;
+
+  Device device() const { return device_; }
+  /// Batches in an epoch.
+  std::int64_t batches() const { return loader_.batches(); }
+  /// The logical shape of a whole batch.
+  Shape shape() const { return loader_.shape(); }
+
+ private:
+  class Card;
+
+  Device device_;
+  Loader loader_;
+  std::optional<Batch> batch_;  // that next() returned last
+  std::unique_ptr<Card> card_;  // on CUDA; last, so that no copy from the loader's memory outlives that
+};
+
+}  // namespace palimpsest::datasets

@@ -1,0 +1,228 @@
+// Batch normalisation: two passes forward in a first run (statistics, then normalise), one in a replay, two backward.
+
+#include "ops/batch_norm_kernels.hpp"
+#include "ops/cuda_reduce.hpp"
+
+namespace palimpsest::kernels::gpu {
+namespace {
+
+using namespace palimpsest::cuda;
+
+/// Every kernel normalises with these very operations, which the compiler cannot contract in another way in each, so
+/// that a gradient's mask agrees with the forward's result.
+template <class T>
+struct Channel {
+  T mean;
+  T scale;
+  T beta;
+
+  __device__ T value(T deviation) const { return fma(deviation, scale, beta); }
+};
+
+__device__ inline float product(float a, float b) { return __fmul_rn(a, b); }
+__device__ inline double product(double a, double b) { return __dmul_rn(a, b); }
+
+template <class T>
+__device__ inline Channel<T> channel_of(const Normalization<T>& n, Index c) {
+  return {n.mean[c], product(n.gamma[c], n.rstd[c]), n.beta[c]};
+}
+
+/// dy', given the deviation.
+template <class T>
+__device__ inline T masked(const Channel<T>& channel, bool relu, T deviation, T dy) {
+  return !relu || channel.value(deviation) > 0 ? dy : T{0};
+}
+
+/// Deviations from the first row and their squares: exactly 0 for a constant channel.
+template <class T>
+struct Deviations {
+  const T* x;
+
+  __device__ T of_channel(Index channel) const { return x[channel]; }
+  __device__ void add(T origin, Index at, T (&sums)[2]) const {
+    const T deviation = x[at] - origin;
+    sums[0] += deviation;
+    sums[1] = fma(deviation, deviation, sums[1]);
+  }
+};
+
+template <class T>
+struct MeanAndVariance {
+  Index rows;
+  const T* x;
+  T* mean;
+  T* variance;
+
+  __device__ void finish(Index channel, const double (&sums)[2]) const {
+    const double deviation = sums[0] / static_cast<double>(rows);
+    const double square = sums[1] / static_cast<double>(rows) - deviation * deviation;
+    mean[channel] = static_cast<T>(static_cast<double>(x[channel]) + deviation);
+    variance[channel] = static_cast<T>(square < 0 ? 0 : square);
+  }
+};
+
+template <class T>
+struct Gradients {
+  const T* x;
+  const T* dy;
+  Normalization<T> n;
+
+  __device__ Channel<T> of_channel(Index channel) const { return gpu::channel_of(n, channel); }
+  __device__ void add(const Channel<T>& channel, Index at, T (&sums)[2]) const {
+    const T deviation = x[at] - channel.mean;
+    const T gradient = masked(channel, n.relu, deviation, dy[at]);
+    sums[0] += gradient;
+    sums[1] = fma(gradient, deviation, sums[1]);
+  }
+};
+
+template <class T>
+struct GradientSums {
+  const T* rstd;
+  T* sum_dy;
+  T* sum_dy_xhat;
+
+  __device__ void finish(Index channel, const double (&sums)[2]) const {
+    sum_dy[channel] = static_cast<T>(sums[0]);
+    sum_dy_xhat[channel] = static_cast<T>(sums[1] * static_cast<double>(rstd[channel]));
+  }
+};
+
+template <class T>
+__global__ void rstd_kernel(Index channels, double epsilon, T* variance) {
+  for (Index c = first_item(); c < channels; c += item_step()) {
+    variance[c] = static_cast<T>(1.0 / sqrt(static_cast<double>(variance[c]) + epsilon));
+  }
+}
+
+template <class T>
+__global__ void update_running_kernel(Index channels, double momentum, double factor, const T* batch, T* running,
+                                      const Fault* fault) {
+  if (fault->kind != Fault::None) return;
+  for (Index c = first_item(); c < channels; c += item_step()) {
+    const double value = static_cast<double>(batch[c]) * factor;
+    running[c] = static_cast<T>((1.0 - momentum) * static_cast<double>(running[c]) + momentum * value);
+  }
+}
+
+template <int Width, class T>
+__global__ void forward_kernel(Index rows, Index groups, const T* x, Normalization<T> n, T* y) {
+  const Index group = row_group();
+  if (group >= groups) return;
+  Channel<T> channels[Width];
+  for (int lane = 0; lane < Width; ++lane) channels[lane] = channel_of(n, group * Width + lane);
+  for (Index row = first_row(); row < rows; row += row_step()) {
+    const Index at = (row * groups + group) * Width;
+    Pack<T, Width> pack = load<Width>(x + at);
+    for (int lane = 0; lane < Width; ++lane) {
+      const T value = channels[lane].value(pack[lane] - channels[lane].mean);
+      pack[lane] = n.relu && value <= 0 ? T{0} : value;
+    }
+    store(y + at, pack);
+  }
+}
+
+/// dx = scale * dy' - offset - slope * (x - mean), where offset and slope are 0 if mean and rstd are constants.
+template <int Width, class T>
+__global__ void input_gradient_kernel(Index rows, Index groups, const T* x, const T* dy, Normalization<T> n,
+                                      const T* sum_dy, const T* sum_dy_xhat, T* dx, bool accumulate) {
+  const Index group = row_group();
+  if (group >= groups) return;
+  Channel<T> channels[Width];
+  T offsets[Width] = {};
+  T slopes[Width] = {};
+  for (int lane = 0; lane < Width; ++lane) {
+    const Index c = group * Width + lane;
+    channels[lane] = channel_of(n, c);
+    if (sum_dy == nullptr) continue;
+    const T share = channels[lane].scale / static_cast<T>(rows);
+    offsets[lane] = share * sum_dy[c];
+    slopes[lane] = share * n.rstd[c] * sum_dy_xhat[c];
+  }
+  for (Index row = first_row(); row < rows; row += row_step()) {
+    const Index at = (row * groups + group) * Width;
+    Pack<T, Width> pack = load<Width>(dy + at);
+    Pack<T, Width> values = {};
+    if (x != nullptr) values = load<Width>(x + at);
+    for (int lane = 0; lane < Width; ++lane) {
+      const T deviation = values[lane] - channels[lane].mean;
+      const T gradient = masked(channels[lane], n.relu, deviation, pack[lane]);
+      pack[lane] = fma(channels[lane].scale, gradient, fma(deviation, -slopes[lane], -offsets[lane]));
+    }
+    store(dx + at, pack, accumulate);
+  }
+}
+
+template <class T>
+void launch_input_gradient(Index rows, Index channels, const T* x, const T* dy, const Normalization<T>& n,
+                           const T* sum_dy, const T* sum_dy_xhat, T* dx, bool accumulate) {
+  with_width<T>(channels, [&](auto width) {
+    const Index groups = channels / width();
+    PALIMPSEST_LAUNCH(geometry(gpu_geometry::rows(rows, groups)), (input_gradient_kernel<width(), T>), rows, groups, x,
+                      dy, n, sum_dy, sum_dy_xhat, dx, accumulate);
+  });
+}
+
+}  // namespace
+
+template <class T>
+void batch_norm_statistics(std::int64_t rows, std::int64_t channels, const T* x, T* mean, T* variance,
+                           double* workspace) {
+  sum_over_rows<2, T>(rows, channels, Deviations<T>{x}, MeanAndVariance<T>{rows, x, mean, variance}, workspace);
+}
+
+template <class T>
+void batch_norm_rstd(std::int64_t channels, double epsilon, T* variance) {
+  PALIMPSEST_LAUNCH(geometry(gpu_geometry::linear(channels)), rstd_kernel<T>, channels, epsilon, variance);
+}
+
+template <class T>
+void batch_norm_update_running(std::int64_t channels, double momentum, double factor, const T* batch, T* running) {
+  PALIMPSEST_LAUNCH(geometry(gpu_geometry::linear(channels)), update_running_kernel<T>, channels, momentum, factor,
+                    batch, running, fault());
+}
+
+template <class T>
+void batch_norm_forward(std::int64_t rows, std::int64_t channels, const T* x, const Normalization<T>& n, T* y) {
+  with_width<T>(channels, [&](auto width) {
+    const Index groups = channels / width();
+    PALIMPSEST_LAUNCH(geometry(gpu_geometry::rows(rows, groups)), (forward_kernel<width(), T>), rows, groups, x, n, y);
+  });
+}
+
+template <class T>
+void batch_norm_reduce_gradient(std::int64_t rows, std::int64_t channels, const T* x, const T* dy,
+                                const Normalization<T>& n, T* sum_dy, T* sum_dy_xhat, double* workspace) {
+  sum_over_rows<2, T>(rows, channels, Gradients<T>{x, dy, n}, GradientSums<T>{n.rstd, sum_dy, sum_dy_xhat}, workspace);
+}
+
+template <class T>
+void batch_norm_input_gradient(std::int64_t rows, std::int64_t channels, const T* x, const T* dy,
+                               const Normalization<T>& n, const T* sum_dy, const T* sum_dy_xhat, T* dx,
+                               bool accumulate) {
+  launch_input_gradient(rows, channels, x, dy, n, sum_dy, sum_dy_xhat, dx, accumulate);
+}
+
+template <class T>
+void batch_norm_affine_input_gradient(std::int64_t rows, std::int64_t channels, const T* x, const T* dy,
+                                      const Normalization<T>& n, T* dx, bool accumulate) {
+  const T* const none = nullptr;
+  launch_input_gradient(rows, channels, n.relu ? x : none, dy, n, none, none, dx, accumulate);
+}
+
+#define INSTANTIATE(T)                                                                                              \
+  template void batch_norm_statistics(std::int64_t, std::int64_t, const T*, T*, T*, double*);                       \
+  template void batch_norm_rstd(std::int64_t, double, T*);                                                          \
+  template void batch_norm_update_running(std::int64_t, double, double, const T*, T*);                              \
+  template void batch_norm_forward(std::int64_t, std::int64_t, const T*, const Normalization<T>&, T*);              \
+  template void batch_norm_reduce_gradient(std::int64_t, std::int64_t, const T*, const T*, const Normalization<T>&, \
+                                           T*, T*, double*);                                                        \
+  template void batch_norm_input_gradient(std::int64_t, std::int64_t, const T*, const T*, const Normalization<T>&,  \
+                                          const T*, const T*, T*, bool);                                            \
+  template void batch_norm_affine_input_gradient(std::int64_t, std::int64_t, const T*, const T*,                    \
+                                                 const Normalization<T>&, T*, bool);
+INSTANTIATE(float)
+INSTANTIATE(double)
+#undef INSTANTIATE
+
+}  // namespace palimpsest::kernels::gpu

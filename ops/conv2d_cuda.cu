@@ -1,0 +1,172 @@
+// Convolution as matrix products over chunks of columns. Elements are moved in packs of 16 bytes along the channels.
+
+#include "core/cuda_kernels.hpp"
+#include "ops/conv2d_cuda_plan.hpp"
+#include "ops/gemm.hpp"
+
+namespace palimpsest::kernels::gpu {
+namespace {
+
+namespace plan = gpu_geometry;
+using namespace palimpsest::cuda;
+
+/// columns[pixel, r, s, c] = x[pixel's image, i * stride + r - pad, j * stride + s - pad, c], zero outside of x.
+/// A thread's row is a (pixel, tap).
+template <int Width, class T>
+__global__ void make_columns(Conv2dGeometry g, Index rows, Index groups, const T* __restrict__ x,
+                             T* __restrict__ columns) {
+  const Index group = row_group();
+  if (group >= groups) return;
+  const Index taps = g.kernel_h * g.kernel_w;
+  for (Index row = first_row(); row < rows; row += row_step()) {
+    const Index pixel = row / taps;
+    const Index tap = row % taps;
+    const Index j = pixel % g.w_out;
+    const Index i = pixel / g.w_out % g.h_out;
+    const Index image = pixel / g.w_out / g.h_out;
+    const Index h = i * g.stride_h + tap / g.kernel_w - g.pad_top;
+    const Index w = j * g.stride_w + tap % g.kernel_w - g.pad_left;
+    Pack<T, Width> pack = {};
+    if (h >= 0 && h < g.h_in && w >= 0 && w < g.w_in) {
+      pack = load<Width>(x + ((image * g.h_in + h) * g.w_in + w) * g.c_in + group * Width);
+    }
+    store(columns + row * g.c_in + group * Width, pack);
+  }
+}
+
+/// The gradient of make_columns: dx[image, h, w, c] (+)= the sum over the taps that have read it, in their order.
+/// A thread's row is a pixel of dx.
+template <int Width, class T>
+__global__ void sum_columns(Conv2dGeometry g, Index rows, Index groups, const T* __restrict__ columns, T* dx,
+                            bool accumulate) {
+  const Index group = row_group();
+  if (group >= groups) return;
+  for (Index row = first_row(); row < rows; row += row_step()) {
+    const Index w = row % g.w_in;
+    const Index h = row / g.w_in % g.h_in;
+    const Index image = row / g.w_in / g.h_in;
+    Pack<T, Width> sum = {};
+    for (Index r = 0; r < g.kernel_h; ++r) {
+      const Index i = h + g.pad_top - r;
+      if (i < 0 || i % g.stride_h != 0 || i / g.stride_h >= g.h_out) continue;
+      for (Index s = 0; s < g.kernel_w; ++s) {
+        const Index j = w + g.pad_left - s;
+        if (j < 0 || j % g.stride_w != 0 || j / g.stride_w >= g.w_out) continue;
+        const Index pixel = (image * g.h_out + i / g.stride_h) * g.w_out + j / g.stride_w;
+        const Index tap = r * g.kernel_w + s;
+        const auto part = load<Width>(columns + ((pixel * g.kernel_h * g.kernel_w + tap) * g.c_in + group * Width));
+        for (int lane = 0; lane < Width; ++lane) sum[lane] += part[lane];
+      }
+    }
+    store(dx + row * g.c_in + group * Width, sum, accumulate);
+  }
+}
+
+/// mirrored[c, r, s, o] = w[o, R - 1 - r, S - 1 - s, c].
+template <class T>
+__global__ void mirror_kernel(Conv2dGeometry g, Index count, const T* __restrict__ w, T* __restrict__ mirrored) {
+  const Index taps = g.kernel_h * g.kernel_w;
+  for (Index i = first_item(); i < count; i += item_step()) {
+    const Index o = i % g.c_out;
+    const Index tap = i / g.c_out % taps;
+    const Index c = i / g.c_out / taps;
+    mirrored[i] = w[(o * taps + taps - 1 - tap) * g.c_in + c];
+  }
+}
+
+/// The workspace, cut up: first what the products need, then what a data gradient keeps of the kernel, then columns.
+template <class T>
+struct Workspace {
+  T* products;
+  T* rest;
+
+  explicit Workspace(T* workspace) : products(workspace), rest(workspace + gemm_workspace(Device::Cuda) / sizeof(T)) {}
+};
+
+/// Calls body(geometry of the chunk, x of the chunk, y of the chunk) for chunks of images in order.
+template <class T, class X, class Y, class Body>
+void for_each_chunk(const Conv2dGeometry& g, X* x, Y* y, const Body& body) {
+  const Index images =
+      plan::is_pointwise(g) ? g.n : plan::chunk_images(g, sizeof(T), static_cast<Index>(column_limit()));
+  for (Index first = 0; first < g.n; first += images) {
+    Conv2dGeometry chunk = g;
+    chunk.n = plan::smaller(images, g.n - first);
+    body(chunk, x + first * g.h_in * g.w_in * g.c_in, y + first * plan::output_pixels(g) * g.c_out);
+  }
+}
+
+/// The columns of a chunk of images: made in `room`, or x itself.
+template <class T>
+const T* columns_of(const Conv2dGeometry& g, const T* x, T* room) {
+  if (plan::is_pointwise(g)) return x;
+  const Index rows = g.n * plan::output_pixels(g) * g.kernel_h * g.kernel_w;
+  with_width<T>(g.c_in, [&](auto width) {
+    const Index groups = g.c_in / width();
+    PALIMPSEST_LAUNCH(geometry(plan::rows(rows, groups)), (make_columns<width(), T>), g, rows, groups, x, room);
+  });
+  return room;
+}
+
+template <class T>
+void convolve(const Conv2dGeometry& g, const T* x, const T* w, T* y, bool accumulate, T* products, T* room) {
+  const Index k = plan::row_elements(g);
+  for_each_chunk<T>(g, x, y, [&](const Conv2dGeometry& chunk, const T* from, T* to) {
+    const T* const columns = columns_of(chunk, from, room);
+    cuda::gemm<T>(chunk.n * plan::output_pixels(g), g.c_out, k, {columns, k}, {w, k, true}, to, g.c_out, accumulate,
+                  products);
+  });
+}
+
+}  // namespace
+
+template <class T>
+void conv2d_forward(const Conv2dGeometry& g, const T* x, const T* w, T* y, T* workspace) {
+  const Workspace<T> own(workspace);
+  convolve(g, x, w, y, false, own.products, own.rest);
+}
+
+template <class T>
+void conv2d_grad_input(const Conv2dGeometry& g, const T* dy, const T* w, T* dx, bool accumulate, T* workspace) {
+  const Workspace<T> own(workspace);
+  const Index k = plan::row_elements(g);
+  if (plan::prefers_mirrored(g)) {
+    T* const mirrored = own.rest;
+    T* const room = mirrored + plan::mirrored_kernel_bytes(g, sizeof(T)) / static_cast<Index>(sizeof(T));
+    PALIMPSEST_LAUNCH(geometry(plan::linear(g.c_out * k)), mirror_kernel<T>, g, g.c_out * k, w, mirrored);
+    return convolve<T>(plan::mirrored(g), dy, mirrored, dx, accumulate, own.products, room);
+  }
+  for_each_chunk<T>(g, dx, dy, [&](const Conv2dGeometry& chunk, T* to, const T* from) {
+    const bool direct = plan::is_pointwise(g);
+    cuda::gemm<T>(chunk.n * plan::output_pixels(g), k, g.c_out, {from, g.c_out}, {w, k}, direct ? to : own.rest, k,
+                  direct && accumulate, own.products);
+    if (direct) return;
+    const Index rows = chunk.n * g.h_in * g.w_in;
+    with_width<T>(g.c_in, [&](auto width) {
+      const Index groups = g.c_in / width();
+      PALIMPSEST_LAUNCH(geometry(plan::rows(rows, groups)), (sum_columns<width(), T>), chunk, rows, groups, own.rest,
+                        to, accumulate);
+    });
+  });
+}
+
+template <class T>
+void conv2d_grad_weight(const Conv2dGeometry& g, const T* x, const T* dy, T* dw, bool accumulate, T* workspace) {
+  const Workspace<T> own(workspace);
+  const Index k = plan::row_elements(g);
+  bool add = accumulate;
+  for_each_chunk<T>(g, x, dy, [&](const Conv2dGeometry& chunk, const T* from, const T* gradient) {
+    const T* const columns = columns_of(chunk, from, own.rest);
+    cuda::gemm<T>(g.c_out, k, chunk.n * plan::output_pixels(g), {gradient, g.c_out, true}, {columns, k}, dw, k, add,
+                  own.products);
+    add = true;
+  });
+}
+
+#define PALIMPSEST_INSTANTIATE(T)                                                           \
+  template void conv2d_forward(const Conv2dGeometry&, const T*, const T*, T*, T*);          \
+  template void conv2d_grad_input(const Conv2dGeometry&, const T*, const T*, T*, bool, T*); \
+  template void conv2d_grad_weight(const Conv2dGeometry&, const T*, const T*, T*, bool, T*);
+PALIMPSEST_INSTANTIATE(float)
+PALIMPSEST_INSTANTIATE(double)
+
+}  // namespace palimpsest::kernels::gpu

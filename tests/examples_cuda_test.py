@@ -1,0 +1,99 @@
+#!/usr/bin/env python3
+"""Trains with the example programs on a CUDA device: every policy, the same bits, the memory that was predicted.
+
+Arguments: the paths of cifar_densenet and cifar_revnet, which must have a device: a card or the emulator.
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+SMALL = ["--device", "cuda", "--data", "synthetic", "--batch-size", "3", "--train-limit", "7", "--test-limit", "4",
+         "--threads", "2", "--epochs", "2"]
+TAGS = ["parameter", "gradient", "activation", "arena", "workspace", "optimiser", "data"]
+TIMEOUT = 600
+
+
+def report_of(folder, command):
+    """Runs a program, which must succeed in silence but for its report and its summary."""
+    path = folder / "report.json"
+    done = subprocess.run([*command, "--quiet", "--report", str(path)], capture_output=True, text=True, timeout=TIMEOUT,
+                          check=False)
+    assert done.returncode == 0, f"{command} ended with {done.returncode}: {done.stderr}"
+    assert done.stderr == "", done.stderr
+    report = json.loads(path.read_text())
+    assert report["device_name"] in done.stdout, done.stdout
+    return report
+
+
+def policies_agree(folder, command, policies):
+    """Peaks by policy, once all else has been compared."""
+    reports = [report_of(folder, [*command, "--memory", policy]) for policy in policies]
+    for report in reports:
+        assert report["device"] == "cuda" and report["precision"] == "fp32"
+        assert len(report["steps"]) == 6, "two epochs of 7 images in batches of 3"
+        assert [step["loss"] for step in report["steps"]] == [step["loss"] for step in reports[0]["steps"]]
+        assert report["state_digest"] == reports[0]["state_digest"], report["policy"]
+        assert report["test_accuracy"] == reports[0]["test_accuracy"] is not None
+        peak = report["peak_bytes"]
+        assert peak["total"] == sum(peak[tag] for tag in TAGS)
+        assert peak["total"] == report["predicted_peak_bytes"], f"{report['policy']}: {peak}"
+        assert peak["total"] <= peak["reserved"] <= report["device_used_bytes"]
+    return {report["policy"]: report["peak_bytes"]["total"] for report in reports}
+
+
+def like_the_cpu(folder, command):
+    """The same images in the same order, so nearly the same losses."""
+    cuda, cpu = (report_of_device(folder, command, device) for device in ("cuda", "cpu"))
+    for ours, theirs in zip(cuda["steps"][:3], cpu["steps"][:3]):
+        assert abs(ours["loss"] - theirs["loss"]) < 1e-3 * abs(theirs["loss"]), (ours, theirs)
+    assert cuda["peak_bytes"]["parameter"] == cpu["peak_bytes"]["parameter"]
+    assert cpu["device_name"] is None and cpu["device_used_bytes"] is None
+
+
+def report_of_device(folder, command, device):
+    path = folder / "report.json"
+    subprocess.run([*command, "--quiet", "--device", device, "--report", str(path)], capture_output=True, timeout=TIMEOUT,
+                   check=True)
+    return json.loads(path.read_text())
+
+
+def test_densenet(folder, densenet, _):
+    command = [densenet, "--depth", "10", "--growth", "4", *SMALL]
+    peaks = policies_agree(folder, command, ["store-all", "shared", "checkpoint"])
+    assert peaks["shared"] < peaks["store-all"], peaks
+    like_the_cpu(folder, command)
+
+
+def test_revnet(folder, _, revnet):
+    command = [revnet, "--depth", "14", "--grid", "16", *SMALL]
+    peaks = policies_agree(folder, command, ["store-all", "shared", "checkpoint", "reversible"])
+    assert peaks["reversible"] < peaks["store-all"], peaks
+    like_the_cpu(folder, command)
+
+
+def test_auto_takes_the_device_and_tf32_is_accepted(folder, densenet, _):
+    command = [densenet, "--depth", "10", "--growth", "4", *SMALL, "--device", "auto", "--precision", "tf32", "--max-steps", "1"]
+    report = report_of(folder, command)
+    assert report["device"] == "cuda" and report["precision"] == "tf32"
+
+
+def main():
+    failed = 0
+    for test in (test_densenet, test_revnet, test_auto_takes_the_device_and_tf32_is_accepted):
+        start = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                test(pathlib.Path(folder), *sys.argv[1:3])
+                print(f"ok      {test.__name__} ({time.monotonic() - start:.1f} s)", flush=True)
+            except (AssertionError, OSError, ValueError, subprocess.SubprocessError) as problem:
+                failed += 1
+                print(f"FAILED  {test.__name__}: {problem}", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
