@@ -382,7 +382,7 @@ TEST_F(CudaTest, ConvolutionsKeepToTheirWorkspace) {
 }
 #endif
 
-TEST_F(CudaTest, WhatIsUploadedIsThereForKernelsAfterUse) {
+TEST_F(CudaTest, WhatIsUploadedIsThereAfterUse) {
   std::vector<float> host(1000);
   std::iota(host.begin(), host.end(), 0.0F);
   const Pinned pinned(host.data(), host.size() * sizeof(float));

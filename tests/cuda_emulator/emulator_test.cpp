@@ -111,7 +111,7 @@ void barrier_for_some(int threads) {
 
 constexpr cuda::Geometry one_block(unsigned threads) { return {dim3(1), dim3(threads)}; }
 
-TEST(EmulatorDeathTest, ABarrierThatNotAllThreadsReach) {
+TEST(EmulatorDeathTest, ABarrierThatSomeDoNotReach) {
   PALIMPSEST_LAUNCH(one_block(64), barrier_for_some, 64);
   EXPECT_DEATH(PALIMPSEST_LAUNCH(one_block(64), barrier_for_some, 63), "not all threads of a block reach a barrier");
 }
