@@ -34,7 +34,8 @@ FeedMemory::FeedMemory(Device device, std::int64_t batch_size, std::int64_t chan
 /// - A batch goes to the buffer that the last batch but one came from. All kernels that read that one were launched
 ///   before the upload begins, and Upload::begin lets the copies wait for them. It is not the buffer that the step to
 ///   come reads, so that the upload runs beside that step.
-/// - A kernel that reads a buffer comes after Upload::use, and so after the copy into it.
+/// - A kernel that reads a buffer comes after Upload::use, and so after the copy into it, whether or not the host has
+///   waited for that copy by then.
 /// - What write() writes is the caller's. A tensor's memory is its own until the last handle goes; then whoever gets it
 ///   from the allocator writes it later in the order of the same kernels. No copy of another stream goes there.
 class Feed::Card {

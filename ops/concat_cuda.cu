@@ -1,6 +1,9 @@
 // Joining and parting channels. A thread keeps one pack of the whole's channels, so it looks for the part that holds it
 // once; neighbours in a block write (or read) neighbours of the whole.
 
+#include <algorithm>
+#include <type_traits>
+
 #include "core/cuda_kernels.hpp"
 #include "ops/concat_kernels.hpp"
 
@@ -53,8 +56,15 @@ __global__ void scatter_kernel(Index rows, Index begin, Index end, Index whole, 
   }
 }
 
-/// Calls launch(width, parts, begin, end) for runs of at most max_parts tensors; [begin, end) are their channels in the
-/// whole, in packs. Tensors without channels are left out.
+/// Whether a part would be written by two threads of one launch: a tensor that is joined with itself.
+template <class Pointer>
+bool is_written_already(const Parts<Pointer>& parts, Pointer data) {
+  if (std::is_const_v<std::remove_pointer_t<Pointer>> || data == nullptr) return false;
+  return std::find(parts.data, parts.data + parts.count, data) != parts.data + parts.count;
+}
+
+/// Calls launch(width, parts, begin, end) for runs of at most max_parts tensors, none of which is written twice;
+/// [begin, end) are their channels in the whole, in packs. Tensors without channels are left out.
 template <class T, class Pointer, class Launch>
 void for_each_run(Index count, const Pointer* pointers, const Index* channels, const bool* accumulate,
                   const Launch& launch) {
@@ -69,6 +79,7 @@ void for_each_run(Index count, const Pointer* pointers, const Index* channels, c
       const Index begin = offset;
       for (; next < count && parts.count < max_parts; ++next) {
         if (channels[next] == 0) continue;
+        if (is_written_already(parts, pointers[next])) break;
         parts.channels[parts.count] = channels[next] / width();
         parts.first[parts.count] = offset;
         parts.data[parts.count] = pointers[next];

@@ -350,6 +350,80 @@ TEST_F(StepFailureTest, AnOpMayThrowAtAnyMoment) {
   }
 }
 
+// --- Errors of the device --------------------------------------------------------------------------------------------
+
+/// x, which remembers nothing of f but could be solved for, if the device did not fail at it.
+class Unsolvable : public Op {
+ public:
+  std::string_view name() const override { return "unsolvable"; }
+  Cost cost() const override { return Cost::Cheap; }
+  Needs needs() const override { return {}; }
+  int solvable_input() const override { return 0; }
+  std::vector<Spec> infer(std::span<const Spec> inputs) const override { return {inputs[0]}; }
+  void forward(Forward& io) override {
+    const View& x = io.input(0);
+    copy_bytes(io.output().data, io.device(), x.data, x.device, static_cast<std::size_t>(x.shape.count()) * 4);
+  }
+  void solve(std::span<const View>, const View&, const View&) const override { throw DeviceError("injected"); }
+  void backward(Backward& io) override { io.pass_through(0); }
+};
+
+TEST_F(StepFailureTest, ADeviceErrorNamesTheOpAndItsInputsWhereverItRuns) {
+  const Tensor x = random_parameter({1, 2, 4, 4}, 1);
+  const std::string expected = "[watch] on inputs (1, 2, 4, 4): injected";
+  for (const Moment when : {Moment::First, Moment::Replay, Moment::Backward}) {
+    const std::string message = message_of<DeviceError>([&] {
+      Tensor y = in_block(memory::checkpoint(), x, [&](Tensor z) {
+        return ops::relu(watch(ops::relu(std::move(z)), [&](Moment moment) {
+          if (moment == when) throw DeviceError("injected");
+        }));
+      });
+      ops::conv2d(std::move(y), random_parameter({1, 2, 4, 4}, 2)).backward();
+    });
+    EXPECT_EQ(message, expected);
+    EXPECT_FALSE(x.grad());
+  }
+  const NoGrad no_grad;
+  EXPECT_EQ(message_of<DeviceError>([&] { watch(x, [](Moment) { throw DeviceError("injected"); }); }), expected);
+}
+
+TEST_F(StepFailureTest, ADeviceErrorInASolutionNamesTheCouplingAndItsInputs) {
+  const Tensor x = random_parameter({1, 2, 4, 4}, 1);
+  const Tensor y = in_block(memory::reversible(), x, [&](Tensor z) {
+    z = ops::relu(std::move(z));
+    Tensor branch = ops::conv2d(x, random_parameter({1, 2, 1, 1}, 3));
+    std::vector<Tensor> inputs;
+    inputs.push_back(std::move(z));
+    inputs.push_back(std::move(branch));
+    return apply_single(std::make_unique<Unsolvable>(), std::move(inputs));
+  });
+  const Tensor loss = ops::conv2d(y, random_parameter({1, 2, 4, 4}, 2));
+  const std::string message = message_of<DeviceError>([&] { loss.backward(); });
+  EXPECT_EQ(message, "[unsolvable] on inputs (1, 2, 4, 4), (1, 1, 4, 4): injected");
+}
+
+/// The identity, which cannot undo what it has done.
+class Irrevocable : public Op {
+ public:
+  std::string_view name() const override { return "irrevocable"; }
+  Cost cost() const override { return Cost::Cheap; }
+  Needs needs() const override { return {}; }
+  std::vector<Spec> infer(std::span<const Spec> inputs) const override { return {inputs[0]}; }
+  void forward(Forward& io) override {
+    io.on_failure([] { throw DeviceError("the device is gone"); });
+  }
+  void backward(Backward&) override {}
+};
+
+TEST_F(StepFailureTest, WhatCannotBeUndoneKeepsNothingElseFromBeingUndone) {
+  const Tensor x = random_parameter({1, 2, 4, 4}, 1);
+  const auto generator = std::make_shared<Generator>(Generator{3, 40});
+  const Tensor y = apply_single(std::make_unique<Irrevocable>(), {ops::dropout(x, 0.5, generator)});
+  EXPECT_THROW(watch(ops::dropout(y, 0.5, generator), [](Moment) { throw Injected("injected"); }), Injected);
+  EXPECT_EQ(generator->offset, 40U);
+  EXPECT_EQ(Tape::current(), nullptr);
+}
+
 TEST_F(StepFailureTest, ReadingATensorThatCannotBeRestoredFailsNothing) {
   const Tensor x = random_parameter({1, 2, 4, 4}, 1);
   bool broken = false;

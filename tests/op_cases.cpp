@@ -1,4 +1,4 @@
-#include "op_cases.hpp"
+#include "tests/op_cases.hpp"
 
 #include <algorithm>
 #include <cmath>

@@ -22,7 +22,6 @@
 #include "core/memory.hpp"
 #include "core/parallel.hpp"
 #include "memory/recipes.hpp"
-#include "op_cases.hpp"
 #include "ops/add.hpp"
 #include "ops/batch_norm.hpp"
 #include "ops/bias.hpp"
@@ -32,119 +31,10 @@
 #include "ops/dropout.hpp"
 #include "ops/pool.hpp"
 #include "ops/relu.hpp"
+#include "tests/op_support.hpp"
 
 namespace palimpsest::test {
 namespace {
-
-/// What a case computes: its outputs and the gradients of its inputs (empty where none was asked for).
-template <class T>
-struct Outcome {
-  std::vector<std::vector<T>> outputs;
-  std::vector<std::vector<T>> gradients;
-};
-
-template <class T>
-bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
-}
-
-template <class T>
-void expect_same_bits(const std::vector<std::vector<T>>& actual, const std::vector<std::vector<T>>& expected,
-                      const char* what) {
-  ASSERT_EQ(actual.size(), expected.size());
-  for (std::size_t i = 0; i < actual.size(); ++i) {
-    EXPECT_TRUE(same_bits(actual[i], expected[i])) << what << ' ' << i << " has other bits";
-  }
-}
-
-template <class T>
-void expect_same_bits(const Outcome<T>& actual, const Outcome<T>& expected) {
-  expect_same_bits(actual.outputs, expected.outputs, "output");
-  expect_same_bits(actual.gradients, expected.gradients, "the gradient of input");
-}
-
-/// Compares element by element, with a tolerance relative to the largest magnitude in the tensor.
-template <class T>
-void expect_close(const std::vector<T>& actual, const std::vector<double>& expected, double tolerance) {
-  ASSERT_EQ(actual.size(), expected.size());
-  double largest = 0;
-  for (const double value : expected) largest = std::max(largest, std::abs(value));
-  for (std::size_t i = 0; i < actual.size(); ++i) {
-    ASSERT_LE(std::abs(static_cast<double>(actual[i]) - expected[i]), tolerance * largest)
-        << "element " << i << " is " << actual[i] << ", expected " << expected[i];
-  }
-}
-
-template <class T>
-void expect_close(const std::vector<std::vector<T>>& actual, const std::vector<std::vector<double>>& expected,
-                  double tolerance) {
-  ASSERT_EQ(actual.size(), expected.size());
-  for (std::size_t i = 0; i < actual.size(); ++i) {
-    SCOPED_TRACE(i);
-    expect_close(actual[i], expected[i], tolerance);
-  }
-}
-
-template <class T>
-std::vector<T> converted(const std::vector<double>& values) {
-  std::vector<T> result(values.size());
-  std::transform(values.begin(), values.end(), result.begin(), [](double value) { return static_cast<T>(value); });
-  return result;
-}
-
-/// Weights that a tensor is summed with: the gradient that flows into it. The same numbers in float32 and float64.
-Tensor make_weights(const Tensor& like, std::uint64_t seed, const Fill& fill) {
-  Random random(seed, 77);
-  const std::vector<float> values = converted<float>(fill(like.shape().count(), random));
-  if (like.dtype() == Dtype::Float32) return Tensor::from_vector(like.shape(), values, like.device());
-  return Tensor::from_vector(like.shape(), std::vector<double>(values.begin(), values.end()), like.device());
-}
-
-Tensor loss_of(std::span<const Tensor> outputs, std::uint64_t seed = 0, const Fill& fill = uniform) {
-  Tensor loss;
-  for (std::size_t o = 0; o < outputs.size(); ++o) {
-    const Tensor sum = weighted_sum(outputs[o], make_weights(outputs[o], 1000 * seed + o, fill));
-    loss = loss ? ops::add(loss, sum) : sum;
-  }
-  return loss;
-}
-
-template <class T>
-std::vector<std::vector<T>> values_of(std::span<const Tensor> tensors) {
-  std::vector<std::vector<T>> values;
-  for (const Tensor& tensor : tensors) values.push_back(tensor ? tensor.to_vector<T>() : std::vector<T>{});
-  return values;
-}
-
-template <class T>
-std::vector<std::vector<T>> gradients_of(std::span<const Tensor> inputs) {
-  std::vector<Tensor> gradients;
-  for (const Tensor& input : inputs) gradients.push_back(input.grad());
-  return values_of<T>(gradients);
-}
-
-/// One step: forward, a weighted sum, backward.
-template <class T>
-Outcome<T> run_step(const OpFunction& function, std::span<const Tensor> inputs, const Fill& weights = uniform) {
-  Outcome<T> outcome;
-  const std::vector<Tensor> outputs = function(inputs);
-  outcome.outputs = values_of<T>(outputs);
-  loss_of(outputs, 0, weights).backward();
-  outcome.gradients = gradients_of<T>(inputs);
-  return outcome;
-}
-
-template <class T>
-Outcome<T> run_case(const OpCase& op_case, const Fill& inputs = nullptr, const Fill& weights = uniform) {
-  return run_step<T>(op_case.run, make_inputs(op_case, dtype_of<T>, device(), inputs), weights);
-}
-
-template <class T>
-std::vector<std::vector<double>> in_double(const std::vector<std::vector<T>>& values) {
-  std::vector<std::vector<double>> result;
-  for (const std::vector<T>& part : values) result.emplace_back(part.begin(), part.end());
-  return result;
-}
 
 /// Sets the number of threads for as long as it lives.
 class Threads {
@@ -159,18 +49,6 @@ class Threads {
 };
 
 class OpTest : public ::testing::TestWithParam<OpCase> {};
-
-template <class Case>
-std::string case_name(const ::testing::TestParamInfo<Case>& info) {
-  return info.param.name;
-}
-
-template <class Predicate>
-std::vector<OpCase> cases_where(const Predicate& predicate) {
-  std::vector<OpCase> chosen;
-  std::copy_if(op_cases().begin(), op_cases().end(), std::back_inserter(chosen), predicate);
-  return chosen;
-}
 
 class SmoothOpTest : public OpTest {};
 class RoundingOpTest : public OpTest {};
@@ -235,15 +113,15 @@ TEST_P(RoundingOpTest, GradientsPassStraightThroughRounding) {
 }
 
 TEST_P(OpTest, Float32AgreesWithFloat64) {
-  const Outcome<float> single = run_case<float>(GetParam());
-  const Outcome<double> expected = run_case<double>(GetParam());
+  const OpOutcome<float> single = run_case<float>(GetParam());
+  const OpOutcome<double> expected = run_case<double>(GetParam());
   expect_close(single.outputs, expected.outputs, GetParam().float32_tolerance);
   expect_close(single.gradients, expected.gradients, GetParam().float32_tolerance);
 }
 
 TEST_P(IntegerOpTest, Float32IsExact) {
-  const Outcome<float> single = run_case<float>(GetParam(), integers, integers);
-  const Outcome<double> expected = run_case<double>(GetParam(), integers, integers);
+  const OpOutcome<float> single = run_case<float>(GetParam(), integers, integers);
+  const OpOutcome<double> expected = run_case<double>(GetParam(), integers, integers);
   expect_same_bits(in_double(single.outputs), expected.outputs, "output");
   expect_same_bits(in_double(single.gradients), expected.gradients, "the gradient of input");
 }
@@ -254,7 +132,7 @@ void expect_same_bits_for_any_number_of_threads(const OpCase& op_case) {
     const Threads scope(threads);
     return run_case<T>(op_case);
   };
-  const Outcome<T> expected = run_with(1);
+  const OpOutcome<T> expected = run_with(1);
   for (const int threads : {2, 3}) {
     SCOPED_TRACE(threads);
     expect_same_bits(run_with(threads), expected);

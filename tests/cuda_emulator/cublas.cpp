@@ -5,18 +5,14 @@
 struct EmulatedBlas {
   char* workspace = nullptr;
   std::size_t workspace_bytes = 0;
+  cudaStream_t stream = nullptr;
 };
 
 namespace {
 
 template <class T>
-cublasStatus_t multiply(const EmulatedBlas& blas, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
-                        T alpha, const T* a, int lda, const T* b, int ldb, T beta, T* c, int ldc) {
-  const auto smallest = [](int rows) { return rows > 1 ? rows : 1; };
-  if (m < 0 || n < 0 || k < 0 || lda < smallest(ta == CUBLAS_OP_N ? m : k) ||
-      ldb < smallest(tb == CUBLAS_OP_N ? k : n) || ldc < smallest(m)) {
-    return CUBLAS_STATUS_INVALID_VALUE;
-  }
+void multiply_now(const EmulatedBlas& blas, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k, T alpha,
+                  const T* a, int lda, const T* b, int ldb, T beta, T* c, int ldc) {
   const cuda_emulator::Access access;
   for (std::size_t i = 0; i < blas.workspace_bytes; i += 4096) blas.workspace[i] = -1;  // it is ours to overwrite
   for (std::int64_t j = 0; j < n; ++j) {
@@ -30,6 +26,17 @@ cublasStatus_t multiply(const EmulatedBlas& blas, cublasOperation_t ta, cublasOp
       out = alpha * sum + (beta == T{0} ? T{0} : beta * out);
     }
   }
+}
+
+template <class T>
+cublasStatus_t multiply(const EmulatedBlas& blas, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
+                        T alpha, const T* a, int lda, const T* b, int ldb, T beta, T* c, int ldc) {
+  const auto smallest = [](int rows) { return rows > 1 ? rows : 1; };
+  if (m < 0 || n < 0 || k < 0 || lda < smallest(ta == CUBLAS_OP_N ? m : k) ||
+      ldb < smallest(tb == CUBLAS_OP_N ? k : n) || ldc < smallest(m)) {
+    return CUBLAS_STATUS_INVALID_VALUE;
+  }
+  cuda_emulator::submit(blas.stream, [=] { multiply_now(blas, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc); });
   return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -40,7 +47,10 @@ cublasStatus_t cublasCreate(cublasHandle_t* handle) {
   return CUBLAS_STATUS_SUCCESS;
 }
 
-cublasStatus_t cublasSetStream(cublasHandle_t, cudaStream_t) { return CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasSetStream(cublasHandle_t handle, cudaStream_t stream) {
+  handle->stream = stream;
+  return CUBLAS_STATUS_SUCCESS;
+}
 
 cublasStatus_t cublasSetWorkspace(cublasHandle_t handle, void* workspace, std::size_t bytes) {
   if (reinterpret_cast<std::uintptr_t>(workspace) % 256 != 0) return CUBLAS_STATUS_INVALID_VALUE;

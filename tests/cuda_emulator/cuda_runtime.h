@@ -3,8 +3,8 @@
 // A stand-in for the CUDA runtime that runs kernels on the CPU, one thread after the other, so that every .cu file is
 // run and checked where there is no GPU. It covers what the library uses and no more. It is stricter than a card: the
 // host cannot touch device memory outside of copies, a barrier that not all threads of a block reach ends the process,
-// and the order in which threads run can be reversed to show what depends on it. It says nothing about speed, memory
-// ordering or the compiler.
+// the order in which threads run can be reversed to show what depends on it, and the work of streams can be put off
+// until somebody waits for it to show who forgot to. It says nothing about speed, memory ordering or the compiler.
 
 #define PALIMPSEST_CUDA_EMULATOR 1
 
@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <tuple>
 
 #define __global__
 #define __device__
@@ -102,6 +103,17 @@ namespace cuda_emulator {
 enum class Order { Ascending, Descending };
 void set_order(Order order);
 
+/// When the work of a stream is done: when it is given; or not before somebody waits for it, so that who forgets to
+/// wait reads or overwrites too early. At once, unless the environment has PALIMPSEST_EMULATOR_TIMING=late.
+enum class Timing { AtOnce, Late };
+/// Does all work that waits first.
+void set_timing(Timing timing);
+
+/// Gives work to a stream; at once if that is null.
+void submit(cudaStream_t stream, std::function<void()> work);
+/// Does all work that waits in any stream.
+void finish();
+
 /// Bytes of the card; cudaMalloc fails beyond it.
 void set_memory(std::size_t bytes);
 
@@ -128,7 +140,8 @@ template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
   static_assert((sizeof(Parameters) + ... + 0) <= 32764, "more parameters than a kernel takes");
-  return cuda_emulator::run(*config, [&] { kernel(static_cast<Parameters>(arguments)...); });
+  const std::tuple<Parameters...> held(static_cast<Parameters>(arguments)...);  // the launch may be later
+  return cuda_emulator::run(*config, [kernel, held] { std::apply(kernel, held); });
 }
 
 inline void __syncthreads() { cuda_emulator::barrier(); }

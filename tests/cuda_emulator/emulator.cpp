@@ -20,9 +20,6 @@
 #error "the emulator switches stacks on x86-64 alone"
 #endif
 
-struct EmulatedStream {};
-struct EmulatedEvent {};
-
 // Saves what a function call must preserve on the stack, stores the stack pointer at *rdi and goes on at rsi.
 asm(R"(
 .text
@@ -233,6 +230,26 @@ Access::~Access() {
   card().mutex.unlock();
 }
 
+namespace {
+
+void run_now(const cudaLaunchConfig_t& config, const std::function<void()>& kernel) {
+  const Access access;
+  static thread_local Block block;
+  running_block = &block;
+  const dim3& grid = config.gridDim;
+  gridDim = grid;
+  blockDim = config.blockDim;
+  const std::uint64_t blocks = std::uint64_t{grid.x} * grid.y * grid.z;
+  for (std::uint64_t i = 0; i < blocks; ++i) {
+    const std::uint64_t linear = card().order == Order::Ascending ? i : blocks - 1 - i;
+    blockIdx = dim3(static_cast<unsigned>(linear % grid.x), static_cast<unsigned>(linear / grid.x % grid.y),
+                    static_cast<unsigned>(linear / grid.x / grid.y));
+    block.run(config.blockDim, card().order, kernel);
+  }
+}
+
+}  // namespace
+
 cudaError_t run(const cudaLaunchConfig_t& config, const std::function<void()>& kernel) {
   const dim3& grid = config.gridDim;
   const dim3& threads = config.blockDim;
@@ -241,19 +258,8 @@ cudaError_t run(const cudaLaunchConfig_t& config, const std::function<void()>& k
       grid.z > 65535 || threads.z > 64) {
     return cudaErrorInvalidConfiguration;
   }
-  const Access access;
-  static thread_local Block block;
-  running_block = &block;
   ++card().launches;
-  gridDim = grid;
-  blockDim = threads;
-  const std::uint64_t blocks = product(grid);
-  for (std::uint64_t i = 0; i < blocks; ++i) {
-    const std::uint64_t linear = card().order == Order::Ascending ? i : blocks - 1 - i;
-    blockIdx = dim3(static_cast<unsigned>(linear % grid.x), static_cast<unsigned>(linear / grid.x % grid.y),
-                    static_cast<unsigned>(linear / grid.x / grid.y));
-    block.run(threads, card().order, kernel);
-  }
+  submit(config.stream, [config, kernel] { run_now(config, kernel); });
   return cudaSuccess;
 }
 
@@ -325,6 +331,7 @@ cudaError_t cudaMalloc(void** address, std::size_t bytes) {
 cudaError_t cudaFree(void* address) {
   const std::lock_guard lock(card().mutex);
   if (address == nullptr) return cudaSuccess;
+  cuda_emulator::finish();
   const auto region = card().regions.find(address);
   if (region == card().regions.end()) return cudaErrorInvalidValue;
   card().taken -= region->second;
@@ -353,45 +360,18 @@ cudaError_t cudaHostUnregister(void* address) {
   return card().pinned.erase(address) == 1 ? cudaSuccess : cudaErrorHostMemoryNotRegistered;
 }
 
-cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t) {
-  const Access access;
-  std::memmove(to, from, bytes);
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
+  cuda_emulator::submit(stream, [=] {
+    const Access access;
+    std::memmove(to, from, bytes);
+  });
   return cudaSuccess;
 }
 
-cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t) {
-  const Access access;
-  std::memset(to, value, bytes);
-  return cudaSuccess;
-}
-
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  *stream = new EmulatedStream;
-  return cudaSuccess;
-}
-
-cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-  delete stream;
-  return cudaSuccess;
-}
-
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
-
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  *event = new EmulatedEvent;
-  return cudaSuccess;
-}
-
-cudaError_t cudaEventDestroy(cudaEvent_t event) {
-  delete event;
-  return cudaSuccess;
-}
-
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
-
-cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t, cudaEvent_t) {
-  *milliseconds = 0;
+cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t stream) {
+  cuda_emulator::submit(stream, [=] {
+    const Access access;
+    std::memset(to, value, bytes);
+  });
   return cudaSuccess;
 }
