@@ -862,6 +862,10 @@ void add_bad_couple(std::vector<BadCall>& calls) {
   add_bad<RangeError>(calls, "couple_leaves_the_range", "leaves the range below 2^8", [] {
     ops::couple(filled({2, 3}, 128), filled({2, 3}, 128), 16);
   });
+  add_bad<ValueError>(calls, "couple_of_a_stream_off_the_grid",
+                      "[couple] input 0 is not on the grid 2^-4: it holds 0.3", [] {
+                        ops::couple(filled({2, 3}, 0.3), filled({2, 3}, 1), 4);
+                      });
   add_bad<RangeError>(calls, "couple_nan", "[couple] a value of magnitude", [] {
     ops::couple(filled({2, 3}, 1), filled({2, 3}, std::nan("")), 16);
   });

@@ -400,7 +400,7 @@ struct InplaceOutcome {
 
 InplaceOutcome run_inplace(const InplaceCase& inplace, bool moved) {
   OpCase inputs;
-  inputs.inputs = {{inplace_shape}, {inplace.other}};
+  inputs.inputs = {{inplace_shape}, {inplace.other, spaced}};  // on the grid
   const std::vector<Tensor> in = make_inputs(inputs, Dtype::Float32);
   Tensor temporary = ops::add(in[0], in[0]);
   const Tensor copy = moved ? Tensor() : temporary;
