@@ -279,7 +279,7 @@ TEST_F(StaleReadTest, ABranchThatIsHeldOrReadElsewhereIsNotOverwritten) {
     x = ops::couple(x, ops::relu(conv(x, 1)), grid);
     const Tensor f = ops::relu(conv(z, 2));
     held.push_back({f, bits_of(f)});
-    const Tensor y = ops::couple(conv(x, 3), f, grid);
+    const Tensor y = ops::couple(ops::round_to_grid(conv(x, 3), grid), f, grid);
     return ops::add(conv(y, 4), conv(f, 5));
   });
   expect_unchanged(held);
