@@ -212,8 +212,9 @@ def cuda_workers(workload: Workload, options: argparse.Namespace) -> list[Plan]:
     script = [options.python, str(PYTORCH_WORKER), *workload.arguments, "--device", "cuda", "--format", "channels_last"]
     ours = [str(options.worker), *workload.arguments, "--device", "cuda"]
     plans: list[Plan] = []
+    modes = () if options.skip_pytorch else (False,) if options.skip_compiled else (False, True)
     for precision in PRECISIONS:
-        for compiled in (False, True) if not options.skip_pytorch else ():
+        for compiled in modes:
             for memory in workload.pytorch_cuda:
                 result = Result("PyTorch", memory, None, precision, compiled)
                 flags = ["--memory", memory, "--precision", precision, *(["--compile"] if compiled else [])]
@@ -337,6 +338,20 @@ def cpu_model() -> str:
     return platform.processor()
 
 
+def find_torch(options: argparse.Namespace) -> str | None:
+    """PyTorch's version, None without it. On CUDA our own figures are worth having without it."""
+    if options.skip_pytorch:
+        return None
+    try:
+        return torch_version(options.python)
+    except WorkerError as error:
+        if options.device != "cuda":
+            raise
+        print(f"compare: {error}", file=sys.stderr)
+        options.skip_pytorch = True
+        return None
+
+
 def gpu_model() -> str:
     """The card's name and driver, as the driver's own tool tells them."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader", "--id=0"]
@@ -386,6 +401,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     parser.add_argument("--quick", action="store_true", help="small models, to see that everything works")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every single figure there")
+    parser.add_argument("--skip-compiled", action="store_true", help="on CUDA: PyTorch eagerly only")
     skip = parser.add_mutually_exclusive_group()
     skip.add_argument("--skip-pytorch", action="store_true")
     skip.add_argument("--skip-ours", action="store_true")
@@ -397,9 +413,14 @@ def parse_arguments() -> argparse.Namespace:
     return options
 
 
+def write_record(record: dict[str, object], options: argparse.Namespace) -> None:
+    if options.json is not None:
+        options.json.write_text(json.dumps(record, indent=2) + "\n")
+
+
 def compare(options: argparse.Namespace) -> bool:
     """Measures and prints all chosen workloads. Returns whether the exact memory modes agreed everywhere."""
-    torch = None if options.skip_pytorch else torch_version(options.python)
+    torch = find_torch(options)
     record = {"machine": machine_facts(options, torch), "pytorch_environment": PYTORCH_ENVIRONMENT, "workloads": []}
     facts = record["machine"]
     print(f"{facts['cpu']}, {facts['cores']} cores; " + (f"PyTorch {torch}; " if torch else "") + f"{facts['date']}")
@@ -412,15 +433,14 @@ def compare(options: argparse.Namespace) -> bool:
         results = measure(workload, options)
         exact, sentence = exactness(results)
         all_exact = all_exact and exact
+        record["workloads"].append({"title": workload.title, "results": [result_record(result) for result in results]})
+        write_record(record, options)
         if not results:
             all_exact = False
             continue
         print(f"\n{table(workload, results, where)}")
         if sentence:
             print(f"\n{sentence}")
-        record["workloads"].append({"title": workload.title, "results": [result_record(result) for result in results]})
-    if options.json is not None:
-        options.json.write_text(json.dumps(record, indent=2) + "\n")
     return all_exact
 
 

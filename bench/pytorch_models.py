@@ -130,7 +130,7 @@ class DenseLayer(nn.Module):
 
     def forward(self, features: list[Tensor]) -> Tensor:
         if self.efficient:
-            h = checkpoint(self._checkpointed_bottleneck, *features, preserve_rng_state=False)
+            h = checkpoint(self._checkpointed_bottleneck, *features, use_reentrant=True, preserve_rng_state=False)
         else:
             h = self._bottleneck(features, update_statistics=True)
         return self.conv2(F.relu(self.norm2(h), inplace=True))
@@ -311,7 +311,7 @@ class ReversibleUnit(nn.Module):
 
     def forward_checkpointed(self, x1: Tensor, x2: Tensor) -> Streams:
         """The unit with nothing but its inputs kept for backward."""
-        return checkpoint(self._checkpointed, x1, x2, preserve_rng_state=False)
+        return checkpoint(self._checkpointed, x1, x2, use_reentrant=True, preserve_rng_state=False)
 
     def _checkpointed(self, x1: Tensor, x2: Tensor) -> Streams:
         return self(x1, x2, update_statistics=_is_first_run())
@@ -451,8 +451,13 @@ class RevNet(_ResidualNetwork):
 
 
 def _is_first_run() -> bool:
-    """Whether a function under `checkpoint` runs for the first time: only then is it without gradients."""
-    return not torch.is_grad_enabled()
+    """Whether a function under (reentrant) `checkpoint` runs for the first time: only then is it without gradients.
+
+    A compiled model has no second run of Python code: what is traced counts as the first.
+    """
+    compiler = getattr(torch, "compiler", None)
+    is_compiling = getattr(compiler, "is_compiling", lambda: False)
+    return is_compiling() or not torch.is_grad_enabled()
 
 
 def _he_deviation(conv: Conv2d) -> float:

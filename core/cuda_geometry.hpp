@@ -36,6 +36,9 @@ constexpr Linear linear(Index count) {
   return {static_cast<unsigned>(smaller(ceil_div(count, block_threads), Linear::max_blocks))};
 }
 
+/// Blocks of a launch over rows: enough to fill the largest cards, few enough that a thread meets many rows.
+inline constexpr Index max_row_blocks = 1024;
+
 /// A launch over a matrix of rows x groups, where a group is what one thread moves at once. A thread keeps its group
 /// and strides over rows, so that what belongs to a channel is loaded once, and neighbours in a block are neighbours in
 /// memory.
@@ -51,7 +54,7 @@ constexpr Rows rows(Index row_count, Index groups) {
   const Index x = smaller(groups, 64);
   const Index y = block_threads / x;
   const Index blocks_x = ceil_div(groups, x);
-  const Index wanted = larger(1, Linear::max_blocks / blocks_x);
+  const Index wanted = larger(1, max_row_blocks / blocks_x);
   const Index blocks_y = smaller(smaller(ceil_div(row_count, y), wanted), 65535);
   return {static_cast<unsigned>(x), static_cast<unsigned>(y), static_cast<unsigned>(blocks_x),
           static_cast<unsigned>(blocks_y)};

@@ -1,5 +1,7 @@
 // Convolution as matrix products over chunks of columns. Elements are moved in packs of 16 bytes along the channels.
 
+#include <limits>
+
 #include "core/cuda_kernels.hpp"
 #include "ops/conv2d_cuda_plan.hpp"
 #include "ops/gemm.hpp"
@@ -11,50 +13,71 @@ namespace plan = gpu_geometry;
 using namespace palimpsest::cuda;
 
 /// columns[pixel, r, s, c] = x[pixel's image, i * stride + r - pad, j * stride + s - pad, c], zero outside of x.
-/// A thread's row is a (pixel, tap).
+/// A thread keeps its place in a row of columns, so that tap and channels are found once, and walks over pixels. Pixels
+/// are counted in 32 bits: a division of 64 takes dozens of instructions.
 template <int Width, class T>
-__global__ void make_columns(Conv2dGeometry g, Index rows, Index groups, const T* __restrict__ x,
+__global__ void make_columns(Conv2dGeometry g, unsigned pixels, unsigned row_packs, const T* __restrict__ x,
                              T* __restrict__ columns) {
-  const Index group = row_group();
-  if (group >= groups) return;
-  const Index taps = g.kernel_h * g.kernel_w;
-  for (Index row = first_row(); row < rows; row += row_step()) {
-    const Index pixel = row / taps;
-    const Index tap = row % taps;
-    const Index j = pixel % g.w_out;
-    const Index i = pixel / g.w_out % g.h_out;
-    const Index image = pixel / g.w_out / g.h_out;
-    const Index h = i * g.stride_h + tap / g.kernel_w - g.pad_top;
-    const Index w = j * g.stride_w + tap % g.kernel_w - g.pad_left;
+  const Index at = row_group();
+  if (at >= row_packs) return;
+  const unsigned groups = static_cast<unsigned>(g.c_in) / Width;
+  const unsigned tap = static_cast<unsigned>(at) / groups;
+  const Index channel = static_cast<Index>(static_cast<unsigned>(at) % groups) * Width;
+  const unsigned kernel_w = static_cast<unsigned>(g.kernel_w);
+  const Index down = static_cast<Index>(tap / kernel_w) - g.pad_top;
+  const Index right = static_cast<Index>(tap % kernel_w) - g.pad_left;
+  const unsigned width = static_cast<unsigned>(g.w_out);
+  const unsigned height = static_cast<unsigned>(g.h_out);
+  for (Index pixel = first_row(); pixel < pixels; pixel += row_step()) {
+    const unsigned line = static_cast<unsigned>(pixel) / width;
+    const unsigned j = static_cast<unsigned>(pixel) - line * width;
+    const unsigned image = line / height;
+    const unsigned i = line - image * height;
+    const Index h = i * g.stride_h + down;
+    const Index w = j * g.stride_w + right;
     Pack<T, Width> pack = {};
     if (h >= 0 && h < g.h_in && w >= 0 && w < g.w_in) {
-      pack = load<Width>(x + ((image * g.h_in + h) * g.w_in + w) * g.c_in + group * Width);
+      pack = load<Width>(x + ((image * g.h_in + h) * g.w_in + w) * g.c_in + channel);
     }
-    store(columns + row * g.c_in + group * Width, pack);
+    store(columns + (pixel * row_packs + at) * Width, pack);
   }
+}
+
+/// Which output reads a pixel through a tap, along one axis: (pixel + pad - tap) / stride; -1 if none does.
+template <bool UnitStride>
+__device__ inline int output_of(int origin, int stride, int outputs) {
+  if constexpr (!UnitStride) {
+    if (origin < 0 || origin % stride != 0) return -1;
+    origin /= stride;
+  }
+  return origin < outputs ? origin : -1;
 }
 
 /// The gradient of make_columns: dx[image, h, w, c] (+)= the sum over the taps that have read it, in their order.
 /// A thread's row is a pixel of dx.
-template <int Width, class T>
-__global__ void sum_columns(Conv2dGeometry g, Index rows, Index groups, const T* __restrict__ columns, T* dx,
+template <int Width, bool UnitStride, class T>
+__global__ void sum_columns(Conv2dGeometry g, unsigned rows, Index groups, const T* __restrict__ columns, T* dx,
                             bool accumulate) {
   const Index group = row_group();
   if (group >= groups) return;
+  const unsigned width = static_cast<unsigned>(g.w_in);
+  const unsigned height = static_cast<unsigned>(g.h_in);
+  const int kernel_h = static_cast<int>(g.kernel_h);
+  const int kernel_w = static_cast<int>(g.kernel_w);
   for (Index row = first_row(); row < rows; row += row_step()) {
-    const Index w = row % g.w_in;
-    const Index h = row / g.w_in % g.h_in;
-    const Index image = row / g.w_in / g.h_in;
+    const unsigned line = static_cast<unsigned>(row) / width;
+    const unsigned image = line / height;
+    const int w = static_cast<int>(static_cast<unsigned>(row) - line * width + g.pad_left);
+    const int h = static_cast<int>(line - image * height + g.pad_top);
     Pack<T, Width> sum = {};
-    for (Index r = 0; r < g.kernel_h; ++r) {
-      const Index i = h + g.pad_top - r;
-      if (i < 0 || i % g.stride_h != 0 || i / g.stride_h >= g.h_out) continue;
-      for (Index s = 0; s < g.kernel_w; ++s) {
-        const Index j = w + g.pad_left - s;
-        if (j < 0 || j % g.stride_w != 0 || j / g.stride_w >= g.w_out) continue;
-        const Index pixel = (image * g.h_out + i / g.stride_h) * g.w_out + j / g.stride_w;
-        const Index tap = r * g.kernel_w + s;
-        const auto part = load<Width>(columns + ((pixel * g.kernel_h * g.kernel_w + tap) * g.c_in + group * Width));
+    for (int r = 0; r < kernel_h; ++r) {
+      const int i = output_of<UnitStride>(h - r, static_cast<int>(g.stride_h), static_cast<int>(g.h_out));
+      if (i < 0) continue;
+      for (int s = 0; s < kernel_w; ++s) {
+        const int j = output_of<UnitStride>(w - s, static_cast<int>(g.stride_w), static_cast<int>(g.w_out));
+        if (j < 0) continue;
+        const Index pixel = (image * g.h_out + i) * g.w_out + j;
+        const auto part = load<Width>(columns + ((pixel * kernel_h + r) * kernel_w + s) * g.c_in + group * Width);
         for (int lane = 0; lane < Width; ++lane) sum[lane] += part[lane];
       }
     }
@@ -95,16 +118,37 @@ void for_each_chunk(const Conv2dGeometry& g, X* x, Y* y, const Body& body) {
   }
 }
 
+/// What kernels count in 32 bits.
+unsigned count_32(Index count) {
+  if (count <= std::numeric_limits<std::int32_t>::max()) return static_cast<unsigned>(count);
+  throw DeviceError(concat_text("a convolution over ", count, " pixels at once, expected fewer than 2^31"));
+}
+
 /// The columns of a chunk of images: made in `room`, or x itself.
 template <class T>
 const T* columns_of(const Conv2dGeometry& g, const T* x, T* room) {
   if (plan::is_pointwise(g)) return x;
-  const Index rows = g.n * plan::output_pixels(g) * g.kernel_h * g.kernel_w;
+  const unsigned pixels = count_32(g.n * plan::output_pixels(g));
   with_width<T>(g.c_in, [&](auto width) {
-    const Index groups = g.c_in / width();
-    PALIMPSEST_LAUNCH(geometry(plan::rows(rows, groups)), (make_columns<width(), T>), g, rows, groups, x, room);
+    const unsigned row_packs = count_32(plan::row_elements(g) / width());
+    PALIMPSEST_LAUNCH(geometry(plan::rows(pixels, row_packs)), (make_columns<width(), T>), g, pixels, row_packs, x,
+                      room);
   });
   return room;
+}
+
+template <class T>
+void sum_columns_of(const Conv2dGeometry& g, const T* columns, T* dx, bool accumulate) {
+  const unsigned rows = count_32(g.n * g.h_in * g.w_in);
+  with_width<T>(g.c_in, [&](auto width) {
+    const Index groups = g.c_in / width();
+    const auto launch = geometry(plan::rows(rows, groups));
+    if (g.stride_h == 1 && g.stride_w == 1) {
+      PALIMPSEST_LAUNCH(launch, (sum_columns<width(), true, T>), g, rows, groups, columns, dx, accumulate);
+    } else {
+      PALIMPSEST_LAUNCH(launch, (sum_columns<width(), false, T>), g, rows, groups, columns, dx, accumulate);
+    }
+  });
 }
 
 template <class T>
@@ -140,12 +184,7 @@ void conv2d_grad_input(const Conv2dGeometry& g, const T* dy, const T* w, T* dx, 
     cuda::gemm<T>(chunk.n * plan::output_pixels(g), k, g.c_out, {from, g.c_out}, {w, k}, direct ? to : own.rest, k,
                   direct && accumulate, own.products);
     if (direct) return;
-    const Index rows = chunk.n * g.h_in * g.w_in;
-    with_width<T>(g.c_in, [&](auto width) {
-      const Index groups = g.c_in / width();
-      PALIMPSEST_LAUNCH(geometry(plan::rows(rows, groups)), (sum_columns<width(), T>), chunk, rows, groups, own.rest,
-                        to, accumulate);
-    });
+    sum_columns_of(chunk, own.rest, to, accumulate);
   });
 }
 

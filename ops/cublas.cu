@@ -2,6 +2,8 @@
 
 #include <dlfcn.h>
 
+#include <string>
+
 #include "core/error.hpp"
 
 namespace palimpsest::cuda {
@@ -12,12 +14,16 @@ namespace {
 #define PALIMPSEST_MAJOR_OF(major) "libcublas.so." #major
 #define PALIMPSEST_LIBRARY(major) PALIMPSEST_MAJOR_OF(major)
 
+/// By the loader's own rules first, then where the toolkit is that this was built with.
 void* open_library() {
-  constexpr const char* versioned = PALIMPSEST_LIBRARY(CUBLAS_VER_MAJOR);
-  for (const char* const name : {versioned, "libcublas.so"}) {
-    if (void* const library = dlopen(name, RTLD_NOW | RTLD_LOCAL)) return library;
+  const std::string name = PALIMPSEST_LIBRARY(CUBLAS_VER_MAJOR);
+  const std::string root = PALIMPSEST_CUDA_ROOT;
+  std::string reasons;
+  for (const std::string& path : {name, root + "/lib64/" + name, root + "/lib/" + name, std::string("libcublas.so")}) {
+    if (void* const library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL)) return library;
+    reasons += concat_text(reasons.empty() ? "" : "; ", dlerror());
   }
-  throw DeviceError(concat_text("cuBLAS cannot be opened: ", dlerror()));
+  throw DeviceError("cuBLAS cannot be opened (LD_LIBRARY_PATH may name its folder): " + reasons);
 }
 
 template <class Function>

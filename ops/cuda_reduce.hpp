@@ -39,6 +39,7 @@ __global__ void sum_parts(Index rows, Index channels, Index rows_per_part, Terms
     const auto common = terms.of_channel(channel);
     T own[Sums] = {};
     const Index end = gpu_geometry::smaller(rows, (part + 1) * rows_per_part);
+#pragma unroll 8  // the loads overlap; the additions keep their order
     for (Index row = part * rows_per_part + threadIdx.y; row < end; row += blockDim.y) {
       terms.add(common, row * channels + channel, own);
     }
@@ -56,6 +57,7 @@ __global__ void add_parts(Index channels, Index parts, const double* partial, Fi
   double sums[Sums] = {};
   if (channel < channels) {
     for (int s = 0; s < Sums; ++s) {
+#pragma unroll 8
       for (Index part = threadIdx.y; part < parts; part += blockDim.y) {
         sums[s] += partial[(s * parts + part) * channels + channel];
       }
