@@ -100,8 +100,8 @@ bool CachingAllocator::grow(std::size_t bytes) {
   return true;
 }
 
-void* CachingAllocator::allocate(std::size_t bytes) {
-  bytes = round_up(std::max<std::size_t>(bytes, 1), alignment);
+void* CachingAllocator::allocate(std::size_t asked) {
+  const std::size_t bytes = round_up(std::max<std::size_t>(asked, 1), alignment);
   auto fit = blocks_->free_by_size.lower_bound({bytes, nullptr});
   // Twice where the source, asked for what is missing at the end, answers with a piece that does not continue it.
   while (fit == blocks_->free_by_size.end()) {
@@ -119,7 +119,7 @@ void* CachingAllocator::allocate(std::size_t bytes) {
     block->second.bytes = bytes;
     blocks_->set_free(rest);
   }
-  permit(block->first, bytes);
+  permit(block->first, asked);  // to the byte: what rounding adds is nobody's
   return block->first;
 }
 
