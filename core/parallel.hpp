@@ -7,7 +7,8 @@ namespace palimpsest {
 /// Number of threads that parallel_for uses, the caller's own included.
 int thread_count();
 
-/// Sets it. Throws ValueError unless 1 <= threads <= 256, Error where the system starts no more threads. Must not be called while a parallel_for runs.
+/// Sets it. Throws ValueError unless 1 <= threads <= 256, Error where the system starts no more threads. Must not be
+/// called while a parallel_for runs.
 void set_thread_count(int threads);
 
 namespace detail {
