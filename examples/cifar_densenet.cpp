@@ -24,7 +24,7 @@ int main(int argc, char** argv) {
   options.batch_size = 64;
   options.epochs = 300;
   options.weight_decay = 1e-4;
-  example.recipe = {.nesterov = true, .decay_norm_and_bias = true, .crop_padding = 4};
+  example.defaults = {.nesterov = true, .decay_norm_and_bias = true, .crop_padding = 4};
 
   example.model_name = [&] { return concat_text("DenseNet", bottleneck ? "-BC" : "", "(", depth, ",", growth, ")"); };
   example.make_model = [&](const harness::DataFacts& data, nn::Init init) {

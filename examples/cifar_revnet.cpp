@@ -24,7 +24,7 @@ int main(int argc, char** argv) {
   options.batch_size = 100;
   options.epochs = 160;  // the paper's 80,000 steps on CIFAR
   options.weight_decay = 2e-4;
-  example.recipe = {.nesterov = false, .decay_norm_and_bias = false, .crop_padding = 2, .subtract_mean_image = true};
+  example.defaults = {.nesterov = false, .decay_norm_and_bias = false, .crop_padding = 2, .subtract_mean_image = true};
 
   example.model_name = [&] { return concat_text("RevNet-", depth); };
   example.make_model = [&](const harness::DataFacts& data, nn::Init init) {

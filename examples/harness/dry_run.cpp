@@ -24,10 +24,10 @@ struct Feeding {
   std::vector<Samples> ring;
   std::optional<datasets::FeedMemory> memory;
 
-  Feeding(const DataFacts& data, std::int64_t batch_size, const Recipe& recipe) {
+  Feeding(const DataFacts& data, std::int64_t batch_size, const TrainingDefaults& defaults) {
     if (forecast_device() == Device::Cuda) {
       memory.emplace(Device::Meta, batch_size, data.channels, data.stored_size, data.stored_size,
-                     recipe.subtract_mean_image);
+                     defaults.subtract_mean_image);
     } else {
       const datasets::LoaderSpec loader;
       for (int slot = 0; slot < loader.ahead + 1; ++slot) ring.push_back(samples_without_data(data, batch_size));
@@ -47,15 +47,15 @@ class StandIn {
   Device before_;
 };
 
-Forecast forecast(const MakeModel& make_model, const Options& options, const Recipe& recipe) {
+Forecast forecast(const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults) {
   const DataFacts& data = data_facts(options.data);
   const RunLength length = run_length(options);
   make_schedule(options, length.steps);
   PeakMeter meter(Device::Meta);
   const std::unique_ptr<nn::Classifier> model = make_model(data, nn::Init(options.seed, Device::Meta));
   model->set_memory(memory::parse(options.memory));
-  nn::Sgd sgd = make_sgd(*model, options, recipe);
-  const Feeding feeding(data, length.batch_size, recipe);
+  nn::Sgd sgd = make_sgd(*model, options, defaults);
+  const Feeding feeding(data, length.batch_size, defaults);
   // The first step differs from all others: the optimiser's state does not exist yet.
   for (std::int64_t step = 0; step < std::min<std::int64_t>(length.steps, 2); ++step) {
     train_step(*model, sgd, samples_without_data(data, length.batch_size));
@@ -65,10 +65,10 @@ Forecast forecast(const MakeModel& make_model, const Options& options, const Rec
 
 }  // namespace
 
-Forecast dry_run(const MakeModel& make_model, const Options& options, const Recipe& recipe, Device device) {
+Forecast dry_run(const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults, Device device) {
   const StandIn stand_in(device);
   try {
-    return forecast(make_model, options, recipe);
+    return forecast(make_model, options, defaults);
   } catch (const ValueError& error) {
     throw UsageError(error.what());
   } catch (const ShapeError& error) {

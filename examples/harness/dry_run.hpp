@@ -22,7 +22,7 @@ struct Forecast {
 /// Runs the first steps on Device::Meta, standing for `device`: milliseconds in which a model that cannot be, a policy
 /// that has nothing to act on and the peak of memory come to light. Throws UsageError for what the flags are to blame
 /// for.
-Forecast dry_run(const MakeModel& make_model, const Options& options, const Recipe& recipe,
+Forecast dry_run(const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults,
                  Device device = Device::Cpu);
 
 }  // namespace palimpsest::harness

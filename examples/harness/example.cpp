@@ -50,16 +50,16 @@ int Example::run(int argc, const char* const* argv) {
 bool Example::train() {
   const Device device = choose_device(options().device);
   apply_precision(device);
-  const Forecast forecast = dry_run(make_model, options(), recipe, device);
+  const Forecast forecast = dry_run(make_model, options(), defaults, device);
   const ReportFile file(options().report);
   announce(forecast);
   set_thread_count(options().threads);
   const InterruptGuard interrupt_guard;
 
-  const ImageData data = load_data(options(), recipe);
+  const ImageData data = load_data(options(), defaults);
   const auto model = make_model(data_facts(options().data), nn::Init(options().seed, device));
   model->set_memory(memory::parse(options().memory));
-  Trainer trainer(*model, data, options(), recipe, device);
+  Trainer trainer(*model, data, options(), defaults, device);
   const auto report = [&] {
     return Report{.model = model_name(),
                   .device = std::string(to_string(device)),

@@ -13,8 +13,8 @@
 
 namespace palimpsest::harness {
 
-/// A program that trains a model on images. It says how its model is made, what its recipe is and which flags of its
-/// own it has; the harness does the rest.
+/// A program that trains a model on images. It says how its model is made, what its published training is like and
+/// which flags of its own it has; the harness does the rest.
 class Example {
  public:
   Example(std::string name, std::string description) : command_line_(std::move(name), std::move(description)) {}
@@ -25,7 +25,7 @@ class Example {
   /// Called when the flags have been read.
   std::function<std::string()> model_name;
   MakeModel make_model;
-  Recipe recipe;
+  TrainingDefaults defaults;
 
   /// A flag of the model that takes a value; the variable holds its default. It will be in the report.
   template <class T>

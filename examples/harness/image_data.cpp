@@ -39,7 +39,7 @@ RunLength run_length(const Options& options) {
   return {batch_size, per_epoch, (steps + per_epoch - 1) / per_epoch, steps};
 }
 
-ImageData load_data(const Options& options, const Recipe& recipe) {
+ImageData load_data(const Options& options, const TrainingDefaults& defaults) {
   ImageData data;
   data.training = datasets::open(options.data, options.data_dir, datasets::Split::Train);
   cut(data.training, options.train_limit);
@@ -47,16 +47,16 @@ ImageData load_data(const Options& options, const Recipe& recipe) {
     data.test = datasets::open(options.data, options.data_dir, datasets::Split::Test);
     cut(data.test, options.test_limit);
   }
-  data.normalisation = recipe.subtract_mean_image ? datasets::measure_mean_image(data.training)
-                                                  : datasets::default_normalisation(options.data);
+  data.normalisation = defaults.subtract_mean_image ? datasets::measure_mean_image(data.training)
+                                                    : datasets::default_normalisation(options.data);
   return data;
 }
 
-datasets::LoaderSpec training_batches(const Options& options, const Recipe& recipe, const ImageData& data) {
+datasets::LoaderSpec training_batches(const Options& options, const TrainingDefaults& defaults, const ImageData& data) {
   datasets::LoaderSpec spec = test_batches(options, data);
   spec.shuffle = true;
   spec.seed = options.seed;
-  if (options.augment) spec.augmentation = {.flip = true, .pad = recipe.crop_padding};
+  if (options.augment) spec.augmentation = {.flip = true, .pad = defaults.crop_padding};
   return spec;
 }
 

@@ -43,10 +43,10 @@ struct ImageData {
 };
 
 /// Reads the files. Throws DataError, ValueError as datasets::open.
-ImageData load_data(const Options& options, const Recipe& recipe);
+ImageData load_data(const Options& options, const TrainingDefaults& defaults);
 
 /// How training and test batches are made.
-datasets::LoaderSpec training_batches(const Options& options, const Recipe& recipe, const ImageData& data);
+datasets::LoaderSpec training_batches(const Options& options, const TrainingDefaults& defaults, const ImageData& data);
 datasets::LoaderSpec test_batches(const Options& options, const ImageData& data);
 
 }  // namespace palimpsest::harness

@@ -7,7 +7,7 @@
 
 namespace palimpsest::harness {
 
-/// What the flags that all examples share set. An example changes the defaults to those of its model's recipe.
+/// What the flags that all examples share set. An example changes the defaults to those of its model's paper.
 struct Options {
   std::string memory = "store-all";
   std::string device = "auto";
@@ -36,8 +36,8 @@ struct Options {
   bool quiet = false;
 };
 
-/// What a model's published recipe fixes beside the flags.
-struct Recipe {
+/// What a model's published training fixes beside the flags.
+struct TrainingDefaults {
   bool nesterov = false;
   bool decay_norm_and_bias = true;
   std::int64_t crop_padding = 4;     ///< zeros on every side before a random crop

@@ -7,16 +7,16 @@
 
 namespace palimpsest::harness {
 
-Trainer::Trainer(nn::Classifier& model, const ImageData& data, const Options& options, const Recipe& recipe,
+Trainer::Trainer(nn::Classifier& model, const ImageData& data, const Options& options, const TrainingDefaults& defaults,
                  Device device)
     : model_(model),
       data_(data),
       options_(options),
       device_(device),
       length_(run_length(options)),
-      sgd_(make_sgd(model, options, recipe)),
+      sgd_(make_sgd(model, options, defaults)),
       schedule_(make_schedule(options, length_.steps)),
-      feed_(data.training, training_batches(options, recipe, data), device),
+      feed_(data.training, training_batches(options, defaults, data), device),
       meter_(device) {}
 
 void Trainer::run(Progress& progress, const std::function<void()>& after_epoch) {

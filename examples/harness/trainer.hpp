@@ -14,7 +14,8 @@ namespace palimpsest::harness {
 class Trainer {
  public:
   /// All that is passed must outlive the trainer. Throws OutOfMemory, ValueError.
-  Trainer(nn::Classifier& model, const ImageData& data, const Options& options, const Recipe& recipe, Device device);
+  Trainer(nn::Classifier& model, const ImageData& data, const Options& options, const TrainingDefaults& defaults,
+          Device device);
 
   /// Trains until the run is over or a signal asks for its end (see InterruptGuard); calls `after_epoch` after every
   /// epoch. Throws DivergedError, saying in which step, RangeError likewise, and what the library throws.

@@ -24,12 +24,12 @@ double train_step(nn::Classifier& model, nn::Sgd& sgd, const Samples& samples) {
   return value;
 }
 
-nn::Sgd make_sgd(const nn::Classifier& model, const Options& options, const Recipe& recipe) {
+nn::Sgd make_sgd(const nn::Classifier& model, const Options& options, const TrainingDefaults& defaults) {
   return nn::Sgd(model.parameters(), {.learning_rate = options.learning_rate,
                                       .momentum = options.momentum,
-                                      .nesterov = recipe.nesterov && options.momentum > 0,
+                                      .nesterov = defaults.nesterov && options.momentum > 0,
                                       .weight_decay = options.weight_decay,
-                                      .decay_norm_and_bias = recipe.decay_norm_and_bias});
+                                      .decay_norm_and_bias = defaults.decay_norm_and_bias});
 }
 
 nn::Schedule make_schedule(const Options& options, std::int64_t steps) {

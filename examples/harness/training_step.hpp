@@ -33,8 +33,8 @@ Samples take(const datasets::Feed& feed, const datasets::FedBatch& batch);
 /// any parameter has changed, for a loss that is infinite or no number, and what the library throws.
 double train_step(nn::Classifier& model, nn::Sgd& sgd, const Samples& samples);
 
-/// The optimiser that the flags and the model's recipe describe. Throws ValueError as nn::Sgd.
-nn::Sgd make_sgd(const nn::Classifier& model, const Options& options, const Recipe& recipe);
+/// The optimiser that the flags and the model's published training describe. Throws ValueError as nn::Sgd.
+nn::Sgd make_sgd(const nn::Classifier& model, const Options& options, const TrainingDefaults& defaults);
 
 /// The learning rate over a run of `steps` steps. Throws ValueError as nn::Schedule.
 nn::Schedule make_schedule(const Options& options, std::int64_t steps);
