@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "autograd/deferred.hpp"
 #include "autograd/pins.hpp"
 #include "autograd/run_op.hpp"
 #include "autograd/tape.hpp"
@@ -98,6 +99,10 @@ void Tape::backward(const Tensor& loss) {
                            "several losses of one step, add() them first");
   }
   if (root.shape().count() != 1) throw ShapeError(concat_text("backward starts at one element, got ", root.shape()));
+  // What nobody has read yet but the user still can is computed while it can be.
+  for (const std::weak_ptr<Value>& waiting : deferred_) {
+    if (const ValuePtr value = waiting.lock()) compute_deferred(*value);
+  }
   try {
     if (save_error_) std::rethrow_exception(save_error_);
     check_policies_acted();
@@ -123,7 +128,7 @@ void Tape::backward(const Tensor& loss) {
 
 void Tape::backward_through(Node& node) {
   const auto has_gradient = [](const ValuePtr& output) { return output->gradient_ != nullptr; };
-  if (std::none_of(node.outputs.begin(), node.outputs.end(), has_gradient)) return;
+  if (std::none_of(node.outputs.begin(), node.outputs.end(), has_gradient) && !node.op->skip_backward()) return;
   check_versions(node, node.needs.inputs);
   PinSet pins(*this);
   const auto need = [&](Value& value) {
@@ -134,7 +139,8 @@ void Tape::backward_through(Node& node) {
     if (node.needs.input(i)) need(*node.inputs[i]);
   }
   for (std::size_t o = 0; o < node.outputs.size(); ++o) {
-    if (node.needs.output(o)) need(*node.outputs[o]);
+    const bool kept = node.needs.optional_output(o) && node.outputs[o]->present();
+    if (node.needs.output(o) || kept) need(*node.outputs[o]);
   }
   Backward io(*this, node, pins);
   run_op(*node.op, node.inputs, [&] { node.op->backward(io); });
@@ -226,6 +232,10 @@ void Tape::fail() noexcept {
 void Tape::finish(State state) noexcept {
   state_ = state;
   undo_.clear();
+  for (const std::weak_ptr<Value>& waiting : deferred_) {
+    if (const ValuePtr value = waiting.lock()) value->deferred_.reset();
+  }
+  deferred_.clear();
   leaf_gradients_.clear();
   leaves_with_gradient_.clear();
   arenas_.dissolve();
@@ -234,6 +244,7 @@ void Tape::finish(State state) noexcept {
     for (const ValuePtr& output : node.outputs) {
       output->gradient_.reset();
       output->recipe_.reset();
+      output->note_.reset();
       output->producer_ = nullptr;
       if (output->handles_ == 0) output->storage_.reset();
     }

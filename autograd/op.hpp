@@ -50,9 +50,13 @@ enum class Phase : std::uint8_t { First, Replay };
 struct Needs {
   std::uint64_t inputs = 0;
   std::uint64_t outputs = 0;
+  /// Outputs that the op makes for its backward alone, which reads them where the policy keeps them and computes them
+  /// as it goes where it does not: those never exist. Nobody else gets to see such an output.
+  std::uint64_t optional_outputs = 0;
 
   bool input(std::size_t i) const { return contains(inputs, i); }
   bool output(std::size_t i) const { return contains(outputs, i); }
+  bool optional_output(std::size_t i) const { return contains(optional_outputs, i); }
   static constexpr bool contains(std::uint64_t set, std::size_t i) {
     return i < 64 ? (set >> i & 1) != 0 : set == ~std::uint64_t{0};
   }
@@ -65,16 +69,24 @@ constexpr std::uint64_t bits(Indices... indices) {
 }
 inline constexpr std::uint64_t all_bits = ~std::uint64_t{0};
 
+/// What ops find out about a value and leave with it for others that read it: its batch statistics, say.
+class Note {
+ public:
+  virtual ~Note() = default;
+};
+
 /// What a forward is given. Inputs are present; outputs are uninitialised, except that an output may have the memory of
 /// the input that Op::overwritable_input names.
 class Forward {
  public:
-  Forward(std::span<const View> inputs, std::span<const View> outputs, Phase phase, Device device, Tape* tape)
-      : inputs_(inputs), outputs_(outputs), phase_(phase), device_(device), tape_(tape) {}
+  Forward(std::span<const View> inputs, std::span<const View> outputs, Phase phase, Device device, Tape* tape,
+          std::span<const std::shared_ptr<Value>> values = {})
+      : inputs_(inputs), outputs_(outputs), phase_(phase), device_(device), tape_(tape), values_(values) {}
 
   const View& input(std::size_t i) const { return inputs_[i]; }
   std::span<const View> inputs() const { return inputs_; }
-  /// An op with several outputs must expect null ones on replay: those need not be written.
+  /// An op with several outputs must expect null ones on replay: those need not be written. So must one with optional
+  /// outputs (Needs::optional_outputs), always.
   const View& output(std::size_t i = 0) const { return outputs_[i]; }
   std::span<const View> outputs() const { return outputs_; }
   Phase phase() const { return phase_; }
@@ -86,12 +98,17 @@ class Forward {
   /// Registers how to undo a change of state that this forward makes (Phase::First only), should the step fail.
   void on_failure(std::function<void()> undo) const;
 
+  /// Where a note about input i is kept for all its readers; null for a leaf, whose bytes the user may change, and
+  /// where nothing is recorded. Phase::First only.
+  std::shared_ptr<Note>* note(std::size_t i) const;
+
  private:
   std::span<const View> inputs_;
   std::span<const View> outputs_;
   Phase phase_;
   Device device_;
   Tape* tape_;
+  std::span<const std::shared_ptr<Value>> values_;
 };
 
 /// Where the gradient of an input goes: every element must be written or, where `accumulate`, added to.
@@ -108,7 +125,7 @@ class Backward {
 
   /// The gradient of output o; null if nothing flowed into it.
   View grad_output(std::size_t o = 0) const;
-  /// A value named in Op::needs.
+  /// A value named in Op::needs; null for an optional output that was not kept.
   View input(std::size_t i) const;
   View output(std::size_t o = 0) const;
   Device device() const;
@@ -147,9 +164,16 @@ class Op {
   /// The field's name for it, as error messages and reports print it.
   virtual std::string_view name() const = 0;
   virtual Cost cost() const = 0;
+  /// What it would cost to do without this output's bytes.
+  virtual Cost cost(std::size_t) const { return cost(); }
 
   /// Checks the inputs and says what comes out. Throws ShapeError, DtypeError, ValueError.
   virtual std::vector<Spec> infer(std::span<const Spec> inputs) const = 0;
+
+  /// What the op does once, before its first forward, and not on replay: it fixes what every forward will use and
+  /// commits what changes in the model (running statistics). Inputs are present, there are no outputs. A deferred op
+  /// (autograd/deferred.hpp) does it when it is deferred.
+  virtual void begin(Forward&) {}
 
   /// Computes the outputs: a function of the inputs, the attributes and, on Phase::Replay, of what Phase::First froze.
   virtual void forward(Forward& io) = 0;
@@ -157,6 +181,10 @@ class Op {
   /// What backward will read: a property of the attributes alone.
   virtual Needs needs() const = 0;
   virtual void backward(Backward& io) = 0;
+
+  /// Called in the place of backward where no gradient has reached an output. Returns whether backward is to run all
+  /// the same, with null gradients, because it has to finish what other nodes have left to it.
+  virtual bool skip_backward() { return false; }
 
   /// The input whose memory the (only) output may take over where nobody will read that input again; -1 for none.
   virtual int overwritable_input() const { return -1; }

@@ -4,6 +4,7 @@
 #include <exception>
 #include <unordered_set>
 
+#include "autograd/deferred.hpp"
 #include "autograd/pins.hpp"
 #include "autograd/run_op.hpp"
 #include "autograd/tape.hpp"
@@ -40,6 +41,22 @@ bool depend_on(const std::vector<Value*>& sources, const Value& value) {
   return false;
 }
 
+std::vector<Spec> specs_of(std::span<const Tensor> tensors) {
+  std::vector<Spec> specs;
+  for (const Tensor& tensor : tensors) specs.push_back({tensor.shape(), tensor.dtype()});
+  return specs;
+}
+
+/// Whether an op on these inputs is part of what backward will go through.
+bool is_recorded(std::span<const Tensor> inputs) {
+  const auto requires_grad = [](const Tensor& input) { return input.value().requires_grad(); };
+  return recording_enabled && std::any_of(inputs.begin(), inputs.end(), requires_grad);
+}
+
+std::shared_ptr<const BlockInfo> current_block() {
+  return current_scope != nullptr ? current_scope->block() : nullptr;
+}
+
 /// Runs an op that nobody will differentiate.
 std::vector<Tensor> run_unrecorded(Op& op, std::span<const Tensor> inputs, const std::vector<Spec>& specs) {
   const Device device = inputs.empty() ? Device::Cpu : inputs[0].device();
@@ -47,14 +64,19 @@ std::vector<Tensor> run_unrecorded(Op& op, std::span<const Tensor> inputs, const
   std::vector<Tensor> held;
   std::vector<View> views;
   for (const Tensor& input : inputs) views.push_back(held.emplace_back(input.detach()).view());
+  const Needs needs = op.needs();
   std::vector<Tensor> outputs;
   std::vector<View> output_views;
-  for (const Spec& spec : specs) {
-    outputs.push_back(Tensor::empty(spec.shape, spec.dtype, device));
-    output_views.push_back(outputs.back().view());
+  for (std::size_t o = 0; o < specs.size(); ++o) {
+    const Spec& spec = specs[o];
+    outputs.push_back(needs.optional_output(o) ? Tensor() : Tensor::empty(spec.shape, spec.dtype, device));
+    output_views.push_back(outputs.back() ? outputs.back().view() : View{nullptr, spec.shape, spec.dtype, device});
   }
   Forward io(views, output_views, Phase::First, device, nullptr);
-  run_op(op, views, [&] { op.forward(io); });
+  run_op(op, views, [&] {
+    op.begin(io);
+    op.forward(io);
+  });
   return outputs;
 }
 
@@ -64,6 +86,9 @@ NoGrad::NoGrad() : before_(recording_enabled) { recording_enabled = false; }
 NoGrad::~NoGrad() { recording_enabled = before_; }
 bool grad_enabled() { return recording_enabled; }
 
+Value::Value(const Shape& shape, Dtype dtype, Device device) : shape_(shape), dtype_(dtype), device_(device) {}
+Value::~Value() = default;
+
 BlockScope::BlockScope(std::shared_ptr<const BlockInfo> block, std::span<const Tensor> inputs)
     : block_(std::move(block)),
       outer_(current_scope),
@@ -71,6 +96,10 @@ BlockScope::BlockScope(std::shared_ptr<const BlockInfo> block, std::span<const T
       exceptions_(std::uncaught_exceptions()) {
   const std::shared_ptr<Tape> tape = recording_enabled ? Tape::current() : nullptr;
   if (tape != nullptr) {
+    // What enters a block is what its policy decides about: it must be there.
+    for (const Tensor& input : inputs) {
+      if (input) tape->compute_deferred(input.value());
+    }
     branch_start_ = tape->nodes_.size();
     for (const Tensor& input : inputs) {
       if (block_->policy == nullptr || !input || input.handle()->tape != tape) continue;
@@ -88,27 +117,113 @@ BlockScope::~BlockScope() {
 
 std::vector<Tensor> apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs) {
   check_inputs(*op, inputs);
-  std::vector<Spec> input_specs;
-  for (const Tensor& input : inputs) input_specs.push_back({input.shape(), input.dtype()});
-  const std::vector<Spec> specs = op->infer(input_specs);
+  const std::vector<Spec> specs = op->infer(specs_of(inputs));
   if (specs.empty()) throw ValueError(concat_text("[", op->name(), "] infer() names no output"));
-
-  bool differentiable = false;
-  for (const Tensor& input : inputs) differentiable = differentiable || input.value().requires_grad();
-  if (!recording_enabled || !differentiable) return run_unrecorded(*op, inputs, specs);
+  if (!is_recorded(inputs)) return run_unrecorded(*op, inputs, specs);
 
   const std::shared_ptr<Tape> tape = Tape::current_or_new();
   tape->check_same_step(*op, inputs);
+  for (const Tensor& input : inputs) tape->compute_deferred(input.value());
+  std::vector<Tensor> results;
+  std::vector<ValuePtr> outputs;
+  for (const Spec& spec : specs) {
+    results.push_back(tape->make_result(spec, inputs[0].device()));
+    outputs.push_back(results.back().handle()->value);
+  }
+  tape->fail_on_error([&] {
+    tape->record(std::move(op), std::move(inputs), std::move(outputs), current_block(), true);
+  });
+  return results;
+}
+
+Tensor defer(std::unique_ptr<Op> op, std::vector<Tensor> inputs) {
+  check_inputs(*op, inputs);
+  const std::vector<Spec> specs = op->infer(specs_of(inputs));
+  if (!is_recorded(inputs)) return apply_single(std::move(op), std::move(inputs));
+
+  const std::shared_ptr<Tape> tape = Tape::current_or_new();
+  tape->check_same_step(*op, inputs);
+  for (const Tensor& input : inputs) tape->compute_deferred(input.value());
+  tape->fail_on_error([&] { tape->begin(*op, inputs); });
+  Tensor result = tape->make_result(specs.front(), inputs[0].device());
+  auto deferred = std::make_unique<Deferred>();
+  for (const Tensor& input : inputs) deferred->versions.push_back(input.value().version());
+  deferred->op = std::move(op);
+  deferred->inputs = std::move(inputs);
+  deferred->block = current_block();
+  result.value().deferred_ = std::move(deferred);
+  std::erase_if(tape->deferred_, [](const std::weak_ptr<Value>& other) { return other.expired(); });
+  tape->deferred_.push_back(result.handle()->value);
+  return result;
+}
+
+Op* deferred_op(const Tensor& x) {
+  const Deferred* const deferred = x.value().deferred_.get();
+  return deferred != nullptr ? deferred->op.get() : nullptr;
+}
+
+std::unique_ptr<Deferred> take_deferred(Tensor& x) {
+  const Value& value = x.value();
+  const bool sole = x.handle().use_count() == 1 && value.handles_ == 1;
+  if (value.deferred_ == nullptr || !sole || !recording_enabled) return nullptr;
+  if (value.deferred_->block != current_block()) return nullptr;
+  x.handle()->tape->check_deferred_versions(value);
+  std::unique_ptr<Deferred> taken = std::move(x.value().deferred_);
+  x = {};
+  return taken;
+}
+
+void Tape::check_deferred_versions(const Value& value) const {
+  const Deferred& deferred = *value.deferred_;
+  for (std::size_t i = 0; i < deferred.inputs.size(); ++i) {
+    const Value& input = deferred.inputs[i].value();
+    if (input.version() == deferred.versions[i]) continue;
+    throw StateError(concat_text("[", deferred.op->name(), "] input ", i, " ", input.shape(),
+                                 " was changed before its result was read"));
+  }
+}
+
+void Tape::compute_deferred(Value& value) {
+  if (value.deferred_ == nullptr) return;
+  check_deferred_versions(value);
+  const std::unique_ptr<Deferred> deferred = std::move(value.deferred_);
+  fail_on_error([&] {
+    record(std::move(deferred->op), std::move(deferred->inputs), {value.shared_from_this()}, deferred->block, false);
+  });
+}
+
+void Tape::fail_on_error(const std::function<void()>& run) {
   try {
-    return tape->record(std::move(op), std::move(inputs), specs);
+    run();
   } catch (const OutOfMemory& error) {
-    const std::string blocks = tape->describe_blocks();
-    tape->fail();
+    const std::string blocks = describe_blocks();
+    fail();
     throw OutOfMemory(error.what() + blocks);
   } catch (...) {
-    tape->fail();
+    fail();
     throw;
   }
+}
+
+Tensor Tape::make_result(const Spec& spec, Device device) {
+  auto value = std::make_shared<Value>(spec.shape, spec.dtype, device);
+  value->tape_ = this;
+  value->requires_grad_ = true;
+  return Tensor(std::make_shared<Handle>(std::move(value), shared_from_this()));
+}
+
+void Tape::begin(Op& op, std::span<const Tensor> inputs) {
+  PinSet pins(*this);
+  std::vector<View> views;
+  std::vector<ValuePtr> values;
+  for (const Tensor& input : inputs) {
+    restore(input.value());
+    pins.pin(input.value());
+    views.push_back(input.value().view());
+    values.push_back(input.handle()->value);
+  }
+  Forward io(views, {}, Phase::First, inputs[0].device(), this, values);
+  run_op(op, views, [&] { op.begin(io); });
 }
 
 void Tape::check_same_step(const Op& op, std::span<const Tensor> inputs) const {
@@ -136,13 +251,15 @@ std::shared_ptr<Tape> Tape::current_or_new() {
   return tape;
 }
 
-std::vector<Tensor> Tape::record(std::unique_ptr<Op> op, std::vector<Tensor> inputs, const std::vector<Spec>& specs) {
+void Tape::record(std::unique_ptr<Op> op, std::vector<Tensor> inputs, std::vector<ValuePtr> outputs,
+                  std::shared_ptr<const BlockInfo> block, bool begin) {
   if (save_error_) std::rethrow_exception(save_error_);
   PinSet pins(*this);
   Node& node = nodes_.emplace_back();
   node.op = std::move(op);
   node.index = nodes_.size() - 1;
-  node.block = current_scope != nullptr ? current_scope->block_ : nullptr;
+  node.needs = node.op->needs();
+  node.block = std::move(block);
   node.policy = node.block != nullptr ? node.block->policy : nullptr;
   std::vector<View> input_views;
   for (const Tensor& input : inputs) {
@@ -154,27 +271,30 @@ std::vector<Tensor> Tape::record(std::unique_ptr<Op> op, std::vector<Tensor> inp
     input_views.push_back(value.view());
   }
 
-  const Device device = inputs[0].device();
-  std::vector<Tensor> results;
+  node.outputs = std::move(outputs);
   std::vector<View> output_views;
-  for (const Spec& spec : specs) {
-    auto value = std::make_shared<Value>(spec.shape, spec.dtype, device);
-    value->tape_ = this;
-    value->producer_ = &node;
-    value->requires_grad_ = true;
-    node.outputs.push_back(value);
-    results.push_back(Tensor(std::make_shared<Handle>(value, shared_from_this())));
-    if (node.policy != nullptr) adopt(*value, node.policy->decide(*value, *node.op, *node.block));
-    place_output(node, inputs, *value);
-    pins.pin(*value);
-    output_views.push_back(value->view());
+  for (std::size_t o = 0; o < node.outputs.size(); ++o) {
+    Value& value = *node.outputs[o];
+    value.producer_ = &node;
+    value.output_ = o;
+    value.optional_ = node.needs.optional_output(o);
+    RecipePtr recipe = node.policy != nullptr ? node.policy->decide(value, *node.op, *node.block) : nullptr;
+    // What the op can do without never exists unless it is to be kept.
+    if (!value.optional_ || recipe == nullptr) {
+      if (node.policy != nullptr) adopt(value, std::move(recipe));
+      place_output(node, inputs, value);
+      pins.pin(value);
+    }
+    output_views.push_back(value.view());
   }
 
-  Forward io(input_views, output_views, Phase::First, device, this);
-  run_op(*node.op, input_views, [&] { node.op->forward(io); });
+  Forward io(input_views, output_views, Phase::First, inputs[0].device(), this, node.inputs);
+  run_op(*node.op, input_views, [&] {
+    if (begin) node.op->begin(io);
+    node.op->forward(io);
+  });
   note_readers(node);
   make_offers(node);
-  return results;
 }
 
 void Tape::place_output(Node& node, std::span<const Tensor> inputs, Value& output) {
@@ -201,7 +321,6 @@ bool Tape::may_overwrite(const Node& node, const Tensor& input, const Value& out
 }
 
 void Tape::note_readers(Node& node) {
-  node.needs = node.op->needs();
   const auto hold = [&](Value& value) {
     ++value.readers_;
     node.held.push_back(&value);
@@ -210,7 +329,8 @@ void Tape::note_readers(Node& node) {
     if (node.needs.input(i)) hold(*node.inputs[i]);
   }
   for (std::size_t i = 0; i < node.outputs.size(); ++i) {
-    if (node.needs.output(i)) hold(*node.outputs[i]);
+    const bool kept = node.needs.optional_output(i) && node.outputs[i]->present();
+    if (node.needs.output(i) || kept) hold(*node.outputs[i]);
   }
 }
 
@@ -221,7 +341,8 @@ void Tape::make_offers(Node& node) {
   for (std::size_t i = current_scope->branch_start_; i < node.index; ++i) {
     if (nodes_[i].block != node.block) continue;
     for (const ValuePtr& output : nodes_[i].outputs) {
-      if (output.get() != &stream) offer(*output, {Offer::Kind::InsideBranch, &node}, *node.policy, *node.block);
+      const bool never_made = output->optional() && !output->present();
+      if (output.get() != &stream && !never_made) offer(*output, {Offer::Kind::InsideBranch, &node}, *node.policy, *node.block);
     }
   }
   current_scope->branch_start_ = node.index + 1;
@@ -269,6 +390,11 @@ void Tape::make_memory(Value& value) {
   } else {
     value.storage_ = std::make_shared<Storage>(value.device(), value.bytes(), Tag::Activation);
   }
+}
+
+std::shared_ptr<Note>* Forward::note(std::size_t i) const {
+  if (values_.empty() || values_[i]->leaf()) return nullptr;
+  return &values_[i]->note_;
 }
 
 void Forward::on_failure(std::function<void()> undo) const {

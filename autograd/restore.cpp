@@ -113,6 +113,7 @@ std::vector<Step> plan(Value& target) {
 }  // namespace
 
 void Tape::restore(Value& target) {
+  if (target.deferred_ != nullptr) compute_deferred(target);
   if (target.present()) return;
   const std::vector<Step> steps = plan(target);
   // Every source stays pinned from the moment it is present until its last use in the plan.

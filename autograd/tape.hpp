@@ -55,12 +55,26 @@ class Tape : public std::enable_shared_from_this<Tape> {
   friend class PinSet;
   friend class Restoring;
   friend struct Handle;
+  friend class Tensor;
   friend std::vector<Tensor> apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs);
+  friend Tensor defer(std::unique_ptr<Op> op, std::vector<Tensor> inputs);
+  friend std::unique_ptr<Deferred> take_deferred(Tensor& x);
 
   static std::shared_ptr<Tape> current_or_new();
 
   void check_same_step(const Op& op, std::span<const Tensor> inputs) const;
-  std::vector<Tensor> record(std::unique_ptr<Op> op, std::vector<Tensor> inputs, const std::vector<Spec>& specs);
+  /// A value that an op recorded here is to make.
+  Tensor make_result(const Spec& spec, Device device);
+  /// Runs an op for the first time and decides how its outputs reach backward.
+  void record(std::unique_ptr<Op> op, std::vector<Tensor> inputs, std::vector<ValuePtr> outputs,
+              std::shared_ptr<const BlockInfo> block, bool begin);
+  /// Runs Op::begin for an op that is to be recorded later.
+  void begin(Op& op, std::span<const Tensor> inputs);
+  /// Records the op that a value waits for, if it does.
+  void compute_deferred(Value& value);
+  void check_deferred_versions(const Value& value) const;
+  /// Runs a part of the forward pass; what it throws fails the step.
+  void fail_on_error(const std::function<void()>& run);
   void place_output(Node& node, std::span<const Tensor> inputs, Value& output);
   bool may_overwrite(const Node& node, const Tensor& input, const Value& output) const;
   void note_readers(Node& node);
@@ -97,6 +111,7 @@ class Tape : public std::enable_shared_from_this<Tape> {
   State state_ = State::Recording;
   std::deque<Node> nodes_;  // a deque: values point to nodes
   Arenas arenas_;
+  std::vector<std::weak_ptr<Value>> deferred_;  // those that still wait, and some that do not
   std::vector<std::function<void()>> undo_;
   std::vector<ValuePtr> leaves_with_gradient_;  // in the order in which backward met them
   std::unordered_map<Value*, std::shared_ptr<Storage>> leaf_gradients_;

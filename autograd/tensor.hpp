@@ -117,6 +117,8 @@ class BlockScope {
   BlockScope(const BlockScope&) = delete;
   BlockScope& operator=(const BlockScope&) = delete;
 
+  const std::shared_ptr<const BlockInfo>& block() const { return block_; }
+
  private:
   friend class Tape;
   std::shared_ptr<const BlockInfo> block_;

@@ -8,6 +8,9 @@
 
 namespace palimpsest {
 
+class Tensor;
+struct Deferred;
+
 /// The bytes of one tensor, or of several that share them (Tensor::detach), and how often they were changed in place.
 struct Storage : Buffer {
   using Buffer::Buffer;
@@ -22,7 +25,8 @@ struct Storage : Buffer {
 /// readers.
 class Value : public std::enable_shared_from_this<Value> {
  public:
-  Value(const Shape& shape, Dtype dtype, Device device) : shape_(shape), dtype_(dtype), device_(device) {}
+  Value(const Shape& shape, Dtype dtype, Device device);
+  ~Value();
   Value(const Value&) = delete;
   Value& operator=(const Value&) = delete;
 
@@ -39,6 +43,10 @@ class Value : public std::enable_shared_from_this<Value> {
   const Recipe* recipe() const { return recipe_.get(); }
   /// How many gradients and replays will still read it.
   int readers() const { return readers_; }
+  /// Which of its producer's outputs it is.
+  std::size_t output() const { return output_; }
+  /// Made for its producer's backward alone, which can do without (Needs::optional_outputs).
+  bool optional() const { return optional_; }
   /// Counts in-place changes of the bytes; 0 for bytes that no user has changed.
   std::uint64_t version() const { return storage_ ? storage_->version : 0; }
 
@@ -49,9 +57,13 @@ class Value : public std::enable_shared_from_this<Value> {
   friend class Tensor;
   friend class Arenas;
   friend class Backward;
+  friend class Forward;
   friend class PinSet;
   friend class Restoring;
   friend struct Handle;
+  friend Tensor defer(std::unique_ptr<Op> op, std::vector<Tensor> inputs);
+  friend Op* deferred_op(const Tensor& x);
+  friend std::unique_ptr<Deferred> take_deferred(Tensor& x);
 
   Shape shape_;
   Dtype dtype_;
@@ -65,7 +77,11 @@ class Value : public std::enable_shared_from_this<Value> {
   std::shared_ptr<Storage> storage_;
   std::shared_ptr<Storage> gradient_;
   RecipePtr recipe_;
+  std::shared_ptr<Note> note_;
+  std::unique_ptr<Deferred> deferred_;  // the op that is to make it, once somebody reads it
   Node* producer_ = nullptr;
+  std::size_t output_ = 0;
+  bool optional_ = false;
   Tape* tape_ = nullptr;
 };
 

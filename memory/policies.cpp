@@ -26,10 +26,12 @@ class StoreAll : public BuiltIn {
 class Shared : public BuiltIn {
  public:
   std::string_view name() const override { return "shared"; }
-  bool acts_on(const Op& op) const override { return op.cost() == Cost::Cheap && op.solvable_input() < 0; }
+  bool acts_on(const Op& op) const override {
+    return op.needs().optional_outputs != 0 || (op.cost() == Cost::Cheap && op.solvable_input() < 0);
+  }
 
   RecipePtr decide(const Value& value, const Op& op, const BlockInfo&) const override {
-    if (op.cost() == Cost::Heavy) return nullptr;
+    if (op.cost(value.output()) == Cost::Heavy) return nullptr;
     std::size_t input_bytes = 0;
     std::size_t streams = 0;
     for (const ValuePtr& input : value.producer()->inputs) {
@@ -61,7 +63,10 @@ class Reversible : public BuiltIn {
  public:
   std::string_view name() const override { return "reversible"; }
   bool acts_on(const Op& op) const override { return op.solvable_input() >= 0; }
-  RecipePtr decide(const Value&, const Op&, const BlockInfo&) const override { return nullptr; }
+  /// Of what a branch makes, only that which its op can do without is known at once to be of no use later.
+  RecipePtr decide(const Value& value, const Op&, const BlockInfo&) const override {
+    return value.optional() ? replay() : nullptr;
+  }
 
   std::optional<RecipePtr> reconsider(const Value& value, const Offer& offer, const BlockInfo&) const override {
     switch (offer.kind) {

@@ -2,174 +2,212 @@
 
 #include <memory>
 
+#include "autograd/deferred.hpp"
 #include "core/cuda_runtime.hpp"
 #include "core/elementwise.hpp"
 #include "ops/batch_norm_kernels.hpp"
+#include "ops/batch_norm_op.hpp"
 #include "ops/check.hpp"
+#include "ops/concat_op.hpp"
+#include "ops/join.hpp"
 
 namespace palimpsest::ops {
 namespace {
 
-class BatchNorm : public Op {
- public:
-  BatchNorm(const RunningStatistics& running, const BatchNormSpec& spec) : running_(running), spec_(spec) {}
+std::size_t bytes_of(std::int64_t elements, Dtype dtype) { return static_cast<std::size_t>(elements) * size_of(dtype); }
 
-  std::string_view name() const override { return spec_.relu ? "batch_norm_relu" : "batch_norm"; }
-  Cost cost() const override { return Cost::Cheap; }
-  Needs needs() const override { return {.inputs = bits(0, 1, 2)}; }
+std::size_t workspace_bytes(Device device, const Shape& x) {
+  const bool on_cuda = kernel_device(device) == Device::Cuda;
+  const std::int64_t doubles = on_cuda ? kernels::gpu::batch_norm_workspace(x.pixels(), x.c())
+                                       : kernels::batch_norm_workspace(x.pixels(), x.c());
+  return static_cast<std::size_t>(doubles) * sizeof(double);
+}
 
-  std::vector<Spec> infer(std::span<const Spec> inputs) const override {
-    check_same_float(name(), inputs);
-    const Shape& x = inputs[0].shape;
-    if (x.rank() != 4 && x.rank() != 2) check_rank(name(), 0, x, 4, "(N, C, H, W) or (N, C)");
-    check_shape(name(), 1, inputs[1].shape, {x.c()});
-    check_shape(name(), 2, inputs[2].shape, {x.c()});
-    for (const Tensor* statistic : {&running_.mean, &running_.variance}) {
-      if (statistic->shape() != Shape{x.c()}) {
-        throw ShapeError(
-            concat_text("[", name(), "] running statistics are ", statistic->shape(), ", expected ", Shape{x.c()}));
-      }
-      if (statistic->dtype() != inputs[0].dtype) {
-        throw DtypeError(concat_text("[", name(), "] running statistics are ", statistic->dtype(), ", expected ",
-                                     inputs[0].dtype, " like input 0"));
-      }
-    }
-    if (spec_.training && x.pixels() == 1) {
-      throw ShapeError(
-          concat_text("[", name(), "] input 0 is ", x, ", expected more than one value per channel in training"));
-    }
-    return {inputs[0]};
-  }
-
-  void forward(Forward& io) override {
-    const View& x = io.input(0);
-    const std::int64_t channels = x.shape.c();
-    if (io.phase() == Phase::First) freeze(io);
-    run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
-      using T = decltype(zero);
-      PALIMPSEST_RUN(io.device(),
-                     batch_norm_forward<T>(x.shape.pixels(), channels, x.as<T>(),
-                                           normalization<T>(io.input(1), io.input(2)), io.output().as<T>()));
-    });
-  }
-
-  void backward(Backward& io) override {
-    const View x = io.input(0);
-    const View dy = io.grad_output();
-    const std::int64_t rows = x.shape.pixels();
-    const std::int64_t channels = x.shape.c();
-    const std::size_t bytes = static_cast<std::size_t>(channels) * size_of(x.dtype);
-    const Buffer sum_dy = io.workspace(bytes);
-    const Buffer sum_dy_xhat = io.workspace(bytes);
-    {
-      const Buffer scratch = io.workspace(workspace_bytes(io.device(), x.shape));
-      run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
-        using T = decltype(zero);
-        PALIMPSEST_RUN(io.device(),
-                       batch_norm_reduce_gradient<T>(rows, channels, x.as<T>(), dy.as<T>(),
-                                                     normalization<T>(io.input(1), io.input(2)), sum_dy.as<T>(),
-                                                     sum_dy_xhat.as<T>(), scratch.as<double>()));
-      });
-    }
-    give(io, 1, sum_dy_xhat);
-    give(io, 2, sum_dy);
-    if (!io.wants(0)) return;
-    const GradientTarget dx = io.grad_input_over(0);
-    run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
-      using T = decltype(zero);
-      const auto n = normalization<T>(io.input(1), io.input(2));
-      if (spec_.training) {
-        PALIMPSEST_RUN(io.device(),
-                       batch_norm_input_gradient<T>(rows, channels, x.as<T>(), dy.as<T>(), n, sum_dy.as<T>(),
-                                                    sum_dy_xhat.as<T>(), dx.view.as<T>(), dx.accumulate));
-      } else {
-        PALIMPSEST_RUN(io.device(), batch_norm_affine_input_gradient<T>(rows, channels, x.as<T>(), dy.as<T>(), n,
-                                                                        dx.view.as<T>(), dx.accumulate));
-      }
-    });
-  }
-
- private:
-  static std::size_t workspace_bytes(Device device, const Shape& x) {
-    const bool on_cuda = kernel_device(device) == Device::Cuda;
-    const std::int64_t doubles = on_cuda ? kernels::gpu::batch_norm_workspace(x.pixels(), x.c())
-                                         : kernels::batch_norm_workspace(x.pixels(), x.c());
-    return static_cast<std::size_t>(doubles) * sizeof(double);
-  }
-
-  template <class T>
-  kernels::Normalization<T> normalization(const View& gamma, const View& beta) const {
-    return {mean_.as<T>(), rstd_.as<T>(), gamma.as<T>(), beta.as<T>(), spec_.relu};
-  }
-
-  /// The first forward: fixes the mean and inverse deviation that every replay and the gradient will use, and lets the
-  /// running statistics take part of them.
-  void freeze(const Forward& io) {
-    const View& x = io.input(0);
-    const std::int64_t channels = x.shape.c();
-    const std::size_t bytes = static_cast<std::size_t>(channels) * size_of(x.dtype);
-    mean_ = Buffer(io.device(), bytes, Tag::Activation);
-    rstd_ = Buffer(io.device(), bytes, Tag::Activation);
-    if (!spec_.training) {
-      copy_bytes(mean_.data(), io.device(), running_.mean.view().data, io.device(), bytes);
-      copy_bytes(rstd_.data(), io.device(), running_.variance.view().data, io.device(), bytes);
-    } else {
-      const Buffer scratch = io.workspace(workspace_bytes(io.device(), x.shape));
-      run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
-        using T = decltype(zero);
-        PALIMPSEST_RUN(io.device(), batch_norm_statistics<T>(x.shape.pixels(), channels, x.as<T>(), mean_.as<T>(),
-                                                             rstd_.as<T>(), scratch.as<double>()));
-      });
-      update_running(io, x.shape.pixels());
-    }
-    run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
-      using T = decltype(zero);
-      // rstd_ holds the variance so far.
-      PALIMPSEST_RUN(io.device(), batch_norm_rstd<T>(channels, spec_.epsilon, rstd_.as<T>()));
-    });
-  }
-
-  void update_running(const Forward& io, std::int64_t rows) {
-    const double correction =
-        spec_.unbiased_running_variance ? static_cast<double>(rows) / static_cast<double>(rows - 1) : 1.0;
-    blend(io, running_.mean, mean_, 1.0);
-    blend(io, running_.variance, rstd_, correction);
-  }
-
-  /// Lets a running statistic take part of a batch's, times `factor`.
-  void blend(const Forward& io, const Tensor& running, const Buffer& batch, double factor) const {
-    const View view = running.view();
-    auto before = std::make_shared<Buffer>(io.device(), batch.bytes(), Tag::Activation);
-    copy_bytes(before->data(), io.device(), view.data, io.device(), batch.bytes());
-    io.on_failure([running, before] {
-      copy_bytes(running.view().data, running.device(), before->data(), running.device(), before->bytes());
-    });
-    run_kernels(name(), io.device(), view.dtype, [&](auto zero) {
-      using T = decltype(zero);
-      PALIMPSEST_RUN(io.device(), batch_norm_update_running<T>(view.shape.count(), spec_.momentum, factor,
-                                                               batch.as<T>(), view.as<T>()));
-    });
-    running.mark_changed();
-  }
-
-  /// The gradient of gamma or beta, which backward has in `sum` anyway.
-  static void give(Backward& io, std::size_t i, const Buffer& sum) {
-    if (!io.wants(i)) return;
-    const GradientTarget target = io.grad_input(i);
-    if (target.accumulate) {
-      accumulate(target.view.data, sum.data(), target.view.shape.count(), target.view.dtype, io.device());
-    } else {
-      copy_bytes(target.view.data, io.device(), sum.data(), io.device(), sum.bytes());
-    }
-  }
-
-  RunningStatistics running_;
-  BatchNormSpec spec_;
-  Buffer mean_;  // frozen by the first forward
-  Buffer rstd_;
-};
+/// Memory for several tensors of one shape but for the channels, joined along them.
+View joined_view(const Buffer& memory, const View& first, std::int64_t channels) {
+  return {memory.data(), first.shape.with_channels(channels), first.dtype, first.device};
+}
 
 }  // namespace
+
+Needs BatchNorm::needs() const {
+  const std::size_t inputs = parts_ + 2;
+  return {.inputs = inputs < 64 ? (std::uint64_t{1} << inputs) - 1 : all_bits};
+}
+
+std::vector<Spec> BatchNorm::infer(std::span<const Spec> inputs) const {
+  check_same_float(name(), inputs);
+  const Shape& first = inputs[0].shape;
+  if (first.rank() != 4 && first.rank() != 2) check_rank(name(), 0, first, 4, "(N, C, H, W) or (N, C)");
+  std::int64_t channels = 0;
+  for (std::size_t i = 0; i < parts_; ++i) {
+    check_shape(name(), i, inputs[i].shape, first.with_channels(inputs[i].shape.c()));
+    channels += inputs[i].shape.c();
+  }
+  for (std::size_t i = parts_; i < parts_ + 2; ++i) check_shape(name(), i, inputs[i].shape, {channels});
+  for (const Tensor* statistic : {&running_.mean, &running_.variance}) {
+    if (statistic->shape() != Shape{channels}) {
+      throw ShapeError(
+          concat_text("[", name(), "] running statistics are ", statistic->shape(), ", expected ", Shape{channels}));
+    }
+    if (statistic->dtype() != inputs[0].dtype) {
+      throw DtypeError(concat_text("[", name(), "] running statistics are ", statistic->dtype(), ", expected ",
+                                   inputs[0].dtype, " like input 0"));
+    }
+  }
+  if (spec_.training && first.pixels() == 1) {
+    throw ShapeError(
+        concat_text("[", name(), "] input 0 is ", first, ", expected more than one value per channel in training"));
+  }
+  return {{first.with_channels(channels), inputs[0].dtype}};
+}
+
+std::shared_ptr<ChannelStatistics> BatchNorm::statistics_of(const Forward& io, std::size_t part) const {
+  std::shared_ptr<Note>* const note = io.note(part);
+  if (note != nullptr) {
+    if (auto known = std::dynamic_pointer_cast<ChannelStatistics>(*note)) return known;
+  }
+  const View& x = io.input(part);
+  auto statistics = std::make_shared<ChannelStatistics>();
+  statistics->moments = Buffer(io.device(), bytes_of(2 * x.shape.c(), x.dtype), Tag::Activation);
+  const Buffer scratch = io.workspace(workspace_bytes(io.device(), x.shape));
+  run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    T* const mean = statistics->moments.template as<T>();
+    PALIMPSEST_RUN(io.device(), batch_norm_statistics<T>(x.shape.pixels(), x.shape.c(), x.as<T>(), mean,
+                                                         mean + x.shape.c(), scratch.as<double>()));
+  });
+  if (note != nullptr) *note = statistics;
+  return statistics;
+}
+
+void BatchNorm::begin(Forward& io) {
+  const View& x = io.input(0);
+  channels_ = io.input(parts_).shape.count();
+  const std::size_t bytes = bytes_of(channels_, x.dtype);
+  frozen_ = Buffer(io.device(), 2 * bytes, Tag::Activation);
+  std::byte* const mean = frozen_.as<std::byte>();
+  if (!spec_.training) {
+    copy_bytes(mean, io.device(), running_.mean.view().data, io.device(), bytes);
+    copy_bytes(mean + bytes, io.device(), running_.variance.view().data, io.device(), bytes);
+  } else {
+    std::vector<View> moments;
+    for (std::size_t i = 0; i < parts_; ++i) {
+      statistics_.push_back(statistics_of(io, i));
+      moments.push_back(
+          {statistics_.back()->moments.data(), {2, io.input(i).shape.c()}, x.dtype, io.device()});
+    }
+    gather(name(), moments, {mean, {2, channels_}, x.dtype, io.device()});
+    update_running(io, x.shape.pixels());
+  }
+  run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    // The second half holds the variance so far.
+    PALIMPSEST_RUN(io.device(), batch_norm_rstd<T>(channels_, spec_.epsilon, frozen_.as<T>() + channels_));
+  });
+}
+
+void BatchNorm::update_running(const Forward& io, std::int64_t rows) {
+  const double correction =
+      spec_.unbiased_running_variance ? static_cast<double>(rows) / static_cast<double>(rows - 1) : 1.0;
+  blend(io, running_.mean, 0, 1.0);
+  blend(io, running_.variance, channels_, correction);
+}
+
+/// Lets a running statistic take part of the batch's, which is in frozen_ from `at` on, times `factor`.
+void BatchNorm::blend(const Forward& io, const Tensor& running, std::int64_t at, double factor) const {
+  const View view = running.view();
+  auto before = std::make_shared<Buffer>(io.device(), bytes_of(channels_, view.dtype), Tag::Activation);
+  copy_bytes(before->data(), io.device(), view.data, io.device(), before->bytes());
+  io.on_failure([running, before] {
+    copy_bytes(running.view().data, running.device(), before->data(), running.device(), before->bytes());
+  });
+  run_kernels(name(), io.device(), view.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    PALIMPSEST_RUN(io.device(), batch_norm_update_running<T>(channels_, spec_.momentum, factor, frozen_.as<T>() + at,
+                                                             view.as<T>()));
+  });
+  running.mark_changed();
+}
+
+void BatchNorm::forward(Forward& io) {
+  const View& y = io.output();
+  // Several parts are joined in y and normalised there.
+  if (parts_ > 1) gather(name(), io.inputs().first(parts_), y);
+  const View& x = parts_ > 1 ? y : io.input(0);
+  run_kernels(name(), io.device(), y.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    PALIMPSEST_RUN(io.device(),
+                   batch_norm_forward<T>(y.shape.pixels(), channels_, x.as<T>(),
+                                         normalization<T>(io.input(parts_), io.input(parts_ + 1)), y.as<T>()));
+  });
+}
+
+void BatchNorm::backward(Backward& io) {
+  const View dy = io.grad_output();
+  const std::int64_t rows = dy.shape.pixels();
+  const View gamma = io.input(parts_);
+  const View beta = io.input(parts_ + 1);
+  View x = io.input(0);
+  Buffer joined;
+  if (parts_ > 1) {
+    std::vector<View> parts;
+    for (std::size_t i = 0; i < parts_; ++i) parts.push_back(io.input(i));
+    joined = io.workspace(bytes_of(rows * channels_, dy.dtype));
+    x = joined_view(joined, x, channels_);
+    gather(name(), parts, x);
+  }
+  const std::size_t bytes = bytes_of(channels_, dy.dtype);
+  const Buffer sum_dy = io.workspace(bytes);
+  const Buffer sum_dy_xhat = io.workspace(bytes);
+  {
+    const Buffer scratch = io.workspace(workspace_bytes(io.device(), x.shape));
+    run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      PALIMPSEST_RUN(io.device(), batch_norm_reduce_gradient<T>(rows, channels_, x.as<T>(), dy.as<T>(),
+                                                                normalization<T>(gamma, beta), sum_dy.as<T>(),
+                                                                sum_dy_xhat.as<T>(), scratch.as<double>()));
+    });
+  }
+  give(io, parts_, sum_dy_xhat);
+  give(io, parts_ + 1, sum_dy);
+  bool wanted = false;
+  for (std::size_t i = 0; i < parts_; ++i) wanted = wanted || io.wants(i);
+  if (!wanted) return;
+  // The joined gradient takes the joined input's place once that has been read: both are the same walk over memory.
+  GradientTarget dx{x, false};
+  if (parts_ == 1) dx = io.grad_input_over(0);
+  run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const auto n = normalization<T>(gamma, beta);
+    if (spec_.training) {
+      PALIMPSEST_RUN(io.device(),
+                     batch_norm_input_gradient<T>(rows, channels_, x.as<T>(), dy.as<T>(), n, sum_dy.as<T>(),
+                                                  sum_dy_xhat.as<T>(), dx.view.as<T>(), dx.accumulate));
+    } else {
+      PALIMPSEST_RUN(io.device(), batch_norm_affine_input_gradient<T>(rows, channels_, x.as<T>(), dy.as<T>(), n,
+                                                                      dx.view.as<T>(), dx.accumulate));
+    }
+  });
+  if (parts_ == 1) return;
+  std::vector<GradientTarget> targets;
+  for (std::size_t i = 0; i < parts_; ++i) {
+    GradientTarget unwanted;
+    unwanted.view.shape = io.input_shape(i);
+    targets.push_back(io.wants(i) ? io.grad_input(i) : unwanted);
+  }
+  scatter(name(), dx.view, targets);
+}
+
+void BatchNorm::give(Backward& io, std::size_t i, const Buffer& sum) {
+  if (!io.wants(i)) return;
+  const GradientTarget target = io.grad_input(i);
+  if (target.accumulate) {
+    accumulate(target.view.data, sum.data(), target.view.shape.count(), target.view.dtype, io.device());
+  } else {
+    copy_bytes(target.view.data, io.device(), sum.data(), io.device(), sum.bytes());
+  }
+}
 
 Tensor batch_norm(Tensor x, const Tensor& gamma, const Tensor& beta, const RunningStatistics& running,
                   const BatchNormSpec& spec) {
@@ -178,7 +216,17 @@ Tensor batch_norm(Tensor x, const Tensor& gamma, const Tensor& beta, const Runni
     throw DeviceError(concat_text("[batch_norm] running statistics are on ", statistic->device(), ", expected ",
                                   x.device(), " like input 0"));
   }
-  return apply_single(std::make_unique<BatchNorm>(running, spec), inputs_of(std::move(x), gamma, beta));
+  // The normalisation of a concat reads its inputs where they are.
+  std::vector<Tensor> inputs;
+  if (dynamic_cast<const Concat*>(deferred_op(x)) != nullptr && spec.training) {
+    if (const std::unique_ptr<Deferred> joined = take_deferred(x)) inputs = std::move(joined->inputs);
+  }
+  if (inputs.empty()) inputs.push_back(std::move(x));
+  auto op = std::make_unique<BatchNorm>(running, spec, inputs.size());
+  inputs.push_back(gamma);
+  inputs.push_back(beta);
+  const bool may_be_taken_over = spec.training && spec.relu;
+  return may_be_taken_over ? defer(std::move(op), std::move(inputs)) : apply_single(std::move(op), std::move(inputs));
 }
 
 }  // namespace palimpsest::ops

@@ -67,7 +67,7 @@ PALIMPSEST_KERNELS(
 
     /// Gradient of the input where mean and rstd are the batch's own (training):
     /// dx = gamma * rstd * (dy' - sum_dy / rows - xhat * sum_dy_xhat / rows), with xhat = (x - mean) * rstd.
-    /// x, dy, dx: rows x channels; dx may be dy. Adds to dx where `accumulate` (then dx may not be dy).
+    /// x, dy, dx: rows x channels; dx may be dy or x. Adds to dx where `accumulate` (then dx is neither).
     template <class T> void batch_norm_input_gradient(std::int64_t rows, std::int64_t channels, const T* x, const T* dy,
                                                       const Normalization<T>& n, const T* sum_dy, const T* sum_dy_xhat,
                                                       T* dx, bool accumulate);

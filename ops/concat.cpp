@@ -2,85 +2,21 @@
 
 #include <memory>
 
+#include "autograd/deferred.hpp"
 #include "core/cuda_runtime.hpp"
 #include "core/elementwise.hpp"
 #include "ops/check.hpp"
-#include "ops/concat_kernels.hpp"
+#include "ops/concat_op.hpp"
+#include "ops/join.hpp"
 
 namespace palimpsest::ops {
 namespace {
 
-void gather(std::string_view op, std::span<const View> parts, const View& whole) {
-  run_kernels(op, whole.device, whole.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    std::vector<const T*> pointers(parts.size());
-    std::vector<std::int64_t> channels(parts.size());
-    for (std::size_t i = 0; i < parts.size(); ++i) {
-      pointers[i] = parts[i].as<T>();
-      channels[i] = parts[i].shape.c();
-    }
-    PALIMPSEST_RUN(whole.device, concat_gather<T>(whole.shape.pixels(), static_cast<std::int64_t>(parts.size()),
-                                                  pointers.data(), channels.data(), whole.as<T>()));
-  });
+[[noreturn]] void throw_mismatch(std::size_t i, const Shape& shape, const Shape& first) {
+  std::string expected = concat_text("(", first.n(), ", *");
+  if (first.rank() == 4) expected += concat_text(", ", first.h(), ", ", first.w());
+  throw ShapeError(concat_text("[concat] input ", i, " is ", shape, ", expected ", expected, ")"));
 }
-
-void scatter(std::string_view op, const View& whole, std::span<const GradientTarget> parts) {
-  run_kernels(op, whole.device, whole.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    std::vector<T*> pointers(parts.size());
-    std::vector<std::int64_t> channels(parts.size());
-    const auto accumulate = std::make_unique<bool[]>(parts.size());  // the kernel wants plain bools
-    for (std::size_t i = 0; i < parts.size(); ++i) {
-      pointers[i] = parts[i].view.as<T>();
-      channels[i] = parts[i].view.shape.c();
-      accumulate[i] = parts[i].accumulate;
-    }
-    PALIMPSEST_RUN(whole.device, concat_scatter<T>(whole.shape.pixels(), static_cast<std::int64_t>(parts.size()),
-                                                   whole.as<T>(), pointers.data(), channels.data(), accumulate.get()));
-  });
-}
-
-class Concat : public Op {
- public:
-  std::string_view name() const override { return "concat"; }
-  Cost cost() const override { return Cost::Cheap; }
-  Needs needs() const override { return {}; }
-
-  std::vector<Spec> infer(std::span<const Spec> inputs) const override {
-    check_same_float(name(), inputs);
-    const Shape& first = inputs[0].shape;
-    if (first.rank() != 2 && first.rank() != 4) {
-      throw ShapeError(concat_text("[concat] input 0 is ", first, ", expected (N, C, H, W) or (N, C)"));
-    }
-    std::int64_t channels = 0;
-    for (std::size_t i = 0; i < inputs.size(); ++i) {
-      const Shape& shape = inputs[i].shape;
-      if (shape.rank() != first.rank() || shape.with_channels(1) != first.with_channels(1))
-        throw_mismatch(i, shape, first);
-      channels += shape.c();
-    }
-    return {{first.with_channels(channels), inputs[0].dtype}};
-  }
-
-  void forward(Forward& io) override { gather(name(), io.inputs(), io.output()); }
-
-  void backward(Backward& io) override {
-    std::vector<GradientTarget> targets;
-    for (std::size_t i = 0; i < io.input_count(); ++i) {
-      GradientTarget unwanted;
-      unwanted.view.shape = io.input_shape(i);
-      targets.push_back(io.wants(i) ? io.grad_input(i) : unwanted);
-    }
-    scatter(name(), io.grad_output(), targets);
-  }
-
- private:
-  [[noreturn]] static void throw_mismatch(std::size_t i, const Shape& shape, const Shape& first) {
-    std::string expected = concat_text("(", first.n(), ", *");
-    if (first.rank() == 4) expected += concat_text(", ", first.h(), ", ", first.w());
-    throw ShapeError(concat_text("[concat] input ", i, " is ", shape, ", expected ", expected, ")"));
-  }
-};
 
 class Split : public Op {
  public:
@@ -141,10 +77,38 @@ class Split : public Op {
 
 }  // namespace
 
+std::vector<Spec> Concat::infer(std::span<const Spec> inputs) const {
+  check_same_float(name(), inputs);
+  const Shape& first = inputs[0].shape;
+  if (first.rank() != 2 && first.rank() != 4) {
+    throw ShapeError(concat_text("[concat] input 0 is ", first, ", expected (N, C, H, W) or (N, C)"));
+  }
+  std::int64_t channels = 0;
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    const Shape& shape = inputs[i].shape;
+    if (shape.rank() != first.rank() || shape.with_channels(1) != first.with_channels(1))
+      throw_mismatch(i, shape, first);
+    channels += shape.c();
+  }
+  return {{first.with_channels(channels), inputs[0].dtype}};
+}
+
+void Concat::forward(Forward& io) { gather(name(), io.inputs(), io.output()); }
+
+void Concat::backward(Backward& io) {
+  std::vector<GradientTarget> targets;
+  for (std::size_t i = 0; i < io.input_count(); ++i) {
+    GradientTarget unwanted;
+    unwanted.view.shape = io.input_shape(i);
+    targets.push_back(io.wants(i) ? io.grad_input(i) : unwanted);
+  }
+  scatter(name(), io.grad_output(), targets);
+}
+
 Tensor concat(std::span<const Tensor> inputs) {
   if (inputs.empty()) throw ValueError("[concat] needs at least one input");
   if (inputs.size() == 1) return inputs[0];
-  return apply_single(std::make_unique<Concat>(), {inputs.begin(), inputs.end()});
+  return defer(std::make_unique<Concat>(), {inputs.begin(), inputs.end()});
 }
 
 std::vector<Tensor> split(const Tensor& x, std::span<const std::int64_t> channels) {

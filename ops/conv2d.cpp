@@ -1,9 +1,11 @@
 #include "ops/conv2d.hpp"
 
+#include "autograd/deferred.hpp"
 #include "core/cuda_runtime.hpp"
 #include "ops/check.hpp"
 #include "ops/conv2d_cuda_plan.hpp"
 #include "ops/conv2d_kernels.hpp"
+#include "ops/norm_conv.hpp"
 
 namespace palimpsest::ops {
 namespace {
@@ -106,9 +108,24 @@ class Conv2d : public Op {
   Conv2dSpec spec_;
 };
 
+/// Whether each output sees one pixel, its own.
+bool is_pointwise(const Shape& weight, const Conv2dSpec& spec) {
+  const Padding& pad = spec.padding;
+  return weight[2] == 1 && weight[3] == 1 && spec.stride == 1 && pad.top + pad.left + pad.bottom + pad.right == 0;
+}
+
 }  // namespace
 
 Tensor conv2d(Tensor x, const Tensor& weight, const Conv2dSpec& spec) {
+  if (x && weight && dynamic_cast<const BatchNorm*>(deferred_op(x)) != nullptr) {
+    Conv2d(spec).infer(std::vector<Spec>{{x.shape(), x.dtype()}, {weight.shape(), weight.dtype()}});
+    if (is_pointwise(weight.shape(), spec) && weight.device() == x.device()) {
+      if (const std::unique_ptr<Deferred> norm = take_deferred(x)) {
+        std::unique_ptr<BatchNorm> op(static_cast<BatchNorm*>(norm->op.release()));
+        return norm_conv(std::move(op), std::move(norm->inputs), weight);
+      }
+    }
+  }
   return apply_single(std::make_unique<Conv2d>(spec), inputs_of(std::move(x), weight));
 }
 

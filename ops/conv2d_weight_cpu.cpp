@@ -1,148 +1,19 @@
-// The weight gradient of a convolution. For each tap dw[o, c] is a sum over pixels of dy[o] * x[c]: a tile of up to 8
-// scalars of one by up to 3 vectors of the other stays in registers while it goes over the pixels of a band.
+// The weight gradient of a convolution. For each tap dw[o, c] is a sum over pixels of dy[o] * x[c].
 
 #include "core/parallel.hpp"
+#include "ops/conv2d_outer.hpp"
 #include "ops/conv2d_plan.hpp"
 #include "ops/simd.hpp"
 
 namespace palimpsest::kernels::PALIMPSEST_ISA {
 namespace {
 
-constexpr int max_vectors = 3;
 constexpr Index band_pixels = 256;
 constexpr Index padded_bytes = 64 * 1024;  // on the stack: a band's input, where there are few channels
 
-template <class T>
-constexpr int lanes = simd::Simd<T>::lanes;
-
-template <int Vectors>
-constexpr int tile_scalars = simd::registers == 32 || Vectors == 1 ? 8 : 4;
-
-/// The two factors of dw at one tap: channels of the one are broadcast, channels of the other fill vectors.
-struct Factor {
-  Index channels;
-  Index image, row, pixel;  // steps in elements
-};
-
-/// Pixels to sum over, as the images, rows and columns of the loop.
-struct Pixels {
-  Index images, rows, cols;
-};
-
-/// total[a][lane] (+)= the sum of scalars[pixel, a] * vectors[pixel, lane] over the pixels. `total` has rows of
-/// `total_row` elements; `first` overwrites it. Adding only a band's finished sum to it also keeps rounding errors
-/// small.
-template <class T, int Scalars, int Vectors, bool Partial>
-[[gnu::noinline]] void tile(const Pixels& pixels, const Factor& a, const Factor& b, const T* scalars, const T* vectors,
-                            int last_lanes, T* total, Index total_row, bool first) {
-  simd::Vector<T> sum[Scalars][Vectors] = {};
-  for (Index image = 0; image < pixels.images; ++image) {
-    for (Index row = 0; row < pixels.rows; ++row) {
-      const T* s = scalars + image * a.image + row * a.row;
-      const T* from = vectors + image * b.image + row * b.row;
-      for (Index col = 0; col < pixels.cols; ++col, s += a.pixel, from += b.pixel) {
-        simd::Vector<T> vector[Vectors];
-#pragma GCC unroll 4
-        for (int v = 0; v < Vectors; ++v) {
-          vector[v] = Partial && v == Vectors - 1 ? simd::load_partial<T>(from + v * lanes<T>, last_lanes)
-                                                  : simd::load<T>(from + v * lanes<T>);
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < Scalars; ++i) {
-#pragma GCC unroll 4
-          for (int v = 0; v < Vectors; ++v) sum[i][v] += vector[v] * s[i];
-        }
-      }
-    }
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < Scalars; ++i) {
-#pragma GCC unroll 4
-    for (int v = 0; v < Vectors; ++v) {
-      T* to = total + i * total_row + v * lanes<T>;
-      simd::store<T>(to, first ? sum[i][v] : sum[i][v] + simd::load<T>(to));
-    }
-  }
-}
-
-template <class T>
-using TileFunction = void (*)(const Pixels&, const Factor&, const Factor&, const T*, const T*, int, T*, Index, bool);
-
-template <class T, int Vectors, bool Partial>
-TileFunction<T> tile_of(Index scalars) {
-  switch (scalars) {
-    case 1:
-      return tile<T, 1, Vectors, Partial>;
-    case 2:
-      return tile<T, 2, Vectors, Partial>;
-    case 3:
-      return tile<T, 3, Vectors, Partial>;
-    case 4:
-      return tile<T, 4, Vectors, Partial>;
-    default:
-      break;
-  }
-  if constexpr (tile_scalars<Vectors> == 8) {
-    switch (scalars) {
-      case 5:
-        return tile<T, 5, Vectors, Partial>;
-      case 6:
-        return tile<T, 6, Vectors, Partial>;
-      case 7:
-        return tile<T, 7, Vectors, Partial>;
-      default:
-        return tile<T, 8, Vectors, Partial>;
-    }
-  }
-  return nullptr;
-}
-
-template <class T, int Vectors>
-TileFunction<T> tile_of(Index scalars, bool partial) {
-  return partial ? tile_of<T, Vectors, true>(scalars) : tile_of<T, Vectors, false>(scalars);
-}
-
-/// Memory that the next band will read, to be asked for bit by bit while this one computes: a 1x1 convolution does so
-/// little with what it reads that it would otherwise wait.
-struct Upcoming {
-  const char* next;
-  const char* end;
-  Index step;  // bytes
-
-  void prefetch() {
-    for (Index i = 0; i < step && next < end; i += 64, next += 64) __builtin_prefetch(next, 0, 2);
-  }
-};
-
-/// The sum over the pixels for all channels in `range` of the scalar factor and all of the vector factor.
-template <class T>
-void outer_product(const Pixels& pixels, const Factor& a, const Factor& b, Range range, const T* scalars,
-                   const T* vectors, T* total, bool first, Upcoming upcoming) {
-  const Index all_vectors = ceil_div(b.channels, lanes<T>);
-  const Index total_row = all_vectors * lanes<T>;
-  const Index vector_blocks = ceil_div(all_vectors, max_vectors);
-  for (Index block = 0; block < vector_blocks; ++block) {
-    const Range block_vectors = even_part(all_vectors, block, vector_blocks);
-    const Index column = block_vectors.begin * lanes<T>;
-    const int last = static_cast<int>(smaller(lanes<T>, b.channels - (block_vectors.end - 1) * lanes<T>));
-    const Index most = block_vectors.size() == 1 ? tile_scalars<1> : tile_scalars<max_vectors>;
-    const Index scalar_blocks = ceil_div(range.size(), most);
-    for (Index i = 0; i < scalar_blocks; ++i) {
-      const Range part = even_part(range.size(), i, scalar_blocks);
-      const Index s = range.begin + part.begin;
-      const bool partial = last < lanes<T>;
-      const TileFunction<T> function = block_vectors.size() == 1   ? tile_of<T, 1>(part.size(), partial)
-                                       : block_vectors.size() == 2 ? tile_of<T, 2>(part.size(), partial)
-                                                                   : tile_of<T, 3>(part.size(), partial);
-      upcoming.prefetch();
-      function(pixels, a, b, scalars + s, vectors + column, last, total + s * total_row + column, total_row, first);
-    }
-  }
-}
-
 /// A weight gradient, as the kernel sees it.
 template <class T>
-struct Problem {
+struct WeightGradient {
   Conv2dGeometry g;
   const T* x;
   const T* dy;
@@ -152,12 +23,12 @@ struct Problem {
 };
 
 template <class T>
-Index taps(const Problem<T>& p) {
+Index taps(const WeightGradient<T>& p) {
   return p.tap_rows ? p.g.kernel_h : p.g.kernel_h * p.g.kernel_w;
 }
 
 template <class T>
-Index x_channels(const Problem<T>& p) {
+Index x_channels(const WeightGradient<T>& p) {
   return p.tap_rows ? p.g.kernel_w * p.g.c_in : p.g.c_in;
 }
 
@@ -165,8 +36,8 @@ Index x_channels(const Problem<T>& p) {
 constexpr Index input_extent(Index outputs, Index stride, Index kernel) { return (outputs - 1) * stride + kernel; }
 
 template <class T>
-Problem<T> make_problem(Conv2dGeometry g, const T* x, const T* dy) {
-  Problem<T> p = {};
+WeightGradient<T> make_problem(Conv2dGeometry g, const T* x, const T* dy) {
+  WeightGradient<T> p = {};
   const Index kernel = g.kernel_h * g.kernel_w;
   const auto padded = [&](Index rows, Index cols) {
     return input_extent(rows, g.stride_h, g.kernel_h) * input_extent(cols, g.stride_w, g.kernel_w) * g.c_in;
@@ -194,17 +65,17 @@ Problem<T> make_problem(Conv2dGeometry g, const T* x, const T* dy) {
   return p;
 }
 
-struct Band {
+struct PixelBand {
   Range images, rows, cols;
 };
 
 template <class T>
-Index bands(const Problem<T>& p) {
+Index bands(const WeightGradient<T>& p) {
   return ceil_div(p.g.n, p.band_images) * ceil_div(p.g.h_out, p.band_rows) * ceil_div(p.g.w_out, p.band_cols);
 }
 
 template <class T>
-Band band_at(const Problem<T>& p, Index index) {
+PixelBand band_at(const WeightGradient<T>& p, Index index) {
   const Index col_bands = ceil_div(p.g.w_out, p.band_cols);
   const Index row_bands = ceil_div(p.g.h_out, p.band_rows);
   const auto range = [](Index part, Index size, Index total) {
@@ -217,7 +88,7 @@ Band band_at(const Problem<T>& p, Index index) {
 
 /// Copies the input of a band of one image, with zeros where it is outside of x. Dense rows.
 template <class T>
-void copy_padded(const Problem<T>& p, const Band& band, T* to) {
+void copy_padded(const WeightGradient<T>& p, const PixelBand& band, T* to) {
   const Conv2dGeometry& g = p.g;
   const auto bytes = [](Index elements) { return static_cast<std::size_t>(elements) * sizeof(T); };
   const Index first_row = band.rows.begin * g.stride_h - g.pad_top;
@@ -240,7 +111,7 @@ void copy_padded(const Problem<T>& p, const Band& band, T* to) {
 
 /// Adds one band to a partial sum with a row of taps at a time, see Problem::tap_rows.
 template <class T>
-void add_band_by_rows(const Problem<T>& p, const Band& band, Range scalar_channels, T* total, bool first, T* padded) {
+void add_band_by_rows(const WeightGradient<T>& p, const PixelBand& band, Range scalar_channels, T* total, bool first, T* padded) {
   const Conv2dGeometry& g = p.g;
   if (band.images.size() > 0) copy_padded(p, band, padded);
   const Index x_row = input_extent(band.cols.size(), g.stride_w, g.kernel_w) * g.c_in;
@@ -263,12 +134,12 @@ void add_band_by_rows(const Problem<T>& p, const Band& band, Range scalar_channe
 /// What the band after this one reads of x, if this is a 1x1 convolution over one long row of pixels. (dy, with fewer
 /// channels as a rule, is read in order, which the hardware foresees.)
 template <class T>
-Upcoming upcoming_input(const Problem<T>& p, const Band& band, Index scalars) {
+Upcoming upcoming_input(const WeightGradient<T>& p, const PixelBand& band, Index scalars) {
   const bool one_row = p.g.n == 1 && p.g.h_out == 1 && p.g.kernel_h * p.g.kernel_w * p.g.stride_w == 1;
   const Index pixel_bytes = p.g.c_in * static_cast<Index>(sizeof(T));
   if (!one_row || p.g.w_in * pixel_bytes < prefetch_bytes || band.cols.size() == 0 || scalars == 0) return {};
   const Index vectors = ceil_div(p.x_fills_vectors ? p.g.c_in : p.g.c_out, lanes<T>);
-  const Index tiles = ceil_div(vectors, max_vectors) * ceil_div(scalars, tile_scalars<max_vectors>);
+  const Index tiles = ceil_div(vectors, most_outer_vectors) * ceil_div(scalars, outer_scalars<most_outer_vectors>);
   const auto* x = reinterpret_cast<const char*>(p.x);
   const Index end = smaller(p.g.w_in, band.cols.end + p.band_cols);
   return {x + band.cols.end * pixel_bytes, x + end * pixel_bytes, ceil_div(p.band_cols * pixel_bytes, tiles)};
@@ -276,7 +147,7 @@ Upcoming upcoming_input(const Problem<T>& p, const Band& band, Index scalars) {
 
 /// Adds one band to a partial sum: (tap, scalar channel, vector channel padded to whole vectors).
 template <class T>
-void add_band(const Problem<T>& p, const Band& band, Range scalar_channels, T* total, bool first, T* padded) {
+void add_band(const WeightGradient<T>& p, const PixelBand& band, Range scalar_channels, T* total, bool first, T* padded) {
   if (p.tap_rows) return add_band_by_rows(p, band, scalar_channels, total, first, padded);
   const Conv2dGeometry& g = p.g;
   const Factor dy = {g.c_out, g.h_out * g.w_out * g.c_out, g.w_out * g.c_out, g.c_out};
@@ -300,7 +171,7 @@ void add_band(const Problem<T>& p, const Band& band, Range scalar_channels, T* t
 
 /// dw (+)= the sum of the chunks' partial sums, for one tap and one channel of the scalar factor.
 template <class T>
-void reduce_row(const Problem<T>& p, Index tap, Index scalar, const T* partial, Index partial_step, Index chunks, T* dw,
+void reduce_row(const WeightGradient<T>& p, Index tap, Index scalar, const T* partial, Index partial_step, Index chunks, T* dw,
                 bool accumulate) {
   const Index channels = x_channels(p);
   const Index all = p.x_fills_vectors ? channels : p.g.c_out;
@@ -322,7 +193,7 @@ void reduce_row(const Problem<T>& p, Index tap, Index scalar, const T* partial, 
 
 template <class T>
 void conv2d_grad_weight(const Conv2dGeometry& g, const T* x, const T* dy, T* dw, bool accumulate, T* workspace) {
-  const Problem<T> p = make_problem(g, x, dy);
+  const WeightGradient<T> p = make_problem(g, x, dy);
   const WeightGradientSplit split = split_weight_gradient(g);
   const Index scalar_channels = p.x_fills_vectors ? g.c_out : x_channels(p);
   const Index vector_row = round_up(p.x_fills_vectors ? x_channels(p) : g.c_out, lanes<T>);

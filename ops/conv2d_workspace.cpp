@@ -4,6 +4,8 @@
 #include "ops/conv2d_cuda_plan.hpp"
 #include "ops/conv2d_plan.hpp"
 #include "ops/gemm.hpp"
+#include "ops/norm_conv_cuda_plan.hpp"
+#include "ops/norm_conv_plan.hpp"
 
 namespace palimpsest::ops {
 namespace {
@@ -36,6 +38,16 @@ std::int64_t conv2d_grad_weight_workspace(const Conv2dGeometry& g) {
   return split.chunks * split.partial;
 }
 
+std::int64_t norm_conv_forward_workspace(const NormConvGeometry& g) {
+  return parameter_elements(g) + g.channels * round_up(g.outputs, max_lanes);
+}
+
+std::int64_t norm_conv_backward_workspace(const NormConvGeometry& g) {
+  const NormConvSplit split = split_backward(g);
+  return split.sum_elements + split.chunks * split.partial + g.outputs * round_up(g.channels, max_lanes) +
+         parameter_elements(g);
+}
+
 }  // namespace palimpsest::kernels
 
 namespace palimpsest::kernels::gpu {
@@ -58,6 +70,14 @@ std::size_t conv2d_grad_input_workspace(const Conv2dGeometry& g, std::size_t ele
 
 std::size_t conv2d_grad_weight_workspace(const Conv2dGeometry& g, std::size_t element_bytes) {
   return conv2d_forward_workspace(g, element_bytes);
+}
+
+std::size_t norm_conv_forward_workspace(const NormConvGeometry& g, std::size_t element_bytes) {
+  return with_products(gpu_geometry::norm_conv_forward_bytes(g, static_cast<std::int64_t>(element_bytes), limit()));
+}
+
+std::size_t norm_conv_backward_workspace(const NormConvGeometry& g, std::size_t element_bytes) {
+  return with_products(gpu_geometry::norm_conv_backward_bytes(g, static_cast<std::int64_t>(element_bytes), limit()));
 }
 
 }  // namespace palimpsest::kernels::gpu

@@ -1,0 +1,69 @@
+#pragma once
+
+// The op behind batch_norm(), for the ops that take it over while it is deferred.
+
+#include <memory>
+#include <vector>
+
+#include "autograd/op.hpp"
+#include "core/memory.hpp"
+#include "ops/batch_norm.hpp"
+#include "ops/batch_norm_kernels.hpp"
+
+namespace palimpsest::ops {
+
+/// What normalisations know about a tensor, left with it for all that read it (Pleiss et al. 2017 share storage; this
+/// shares the work: a channel's statistics are the tensor's, not those of the layer that reads it).
+struct ChannelStatistics : Note {
+  Buffer moments;  ///< mean, then biased variance, of each channel
+
+  /// How many recorded ops will add to the tensor's gradient by parts: each adds gamma * rstd * dy', and the other two
+  /// terms of a normalisation's gradient, which are linear in x, gather here. The last one applies them.
+  int readers = 0;
+  Buffer correction;  ///< offset, then slope, of each channel; empty until something has gathered
+};
+
+/// Inputs: `parts` tensors, joined along their channels, then gamma and beta. Throws as batch_norm() does.
+class BatchNorm : public Op {
+ public:
+  BatchNorm(const RunningStatistics& running, const BatchNormSpec& spec, std::size_t parts = 1)
+      : running_(running), spec_(spec), parts_(parts) {}
+
+  std::string_view name() const override { return spec_.relu ? "batch_norm_relu" : "batch_norm"; }
+  Cost cost() const override { return Cost::Cheap; }
+  Needs needs() const override;
+  std::vector<Spec> infer(std::span<const Spec> inputs) const override;
+  /// Fixes the mean and inverse deviation that every forward and the gradient will use, and lets the running statistics
+  /// take part of them.
+  void begin(Forward& io) override;
+  void forward(Forward& io) override;
+  void backward(Backward& io) override;
+
+  const BatchNormSpec& spec() const { return spec_; }
+  std::size_t parts() const { return parts_; }
+  /// Of each part. Only in training, after begin().
+  const std::vector<std::shared_ptr<ChannelStatistics>>& statistics() const { return statistics_; }
+
+  template <class T>
+  kernels::Normalization<T> normalization(const View& gamma, const View& beta) const {
+    const T* const mean = frozen_.as<T>();
+    return {mean, mean + channels_, gamma.as<T>(), beta.as<T>(), spec_.relu};
+  }
+
+  /// The gradient of input i, gamma or beta, which is in `sum` anyway.
+  static void give(Backward& io, std::size_t i, const Buffer& sum);
+
+ private:
+  std::shared_ptr<ChannelStatistics> statistics_of(const Forward& io, std::size_t part) const;
+  void update_running(const Forward& io, std::int64_t rows);
+  void blend(const Forward& io, const Tensor& running, std::int64_t at, double factor) const;
+
+  RunningStatistics running_;
+  BatchNormSpec spec_;
+  std::size_t parts_;
+  std::int64_t channels_ = 0;
+  std::vector<std::shared_ptr<ChannelStatistics>> statistics_;
+  Buffer frozen_;  // mean, then inverse deviation
+};
+
+}  // namespace palimpsest::ops

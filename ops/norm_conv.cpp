@@ -1,0 +1,152 @@
+#include "ops/norm_conv.hpp"
+
+#include "core/cuda_runtime.hpp"
+#include "ops/check.hpp"
+#include "ops/norm_conv_kernels.hpp"
+
+namespace palimpsest::ops {
+namespace {
+
+/// Inputs: those of the normalisation (parts, gamma, beta), then the weights. Outputs: the convolution's, and the
+/// normalised and rectified input, which is optional.
+///
+/// The gradient of a part is that of every normalisation that reads it (Ioffe & Szegedy 2015),
+/// dx = sum over readers of gamma * rstd * dy' - offset - slope * (x - mean): the first terms are added as the readers
+/// come, offset and slope are gathered, and the last reader of all to run backward applies them.
+class NormConv : public Op {
+ public:
+  explicit NormConv(std::unique_ptr<BatchNorm> norm) : norm_(std::move(norm)), parts_(norm_->parts()) {}
+
+  std::string_view name() const override { return "batch_norm_relu_conv2d"; }
+  Cost cost() const override { return Cost::Heavy; }
+  Cost cost(std::size_t output) const override { return output == 0 ? Cost::Heavy : Cost::Cheap; }
+  Needs needs() const override {
+    const std::size_t inputs = parts_ + 3;
+    return {.inputs = inputs < 64 ? (std::uint64_t{1} << inputs) - 1 : all_bits, .optional_outputs = bits(1)};
+  }
+
+  std::vector<Spec> infer(std::span<const Spec> inputs) const override {
+    const Spec y = norm_->infer(inputs.first(parts_ + 2)).front();
+    return {{y.shape.with_channels(inputs[parts_ + 2].shape[0]), y.dtype}, y};
+  }
+
+  void forward(Forward& io) override {
+    if (io.phase() == Phase::First) {
+      for (const auto& statistics : norm_->statistics()) ++statistics->readers;
+    }
+    const kernels::NormConvGeometry geometry = geometry_of(io.output(0).shape, io.input(parts_).shape.count());
+    const Dtype dtype = io.output(0).dtype;
+    const Buffer scratch = io.workspace(
+        on_cuda(io.device()) ? kernels::gpu::norm_conv_forward_workspace(geometry, size_of(dtype))
+                             : static_cast<std::size_t>(kernels::norm_conv_forward_workspace(geometry)) * size_of(dtype));
+    run_kernels(name(), io.device(), dtype, [&](auto zero) {
+      using T = decltype(zero);
+      std::vector<kernels::NormPart<T>> parts(parts_);
+      for (std::size_t i = 0; i < parts_; ++i) {
+        parts[i].x = io.input(i).as<T>();
+        parts[i].channels = io.input(i).shape.c();
+      }
+      PALIMPSEST_RUN(io.device(),
+                     norm_conv_forward<T>(geometry, parts.data(),
+                                          norm_->normalization<T>(io.input(parts_), io.input(parts_ + 1)),
+                                          io.input(parts_ + 2).as<T>(), io.output(0).as<T>(), io.output(1).as<T>(),
+                                          scratch.as<T>()));
+    });
+  }
+
+  bool skip_backward() override {
+    bool owes = false;
+    for (const auto& statistics : norm_->statistics()) owes = owes || (statistics->readers == 1 && statistics->correction);
+    if (owes) return true;
+    for (const auto& statistics : norm_->statistics()) --statistics->readers;
+    return false;
+  }
+
+  void backward(Backward& io) override {
+    std::vector<GradientTarget> targets(parts_);
+    if (io.grad_output(0)) differentiate(io, targets);
+    for (std::size_t i = 0; i < parts_; ++i) finish(io, i, targets[i]);
+  }
+
+ private:
+  static bool on_cuda(Device device) { return kernel_device(device) == Device::Cuda; }
+
+  kernels::NormConvGeometry geometry_of(const Shape& z, std::int64_t channels) const {
+    return {.rows = z.pixels(), .channels = channels, .outputs = z.c(), .parts = static_cast<std::int64_t>(parts_)};
+  }
+
+  void differentiate(Backward& io, std::vector<GradientTarget>& targets) {
+    const View dz = io.grad_output(0);
+    const View gamma = io.input(parts_);
+    const View y = io.output(1);
+    const kernels::NormConvGeometry geometry = geometry_of(dz.shape, gamma.shape.count());
+    std::vector<bool> gathered(parts_);
+    for (std::size_t i = 0; i < parts_; ++i) {
+      if (!io.wants(i)) continue;
+      targets[i] = io.grad_input(i);
+      Buffer& correction = norm_->statistics()[i]->correction;
+      gathered[i] = static_cast<bool>(correction);
+      if (!correction) {
+        correction = Buffer(io.device(), norm_->statistics()[i]->moments.bytes(), Tag::Gradient);
+      }
+    }
+    GradientTarget dw;
+    if (io.wants(parts_ + 2)) dw = io.grad_input(parts_ + 2);
+    const std::size_t bytes = static_cast<std::size_t>(geometry.channels) * size_of(dz.dtype);
+    const Buffer sum_dy = io.workspace(bytes);
+    const Buffer sum_dy_xhat = io.workspace(bytes);
+    {
+      const Buffer scratch = io.workspace(
+          on_cuda(io.device())
+              ? kernels::gpu::norm_conv_backward_workspace(geometry, size_of(dz.dtype))
+              : static_cast<std::size_t>(kernels::norm_conv_backward_workspace(geometry)) * size_of(dz.dtype));
+      run_kernels(name(), io.device(), dz.dtype, [&](auto zero) {
+        using T = decltype(zero);
+        std::vector<kernels::NormPart<T>> parts(parts_);
+        for (std::size_t i = 0; i < parts_; ++i) {
+          const View x = io.input(i);
+          parts[i] = {.x = x.as<T>(),
+                      .channels = x.shape.c(),
+                      .gradient = targets[i].view.as<T>(),
+                      .accumulate = targets[i].accumulate,
+                      .correction = targets[i].view ? norm_->statistics()[i]->correction.template as<T>() : nullptr,
+                      .gathered = gathered[i]};
+        }
+        PALIMPSEST_RUN(io.device(),
+                       norm_conv_backward<T>(geometry, parts.data(),
+                                             norm_->normalization<T>(gamma, io.input(parts_ + 1)),
+                                             io.input(parts_ + 2).as<T>(), y.as<T>(), dz.as<T>(), dw.view.as<T>(),
+                                             dw.accumulate, sum_dy.as<T>(), sum_dy_xhat.as<T>(), scratch.as<T>()));
+      });
+    }
+    BatchNorm::give(io, parts_, sum_dy_xhat);
+    BatchNorm::give(io, parts_ + 1, sum_dy);
+  }
+
+  /// The last reader of a part applies what all have gathered.
+  void finish(Backward& io, std::size_t i, const GradientTarget& target) {
+    ChannelStatistics& statistics = *norm_->statistics()[i];
+    if (--statistics.readers > 0 || !statistics.correction) return;
+    const View x = io.input(i);
+    const View gradient = target.view ? target.view : io.grad_input(i).view;
+    run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      PALIMPSEST_RUN(io.device(), norm_conv_correct<T>(x.shape.pixels(), x.shape.c(), x.as<T>(),
+                                                       statistics.moments.template as<T>(),
+                                                       statistics.correction.template as<T>(), gradient.as<T>()));
+    });
+    statistics.correction = {};
+  }
+
+  std::unique_ptr<BatchNorm> norm_;
+  std::size_t parts_;
+};
+
+}  // namespace
+
+Tensor norm_conv(std::unique_ptr<BatchNorm> norm, std::vector<Tensor> inputs, const Tensor& weight) {
+  inputs.push_back(weight);
+  return apply_single(std::make_unique<NormConv>(std::move(norm)), std::move(inputs));
+}
+
+}  // namespace palimpsest::ops

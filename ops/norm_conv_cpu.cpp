@@ -1,0 +1,398 @@
+// A tile of pixels at a time: its input is normalised into a scratch that the caches hold, and the convolution's tiles
+// read it there. The gradient pass fills one scratch with the input's gradient, another with the input as before, and
+// is through with both before it goes on to the next tile.
+
+#include "ops/norm_conv_kernels.hpp"
+
+#include "core/parallel.hpp"
+#include "ops/conv2d_channels.hpp"
+#include "ops/conv2d_outer.hpp"
+#include "ops/cpu_rows.hpp"
+#include "ops/norm_conv_plan.hpp"
+
+namespace palimpsest::kernels::PALIMPSEST_ISA {
+namespace {
+
+
+
+/// The normalisation's parameters of all channels, with zeros behind them as far as a vector reaches.
+template <class T>
+struct Parameters {
+  const T* mean;
+  const T* scale;
+  const T* beta;
+};
+
+template <class T>
+Parameters<T> collect_parameters(Index channels, const Normalization<T>& n, T* to) {
+  const Index pitch = channels + 4 * max_lanes;
+  T* const mean = to;
+  T* const scale = mean + pitch;
+  T* const beta = scale + pitch;
+  for (Index c = 0; c < pitch; ++c) {
+    mean[c] = c < channels ? n.mean[c] : 0;
+    scale[c] = c < channels ? n.gamma[c] * n.rstd[c] : 0;
+    beta[c] = c < channels ? n.beta[c] : 0;
+  }
+  return {mean, scale, beta};
+}
+
+/// The part of a tensor's channels that a tile takes: columns of `Vectors` vectors, the last of which may be partial.
+template <class T, int Vectors>
+struct Columns {
+  using V = simd::Vector<T>;
+  V mean[Vectors], scale[Vectors], beta[Vectors];
+
+  explicit Columns(const Parameters<T>& p, Index channel) {
+    for (int v = 0; v < Vectors; ++v) {
+      mean[v] = simd::load<T>(p.mean + channel + v * lanes<T>);
+      scale[v] = simd::load<T>(p.scale + channel + v * lanes<T>);
+      beta[v] = simd::load<T>(p.beta + channel + v * lanes<T>);
+    }
+  }
+};
+
+template <class T, bool Partial>
+[[gnu::always_inline]] inline simd::Vector<T> load_some(const T* from, int count) {
+  return Partial ? simd::load_partial<T>(from, count) : simd::load<T>(from);
+}
+
+template <class T, bool Partial>
+[[gnu::always_inline]] inline void store_some(T* to, simd::Vector<T> value, int count) {
+  if constexpr (Partial) {
+    simd::store_partial<T>(to, value, count);
+  } else {
+    simd::store<T>(to, value);
+  }
+}
+
+/// to[row] = max(0, normalised x[row]); NaN stays NaN.
+template <class T, int Vectors, bool Partial>
+void load_columns(Index rows, const T* x, Index stride, const Parameters<T>& p, Index channel, int last, bool exact,
+                  T* to, Index pitch) {
+  using V = simd::Vector<T>;
+  const Columns<T, Vectors> c(p, channel);
+  for (Index row = 0; row < rows; ++row, x += stride, to += pitch) {
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) {
+      const bool at_end = v == Vectors - 1;
+      const T* const from = x + v * lanes<T>;
+      const V value = (at_end ? load_some<T, Partial>(from, last) : simd::load<T>(from)) - c.mean[v];
+      const V normalised = value * c.scale[v] + c.beta[v];
+      const V y = normalised <= 0 ? V{} : normalised;
+      // What is stored behind the columns is overwritten by those that follow, but not at the end of an exact row.
+      if (Partial && at_end && exact) {
+        simd::store_partial<T>(to + v * lanes<T>, y, last);
+      } else {
+        simd::store<T>(to + v * lanes<T>, y);
+      }
+    }
+  }
+}
+
+/// Where the gradient pass finds and leaves a tile: scratches have rows of `pitch` elements.
+template <class T>
+struct GradientTile {
+  Index rows;
+  T* dy;  // in: the gradient of y
+  T* y;   // out, where needed
+  Index pitch;
+  double* sum_dy;  // per channel, added to
+  double* sum_dy_deviation;
+};
+
+/// gradient[row] (+)= scale * dy'[row]; y and the sums of GradientTile.
+template <class T, int Vectors, bool Partial, bool Add, bool MakeY>
+void gradient_columns(const GradientTile<T>& tile, Index at, const T* x, Index stride, const Parameters<T>& p,
+                      Index channel, int last, T* gradient, Index gradient_stride) {
+  using V = simd::Vector<T>;
+  const Columns<T, Vectors> c(p, channel);
+  V sum[Vectors] = {};
+  V sum_deviation[Vectors] = {};
+  const T* dy = tile.dy + at;
+  T* y = tile.y + at;
+  for (Index row = 0; row < tile.rows; ++row) {
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) {
+      const bool at_end = v == Vectors - 1;
+      const T* const from = x + v * lanes<T>;
+      T* const to = gradient + v * lanes<T>;
+      const V deviation = (at_end ? load_some<T, Partial>(from, last) : simd::load<T>(from)) - c.mean[v];
+      const V normalised = deviation * c.scale[v] + c.beta[v];
+      const V masked = normalised > 0 ? simd::load<T>(dy + v * lanes<T>) : V{};
+      if constexpr (MakeY) simd::store<T>(y + v * lanes<T>, normalised <= 0 ? V{} : normalised);
+      sum[v] += masked;
+      sum_deviation[v] += masked * deviation;
+      V result = masked * c.scale[v];
+      if constexpr (Add) result += at_end ? load_some<T, Partial>(to, last) : simd::load<T>(to);
+      if (at_end) {
+        store_some<T, Partial>(to, result, last);
+      } else {
+        simd::store<T>(to, result);
+      }
+    }
+    x += stride;
+    gradient += gradient_stride;
+    dy += tile.pitch;
+    y += tile.pitch;
+  }
+  for (int v = 0; v < Vectors; ++v) {
+    const int count = v == Vectors - 1 ? last : lanes<T>;
+    for (int lane = 0; lane < count; ++lane) {
+      tile.sum_dy[channel + v * lanes<T> + lane] += static_cast<double>(sum[v][lane]);
+      tile.sum_dy_deviation[channel + v * lanes<T> + lane] += static_cast<double>(sum_deviation[v][lane]);
+    }
+  }
+}
+
+/// Calls body(vectors, partial, offset, elements of the last vector) for the columns that make up `width` channels.
+template <class T, class Body>
+[[gnu::always_inline]] inline void for_columns(Index width, const Body& body) {
+  using std::integral_constant;
+  Index at = 0;
+  for (; width - at >= 4 * lanes<T>; at += 4 * lanes<T>) {
+    body(integral_constant<int, 4>(), std::false_type(), at, lanes<T>);
+  }
+  for (; width - at >= 2 * lanes<T>; at += 2 * lanes<T>) {
+    body(integral_constant<int, 2>(), std::false_type(), at, lanes<T>);
+  }
+  const Index rest = width - at;
+  if (rest == 0) return;
+  const int last = static_cast<int>(rest > lanes<T> ? rest - lanes<T> : rest);
+  if (rest > lanes<T>) {
+    body(integral_constant<int, 2>(), std::true_type(), at, last);
+  } else if (rest == lanes<T>) {
+    body(integral_constant<int, 1>(), std::false_type(), at, last);
+  } else {
+    body(integral_constant<int, 1>(), std::true_type(), at, last);
+  }
+}
+
+/// Calls body(part, first channel in the part, channels, first channel of all) for what lies in `channels`.
+template <class T, class Body>
+void for_parts(const NormConvGeometry& g, const NormPart<T>* parts, Range channels, const Body& body) {
+  Index first = 0;
+  for (Index i = 0; i < g.parts && first < channels.end; first += parts[i++].channels) {
+    const Range inside = intersect({first, first + parts[i].channels}, channels);
+    if (inside.size() > 0) body(parts[i], inside.begin - first, inside.size(), inside.begin);
+  }
+}
+
+/// The normalised and rectified input: rows x channels, in rows of `pitch` elements. Where they have no more elements
+/// than channels, nothing is written behind them.
+template <class T>
+void load_tile(const NormConvGeometry& g, const NormPart<T>* parts, const Parameters<T>& p, Range rows, Range channels,
+               T* to, Index pitch) {
+  for_parts(g, parts, channels, [&](const NormPart<T>& part, Index from, Index width, Index channel) {
+    const T* const x = part.x + rows.begin * part.channels + from;
+    for_columns<T>(width, [&](auto vectors, auto partial, Index at, int last) {
+      load_columns<T, vectors(), partial()>(rows.size(), x + at, part.channels, p, channel + at, last,
+                                            pitch == channels.size(), to + channel - channels.begin + at, pitch);
+    });
+  });
+}
+
+/// outputs: `count` channels; the k-th input channel's weight for output o is at from[k * k_step + o * o_step]. Packs
+/// blocks of vectors as the tiles read them.
+template <class T>
+void pack_blocks(const T* from, Index k_step, Index o_step, Index inputs, Index count, T* to) {
+  const Index vectors = ceil_div(count, lanes<T>);
+  const Index blocks = ceil_div(vectors, max_vectors);
+  const WeightView<T> view = {from, o_step, 0, 0, k_step};
+  for (Index block = 0; block < blocks; ++block) {
+    const Range part = even_part(vectors, block, blocks);
+    const Index width = part.size() * lanes<T>;
+    pack_tap(view, from + part.begin * lanes<T> * o_step, inputs, smaller(width, count - part.begin * lanes<T>),
+             to + inputs * part.begin * lanes<T>, width);
+  }
+}
+
+/// y (+)= x times the packed weights: `rows` rows of x, x_step apart, of which the input channels `inputs` out of
+/// `all_inputs` count (x points to the first of them).
+template <class T>
+void multiply(Index rows, const T* x, Index x_step, Range inputs, Index all_inputs, const T* packed, Index outputs,
+              bool accumulate, bool pad_is_ours, T* y, Index y_step) {
+  TileShape shape = {};
+  shape.x_pixel = x_step;
+  shape.run = shape.tap = inputs.size();
+  shape.y_pixel = y_step;
+  shape.accumulate = accumulate;
+  const Segment segment = {rows, false, false};
+  const Index vectors = ceil_div(outputs, lanes<T>);
+  const Index blocks = ceil_div(vectors, max_vectors);
+  for (Index block = 0; block < blocks; ++block) {
+    const Range part = even_part(vectors, block, blocks);
+    shape.last_lanes =
+        pad_is_ours ? lanes<T> : static_cast<int>(smaller(lanes<T>, outputs - (part.end - 1) * lanes<T>));
+    const T* w = packed + (all_inputs * part.begin + inputs.begin * part.size()) * lanes<T>;
+    T* to = y + part.begin * lanes<T>;
+    switch (part.size()) {
+      case 1:
+        tile_segment<T, 1>(shape, segment, x, 1, w, to);
+        break;
+      case 2:
+        tile_segment<T, 2>(shape, segment, x, 1, w, to);
+        break;
+      default:
+        tile_segment<T, 3>(shape, segment, x, 1, w, to);
+        break;
+    }
+  }
+}
+
+}  // namespace
+
+template <class T>
+void norm_conv_forward(const NormConvGeometry& g, const NormPart<T>* parts, const Normalization<T>& n, const T* w, T* z,
+                       T* y, T* workspace) {
+  const NormConvCut cut = cut_forward(g, sizeof(T), y != nullptr);
+  const Parameters<T> p = collect_parameters(g.channels, n, workspace);
+  T* const packed = workspace + parameter_elements(g);
+  pack_blocks(w, 1, g.channels, g.channels, g.outputs, packed);
+  parallel_for(ceil_div(g.rows, cut.task_rows), [&](Index task) {
+    alignas(64) T scratch[norm_conv_scratch_bytes / sizeof(T)];
+    const Range mine = {task * cut.task_rows, smaller(g.rows, (task + 1) * cut.task_rows)};
+    for (Index row = mine.begin; row < mine.end; row += cut.rows) {
+      const Range rows = {row, smaller(mine.end, row + cut.rows)};
+      for (Index first = 0; first < g.channels; first += cut.channels) {
+        const Range channels = {first, smaller(g.channels, first + cut.channels)};
+        load_tile(g, parts, p, rows, channels, scratch, cut.pitch);
+        if (y != nullptr) {
+          for (Index i = 0; i < rows.size(); ++i) {
+            std::memcpy(y + (row + i) * g.channels + first, scratch + i * cut.pitch,
+                        static_cast<std::size_t>(channels.size()) * sizeof(T));
+          }
+        }
+        multiply(rows.size(), scratch, cut.pitch, channels, g.channels, packed, g.outputs, first > 0, false,
+                 z + row * g.outputs, g.outputs);
+      }
+    }
+  });
+}
+
+template <class T>
+void norm_conv_backward(const NormConvGeometry& g, const NormPart<T>* parts, const Normalization<T>& n, const T* w,
+                        const T* y, const T* dz, T* dw, bool accumulate, T* sum_dy, T* sum_dy_xhat, T* workspace) {
+  const NormConvCut cut = cut_backward(g, sizeof(T));
+  const NormConvSplit split = split_backward(g);
+  double* const sums = reinterpret_cast<double*>(workspace);  // a chunk: dy, then dy * deviation
+  T* const partial = workspace + split.sum_elements;
+  T* const packed = partial + split.chunks * split.partial;
+  const Parameters<T> p = collect_parameters(g.channels, n, packed + g.outputs * round_up(g.channels, max_lanes));
+  const Index groups = ceil_div(g.channels, cut.channels);
+  const auto group_at = [&](Index group) {
+    return Range{group * cut.channels, smaller(g.channels, (group + 1) * cut.channels)};
+  };
+  for (Index group = 0; group < groups; ++group) {
+    const Range channels = group_at(group);
+    pack_blocks(w + channels.begin, g.channels, 1, g.outputs, channels.size(), packed + g.outputs * channels.begin);
+  }
+  const Index total_row = round_up(g.outputs, lanes<T>);
+  parallel_for(split.chunks * groups, [&](Index task) {
+    alignas(64) T dy_scratch[norm_conv_scratch_bytes / sizeof(T)];
+    alignas(64) T y_scratch[norm_conv_scratch_bytes / sizeof(T)];
+    const Index chunk = task / groups;
+    const Range channels = group_at(task % groups);
+    const Range mine = even_part(g.rows, chunk, split.chunks);
+    GradientTile<T> tile = {};
+    tile.dy = dy_scratch;
+    tile.y = y_scratch;
+    tile.pitch = cut.pitch;
+    tile.sum_dy = sums + chunk * 2 * g.channels;
+    tile.sum_dy_deviation = tile.sum_dy + g.channels;
+    for (Index c = channels.begin; c < channels.end; ++c) tile.sum_dy[c] = tile.sum_dy_deviation[c] = 0;
+    T* const total = partial + chunk * split.partial;
+    for (Index row = mine.begin; row < mine.end; row += cut.rows) {
+      tile.rows = smaller(cut.rows, mine.end - row);
+      const T* const dz_tile = dz + row * g.outputs;
+      multiply(tile.rows, dz_tile, g.outputs, {0, g.outputs}, g.outputs, packed + g.outputs * channels.begin,
+               channels.size(), false, true, dy_scratch, cut.pitch);
+      for_parts(g, parts, channels, [&](const NormPart<T>& part, Index from, Index width, Index channel) {
+        const Index offset = row * part.channels + from;
+        for_columns<T>(width, [&](auto vectors, auto is_partial, Index at, int last) {
+          const Index column = channel - channels.begin + at;
+          // A gradient that nobody wants goes where its dy was.
+          T* const gradient = part.gradient != nullptr ? part.gradient + offset + at : dy_scratch + column;
+          const Index stride = part.gradient != nullptr ? part.channels : cut.pitch;
+          const auto run = [&]<bool Add, bool MakeY>() {
+            gradient_columns<T, vectors(), is_partial(), Add, MakeY>(tile, column, part.x + offset + at, part.channels,
+                                                                     p, channel + at, last, gradient, stride);
+          };
+          if (y == nullptr) {
+            part.accumulate ? run.template operator()<true, true>() : run.template operator()<false, true>();
+          } else {
+            part.accumulate ? run.template operator()<true, false>() : run.template operator()<false, false>();
+          }
+        });
+      });
+      if (dw == nullptr) continue;
+      const Factor dz_factor = {g.outputs, 0, 0, g.outputs};
+      const Factor y_factor = {channels.size(), 0, 0, y == nullptr ? cut.pitch : g.channels};
+      const T* const scalars = y == nullptr ? y_scratch : y + row * g.channels + channels.begin;
+      outer_product(Pixels{1, 1, tile.rows}, y_factor, dz_factor, {0, channels.size()}, scalars, dz_tile,
+                    total + channels.begin * total_row, row == mine.begin, Upcoming{});
+    }
+  });
+  for (Index chunk = 1; chunk < split.chunks; ++chunk) {
+    for (Index i = 0; i < 2 * g.channels; ++i) sums[i] += sums[chunk * 2 * g.channels + i];
+  }
+  for (Index c = 0; c < g.channels; ++c) {
+    sum_dy[c] = static_cast<T>(sums[c]);
+    sum_dy_xhat[c] = static_cast<T>(sums[g.channels + c] * static_cast<double>(n.rstd[c]));
+  }
+  for_parts(g, parts, {0, g.channels}, [&](const NormPart<T>& part, Index, Index width, Index channel) {
+    if (part.gradient == nullptr) return;
+    for (Index c = 0; c < width; ++c) {
+      const T share = p.scale[channel + c] / static_cast<T>(g.rows);
+      const T offset = share * sum_dy[channel + c];
+      const T slope = share * n.rstd[channel + c] * sum_dy_xhat[channel + c];
+      part.correction[c] = part.gathered ? part.correction[c] + offset : offset;
+      part.correction[width + c] = part.gathered ? part.correction[width + c] + slope : slope;
+    }
+  });
+  if (dw == nullptr) return;
+  parallel_for(g.channels, [&](Index c) {
+    const T* const from = partial + c * total_row;
+    for (Index k = 0; k < g.outputs; k += lanes<T>) {
+      simd::Vector<T> sum = simd::load<T>(from + k);
+      for (Index chunk = 1; chunk < split.chunks; ++chunk) sum += simd::load<T>(from + k + chunk * split.partial);
+      const Index count = smaller(lanes<T>, g.outputs - k);
+      for (Index i = 0; i < count; ++i) {
+        T& element = dw[(k + i) * g.channels + c];
+        element = accumulate ? element + sum[i] : sum[i];
+      }
+    }
+  });
+}
+
+template <class T>
+void norm_conv_correct(Index rows, Index channels, const T* x, const T* mean, const T* correction, T* gradient) {
+  for_channel_strips(channels, [&](Index first, Index strip) {
+    alignas(64) T means[FoldedRows::max_width];
+    alignas(64) T offsets[FoldedRows::max_width];
+    alignas(64) T slopes[FoldedRows::max_width];
+    const FoldedRows folded = fold_rows(strip, channels);
+    repeat(strip, folded.width, mean + first, means);
+    repeat(strip, folded.width, correction + first, offsets);
+    repeat(strip, folded.width, correction + channels + first, slopes);
+    const Output<T> output(gradient + first, rows * channels, true);
+    write_spans(rows, strip, channels, output, [&](Index at, Index count, T* to) {
+#pragma GCC ivdep
+      for (Index i = 0; i < count; ++i) {
+        to[i] -= multiply_add(slopes[i], x[first + at + i] - means[i], offsets[i]);
+      }
+    });
+  });
+}
+
+#define INSTANTIATE(T)                                                                                            \
+  template void norm_conv_forward(const NormConvGeometry&, const NormPart<T>*, const Normalization<T>&, const T*, \
+                                  T*, T*, T*);                                                                    \
+  template void norm_conv_backward(const NormConvGeometry&, const NormPart<T>*, const Normalization<T>&,          \
+                                   const T*, const T*, const T*, T*, bool, T*, T*, T*);                           \
+  template void norm_conv_correct(Index, Index, const T*, const T*, const T*, T*);
+INSTANTIATE(float)
+INSTANTIATE(double)
+#undef INSTANTIATE
+
+}  // namespace palimpsest::kernels::PALIMPSEST_ISA
