@@ -1,5 +1,6 @@
 // Batch normalisation: two passes forward in a first run (statistics, then normalise), one in a replay, two backward.
 
+#include "ops/batch_norm_cuda.hpp"
 #include "ops/batch_norm_kernels.hpp"
 #include "ops/cuda_reduce.hpp"
 
@@ -7,31 +8,6 @@ namespace palimpsest::kernels::gpu {
 namespace {
 
 using namespace palimpsest::cuda;
-
-/// Every kernel normalises with these very operations, which the compiler cannot contract in another way in each, so
-/// that a gradient's mask agrees with the forward's result.
-template <class T>
-struct Channel {
-  T mean;
-  T scale;
-  T beta;
-
-  __device__ T value(T deviation) const { return fma(deviation, scale, beta); }
-};
-
-__device__ inline float product(float a, float b) { return __fmul_rn(a, b); }
-__device__ inline double product(double a, double b) { return __dmul_rn(a, b); }
-
-template <class T>
-__device__ inline Channel<T> channel_of(const Normalization<T>& n, Index c) {
-  return {n.mean[c], product(n.gamma[c], n.rstd[c]), n.beta[c]};
-}
-
-/// dy', given the deviation.
-template <class T>
-__device__ inline T masked(const Channel<T>& channel, bool relu, T deviation, T dy) {
-  return !relu || channel.value(deviation) > 0 ? dy : T{0};
-}
 
 /// Deviations from the first row and their squares: exactly 0 for a constant channel.
 template <class T>
@@ -77,18 +53,6 @@ struct Gradients {
 };
 
 template <class T>
-struct GradientSums {
-  const T* rstd;
-  T* sum_dy;
-  T* sum_dy_xhat;
-
-  __device__ void finish(Index channel, const double (&sums)[2]) const {
-    sum_dy[channel] = static_cast<T>(sums[0]);
-    sum_dy_xhat[channel] = static_cast<T>(sums[1] * static_cast<double>(rstd[channel]));
-  }
-};
-
-template <class T>
 __global__ void rstd_kernel(Index channels, double epsilon, T* variance) {
   for (Index c = first_item(); c < channels; c += item_step()) {
     variance[c] = static_cast<T>(1.0 / sqrt(static_cast<double>(variance[c]) + epsilon));
@@ -115,8 +79,7 @@ __global__ void forward_kernel(Index rows, Index groups, const T* x, Normalizati
     const Index at = (row * groups + group) * Width;
     Pack<T, Width> pack = load<Width>(x + at);
     for (int lane = 0; lane < Width; ++lane) {
-      const T value = channels[lane].value(pack[lane] - channels[lane].mean);
-      pack[lane] = n.relu && value <= 0 ? T{0} : value;
+      pack[lane] = normalised(channels[lane], n.relu, pack[lane] - channels[lane].mean);
     }
     store(y + at, pack);
   }
@@ -129,15 +92,12 @@ __global__ void input_gradient_kernel(Index rows, Index groups, const T* x, cons
   const Index group = row_group();
   if (group >= groups) return;
   Channel<T> channels[Width];
-  T offsets[Width] = {};
-  T slopes[Width] = {};
+  Correction<T> corrections[Width];
   for (int lane = 0; lane < Width; ++lane) {
     const Index c = group * Width + lane;
     channels[lane] = channel_of(n, c);
     if (sum_dy == nullptr) continue;
-    const T share = channels[lane].scale / static_cast<T>(rows);
-    offsets[lane] = share * sum_dy[c];
-    slopes[lane] = share * n.rstd[c] * sum_dy_xhat[c];
+    corrections[lane] = correction_of(channels[lane], n.rstd[c], rows, sum_dy[c], sum_dy_xhat[c]);
   }
   for (Index row = first_row(); row < rows; row += row_step()) {
     const Index at = (row * groups + group) * Width;
@@ -147,7 +107,8 @@ __global__ void input_gradient_kernel(Index rows, Index groups, const T* x, cons
     for (int lane = 0; lane < Width; ++lane) {
       const T deviation = values[lane] - channels[lane].mean;
       const T gradient = masked(channels[lane], n.relu, deviation, pack[lane]);
-      pack[lane] = fma(channels[lane].scale, gradient, fma(deviation, -slopes[lane], -offsets[lane]));
+      const Correction<T>& correction = corrections[lane];
+      pack[lane] = fma(channels[lane].scale, gradient, fma(deviation, -correction.slope, -correction.offset));
     }
     store(dx + at, pack, accumulate);
   }

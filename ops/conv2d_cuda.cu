@@ -4,6 +4,7 @@
 
 #include "core/cuda_kernels.hpp"
 #include "ops/conv2d_cuda_plan.hpp"
+#include "ops/cuda_workspace.hpp"
 #include "ops/gemm.hpp"
 
 namespace palimpsest::kernels::gpu {
@@ -96,15 +97,6 @@ __global__ void mirror_kernel(Conv2dGeometry g, Index count, const T* __restrict
     mirrored[i] = w[(o * taps + taps - 1 - tap) * g.c_in + c];
   }
 }
-
-/// The workspace, cut up: first what the products need, then what a data gradient keeps of the kernel, then columns.
-template <class T>
-struct Workspace {
-  T* products;
-  T* rest;
-
-  explicit Workspace(T* workspace) : products(workspace), rest(workspace + gemm_workspace(Device::Cuda) / sizeof(T)) {}
-};
 
 /// Calls body(geometry of the chunk, x of the chunk, y of the chunk) for chunks of images in order.
 template <class T, class X, class Y, class Body>

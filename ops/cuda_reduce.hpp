@@ -50,12 +50,14 @@ __global__ void sum_parts(Index rows, Index channels, Index rows_per_part, Terms
   for (int s = 0; s < Sums; ++s) partial[(s * Index{gridDim.y} + part) * channels + channel] = sums[s];
 }
 
-/// Finish: `void finish(Index channel, const double (&sums)[Sums])` stores what comes of a channel's sums.
+/// For the channels [begin, end) of all. Finish: `void finish(Index channel, const double (&sums)[Sums])` stores what
+/// comes of a channel's sums.
 template <int Sums, class Finish>
-__global__ void add_parts(Index channels, Index parts, const double* partial, Finish finish) {
-  const Index channel = row_group();
+__global__ void add_parts(Index begin, Index end, Index channels, Index parts, const double* partial,
+                          const __grid_constant__ Finish finish) {
+  const Index channel = begin + row_group();
   double sums[Sums] = {};
-  if (channel < channels) {
+  if (channel < end) {
     for (int s = 0; s < Sums; ++s) {
 #pragma unroll 8
       for (Index part = threadIdx.y; part < parts; part += blockDim.y) {
@@ -64,18 +66,24 @@ __global__ void add_parts(Index channels, Index parts, const double* partial, Fi
     }
   }
   add_over_threads(sums);
-  if (threadIdx.y == 0 && channel < channels) finish.finish(channel, sums);
+  if (threadIdx.y == 0 && channel < end) finish.finish(channel, sums);
+}
+
+/// A launch like that of channel_reduction(): `parts` of the rows for the channels [begin, end).
+inline Geometry channel_blocks(Index begin, Index end, Index parts) {
+  using Reduction = gpu_geometry::ChannelReduction;
+  const Index blocks = gpu_geometry::ceil_div(end - begin, Reduction::threads_x);
+  return geometry(Reduction{parts, 0, static_cast<unsigned>(blocks)});
 }
 
 /// Both launches. partial: Sums * channels * channel_reduction(rows, channels).parts doubles.
 template <int Sums, class T, class Terms, class Finish>
 void sum_over_rows(Index rows, Index channels, const Terms& terms, const Finish& finish, double* partial) {
-  gpu_geometry::ChannelReduction launch = gpu_geometry::channel_reduction(rows, channels);
+  const gpu_geometry::ChannelReduction launch = gpu_geometry::channel_reduction(rows, channels);
   PALIMPSEST_LAUNCH(geometry(launch), (sum_parts<Sums, T, Terms>), rows, channels, launch.rows_per_part, terms,
                     partial);
-  const Index parts = launch.parts;
-  launch.parts = 1;
-  PALIMPSEST_LAUNCH(geometry(launch), (add_parts<Sums, Finish>), channels, parts, partial, finish);
+  PALIMPSEST_LAUNCH(channel_blocks(0, channels, 1), (add_parts<Sums, Finish>), Index{0}, channels, channels,
+                    launch.parts, partial, finish);
 }
 
 }  // namespace palimpsest::cuda

@@ -10,14 +10,19 @@ namespace palimpsest::gpu_geometry {
 
 using NormConvolution = kernels::NormConvGeometry;
 
-/// Rows at a time: the gradient pass holds y and its gradient for so many, in at most `limit` bytes (but for one at
-/// least). Forward takes the same chunks: where products are cut must not depend on what a policy keeps.
-constexpr Index norm_conv_rows(const NormConvolution& g, Index element_bytes, Index limit) {
-  return smaller(g.rows, larger(1, limit / (2 * g.channels * element_bytes)));
-}
+/// Chunks begin at multiples of so many rows, and so do their rows of any tensor at multiples of 256 bytes from where
+/// it begins: a product of a kept tensor finds its factors aligned as one of a tensor in the workspace does, and
+/// cuBLAS, which looks at that, chooses alike for both.
+inline constexpr Index norm_conv_row_unit = 64;
 
-constexpr Index norm_conv_chunks(const NormConvolution& g, Index element_bytes, Index limit) {
-  return ceil_div(g.rows, norm_conv_rows(g, element_bytes, limit));
+/// Rows at a time: the gradient pass holds y and its gradient for so many, in at most `limit` bytes (but for 64 rows at
+/// least). Forward takes the same chunks: where products are cut must not depend on what a policy keeps. Fewer than
+/// 2^31, which is what a product takes.
+constexpr Index norm_conv_rows(const NormConvolution& g, Index element_bytes, Index limit) {
+  const Index units = limit / (2 * g.channels * element_bytes * norm_conv_row_unit);
+  const Index most = norm_conv_row_unit * smaller(larger(1, units), Index{1} << 24);
+  const Index even = ceil_div(g.rows, ceil_div(g.rows, most));
+  return smaller(g.rows, ceil_div(even, norm_conv_row_unit) * norm_conv_row_unit);
 }
 
 /// Bytes of y, or of its gradient, for one chunk; a multiple of 256.
@@ -25,20 +30,30 @@ constexpr Index norm_conv_forward_bytes(const NormConvolution& g, Index element_
   return ceil_div(norm_conv_rows(g, element_bytes, limit) * g.channels * element_bytes, 256) * 256;
 }
 
-/// Parts of the rows of a chunk that the gradient pass sums apart.
-constexpr Index norm_conv_parts(const NormConvolution& g, Index element_bytes, Index limit) {
-  return channel_reduction(norm_conv_rows(g, element_bytes, limit), g.channels).parts;
+/// The parts of the rows that the gradient pass sums apart: each chunk is cut as the first, the last may have fewer.
+struct NormConvSums {
+  Index rows_per_part;
+  Index parts_per_chunk;
+  Index parts;  // of all chunks
+};
+
+constexpr NormConvSums norm_conv_sums(const NormConvolution& g, Index element_bytes, Index limit) {
+  const Index rows = norm_conv_rows(g, element_bytes, limit);
+  const ChannelReduction chunk = channel_reduction(rows, g.channels);
+  const Index whole_chunks = (g.rows - 1) / rows;
+  const Index last = ceil_div(g.rows - whole_chunks * rows, chunk.rows_per_part);
+  return {chunk.rows_per_part, chunk.parts, whole_chunks * chunk.parts + last};
 }
 
-/// Doubles of partial sums of the two numbers that the gradient pass adds up for each channel.
-constexpr Index norm_conv_sums(const NormConvolution& g, Index element_bytes, Index limit) {
-  return 2 * g.channels * norm_conv_parts(g, element_bytes, limit) * norm_conv_chunks(g, element_bytes, limit);
+/// Bytes of the partial sums, in double, of the two numbers that the gradient pass adds up for each channel; a multiple
+/// of 256.
+constexpr Index norm_conv_sum_bytes(const NormConvolution& g, Index element_bytes, Index limit) {
+  return ceil_div(2 * g.channels * norm_conv_sums(g, element_bytes, limit).parts * 8, 256) * 256;
 }
 
 /// The partial sums, then y, then its gradient.
 constexpr Index norm_conv_backward_bytes(const NormConvolution& g, Index element_bytes, Index limit) {
-  const Index sums = ceil_div(norm_conv_sums(g, element_bytes, limit) * 8, 256) * 256;
-  return sums + 2 * norm_conv_forward_bytes(g, element_bytes, limit);
+  return norm_conv_sum_bytes(g, element_bytes, limit) + 2 * norm_conv_forward_bytes(g, element_bytes, limit);
 }
 
 }  // namespace palimpsest::gpu_geometry

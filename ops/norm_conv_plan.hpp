@@ -40,12 +40,14 @@ constexpr NormConvCut cut_forward(const NormConvGeometry& g, std::size_t element
   return cut;
 }
 
-constexpr NormConvCut cut_backward(const NormConvGeometry& g, std::size_t element_bytes) {
-  constexpr Index most = 256;
-  const Index blocks = ceil_div(g.channels, most);
-  const Index channels = round_up(ceil_div(g.channels, blocks), max_lanes);
-  return make_cut(channels, scratch_pitch(channels), element_bytes);
-}
+/// The gradient pass takes so few channels at a time that what it needs of a tile, x and its gradient, y and its
+/// gradient, fits the first-level cache. They are as many as the convolution's widest tile makes at once.
+inline constexpr Index gradient_channels = 48;
+inline constexpr Index gradient_rows = 64;
+inline constexpr Index gradient_pitch = scratch_pitch(gradient_channels);
+
+/// Channels that one task of the gradient pass goes through.
+constexpr Index gradient_groups(const NormConvGeometry& g) { return ceil_div(g.channels, 10 * gradient_channels); }
 
 /// The gradient pass sums over the rows in chunks, each with its own partial sums of dw and of the channels.
 struct NormConvSplit {
