@@ -4,8 +4,10 @@
 #include "core/cuda_runtime.hpp"
 #include "ops/check.hpp"
 #include "ops/conv2d_cuda_plan.hpp"
+#include "ops/conv2d_geometry.hpp"
 #include "ops/conv2d_kernels.hpp"
 #include "ops/norm_conv.hpp"
+#include "ops/norm_conv_kernels.hpp"
 
 namespace palimpsest::ops {
 namespace {
@@ -43,7 +45,7 @@ class Conv2d : public Op {
     const View& x = io.input(0);
     const View& weight = io.input(1);
     const View& y = io.output();
-    const auto geometry = geometry_of(x.shape, weight.shape, y.shape);
+    const auto geometry = geometry_of(x.shape, weight.shape, y.shape, spec_);
     const Buffer scratch =
         io.workspace(on_cuda(io.device()) ? kernels::gpu::conv2d_forward_workspace(geometry, size_of(x.dtype))
                                           : bytes(kernels::conv2d_forward_workspace(geometry), x.dtype));
@@ -57,7 +59,7 @@ class Conv2d : public Op {
     const View x = io.input(0);
     const View weight = io.input(1);
     const View dy = io.grad_output();
-    const auto geometry = geometry_of(x.shape, weight.shape, dy.shape);
+    const auto geometry = geometry_of(x.shape, weight.shape, dy.shape, spec_);
     if (io.wants(1)) {
       const GradientTarget dw = io.grad_input(1);
       const Buffer scratch =
@@ -89,40 +91,20 @@ class Conv2d : public Op {
     return static_cast<std::size_t>(elements) * size_of(dtype);
   }
 
-  kernels::Conv2dGeometry geometry_of(const Shape& x, const Shape& weight, const Shape& y) const {
-    return {.n = x.n(),
-            .c_in = x.c(),
-            .h_in = x.h(),
-            .w_in = x.w(),
-            .c_out = weight[0],
-            .h_out = y.h(),
-            .w_out = y.w(),
-            .kernel_h = weight[2],
-            .kernel_w = weight[3],
-            .stride_h = spec_.stride,
-            .stride_w = spec_.stride,
-            .pad_top = spec_.padding.top,
-            .pad_left = spec_.padding.left};
-  }
-
   Conv2dSpec spec_;
 };
-
-/// Whether each output sees one pixel, its own.
-bool is_pointwise(const Shape& weight, const Conv2dSpec& spec) {
-  const Padding& pad = spec.padding;
-  return weight[2] == 1 && weight[3] == 1 && spec.stride == 1 && pad.top + pad.left + pad.bottom + pad.right == 0;
-}
 
 }  // namespace
 
 Tensor conv2d(Tensor x, const Tensor& weight, const Conv2dSpec& spec) {
   if (x && weight && dynamic_cast<const BatchNorm*>(deferred_op(x)) != nullptr) {
-    Conv2d(spec).infer(std::vector<Spec>{{x.shape(), x.dtype()}, {weight.shape(), weight.dtype()}});
-    if (is_pointwise(weight.shape(), spec) && weight.device() == x.device()) {
+    const Spec y = Conv2d(spec).infer(std::vector<Spec>{{x.shape(), x.dtype()}, {weight.shape(), weight.dtype()}})[0];
+    const auto geometry = geometry_of(x.shape(), weight.shape(), y.shape, spec);
+    const bool fits = is_pointwise(geometry) || kernels::norm_conv2d_fits(geometry, size_of(y.dtype));
+    if (fits && weight.device() == x.device()) {
       if (const std::unique_ptr<Deferred> norm = take_deferred(x)) {
         std::unique_ptr<BatchNorm> op(static_cast<BatchNorm*>(norm->op.release()));
-        return norm_conv(std::move(op), std::move(norm->inputs), weight);
+        return norm_conv(std::move(op), std::move(norm->inputs), weight, spec, y.shape);
       }
     }
   }

@@ -337,9 +337,9 @@ void convolve_band(const Problem<T>& p, const Tiling& tiling, const Band& band, 
   }
 }
 
+/// The weights are packed.
 template <class T>
-void convolve_channels(const Problem<T>& p, const WeightView<T>& view, const Tiling& tiling) {
-  pack_weights(p, view, tiling);
+void convolve_channels(const Problem<T>& p, const Tiling& tiling) {
   const Index row_bands = ceil_div(p.h_out, tiling.rows);
   const Index col_bands = ceil_div(p.w_out, tiling.cols);
   const Index bands = p.n * row_bands * col_bands;

@@ -234,10 +234,10 @@ void convolve_pixel_band(const Problem<T>& p, const Band& band, const PixelTilin
   }
 }
 
+/// The weights are packed.
 template <class T>
-void convolve_pixels(const Problem<T>& p, const WeightView<T>& view) {
+void convolve_pixels(const Problem<T>& p) {
   const PixelTiling tiling = choose_pixel_tiling(p);
-  pack_pixel_weights(p, view);
   const Index row_bands = ceil_div(p.h_out, tiling.rows);
   parallel_for(p.n * row_bands, [&](Index task) {
     alignas(64) T scratch[scratch_bytes / sizeof(T)];

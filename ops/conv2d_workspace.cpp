@@ -48,6 +48,26 @@ std::int64_t norm_conv_backward_workspace(const NormConvGeometry& g) {
          parameter_elements(g);
 }
 
+bool norm_conv2d_fits(const Conv2dGeometry& g, std::size_t element_bytes) {
+  constexpr Index most_bytes = 1 << 20;
+  const Index image = g.h_in * g.w_in * g.c_in * static_cast<Index>(element_bytes);
+  // Eight chunks of partial sums at least, and a kernel that the convolution takes as a whole.
+  return image <= most_bytes && split_weight_gradient(g).partial <= Index{1} << 17 && g.kernel_h * g.kernel_w <= 128 &&
+         g.kernel_h <= 16 && g.kernel_w <= 16 && g.stride_h <= 8 && g.stride_w <= 8;
+}
+
+std::int64_t norm_conv2d_forward_workspace(const Conv2dGeometry& g) {
+  const NormConv2dCut cut = cut_images(g);
+  return parameter_elements({0, g.c_in, 0, 0}) + round_up(conv2d_forward_workspace(g), max_lanes) +
+         cut.chunks * cut.elements;
+}
+
+std::int64_t norm_conv2d_backward_workspace(const Conv2dGeometry& g) {
+  const NormConv2dCut cut = cut_images(g);
+  return round_up(cut.chunks * 4 * g.c_in, max_lanes) + cut.chunks * (cut.partial + 2 * cut.elements) +
+         round_up(conv2d_grad_input_workspace(g), max_lanes) + parameter_elements({0, g.c_in, 0, 0});
+}
+
 }  // namespace palimpsest::kernels
 
 namespace palimpsest::kernels::gpu {
@@ -78,6 +98,14 @@ std::size_t norm_conv_forward_workspace(const NormConvGeometry& g, std::size_t e
 
 std::size_t norm_conv_backward_workspace(const NormConvGeometry& g, std::size_t element_bytes) {
   return with_products(gpu_geometry::norm_conv_backward_bytes(g, static_cast<std::int64_t>(element_bytes), limit()));
+}
+
+std::size_t norm_conv2d_forward_workspace(const Conv2dGeometry& g, std::size_t element_bytes) {
+  return with_products(gpu_geometry::norm_conv2d_forward_bytes(g, static_cast<std::int64_t>(element_bytes), limit()));
+}
+
+std::size_t norm_conv2d_backward_workspace(const Conv2dGeometry& g, std::size_t element_bytes) {
+  return with_products(gpu_geometry::norm_conv2d_backward_bytes(g, static_cast<std::int64_t>(element_bytes), limit()));
 }
 
 }  // namespace palimpsest::kernels::gpu

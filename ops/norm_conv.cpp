@@ -2,6 +2,7 @@
 
 #include "core/cuda_runtime.hpp"
 #include "ops/check.hpp"
+#include "ops/conv2d_geometry.hpp"
 #include "ops/norm_conv_kernels.hpp"
 
 namespace palimpsest::ops {
@@ -15,7 +16,8 @@ namespace {
 /// come, offset and slope are gathered, and the last reader of all to run backward applies them.
 class NormConv : public Op {
  public:
-  explicit NormConv(std::unique_ptr<BatchNorm> norm) : norm_(std::move(norm)), parts_(norm_->parts()) {}
+  NormConv(std::unique_ptr<BatchNorm> norm, const kernels::Conv2dGeometry& geometry)
+      : norm_(std::move(norm)), parts_(norm_->parts()), geometry_(geometry), pointwise_(is_pointwise(geometry)) {}
 
   std::string_view name() const override { return "batch_norm_relu_conv2d"; }
   Cost cost() const override { return Cost::Heavy; }
@@ -27,18 +29,15 @@ class NormConv : public Op {
 
   std::vector<Spec> infer(std::span<const Spec> inputs) const override {
     const Spec y = norm_->infer(inputs.first(parts_ + 2)).front();
-    return {{y.shape.with_channels(inputs[parts_ + 2].shape[0]), y.dtype}, y};
+    return {{{geometry_.n, geometry_.c_out, geometry_.h_out, geometry_.w_out}, y.dtype}, y};
   }
 
   void forward(Forward& io) override {
     if (io.phase() == Phase::First) {
       for (const auto& statistics : norm_->statistics()) ++statistics->readers;
     }
-    const kernels::NormConvGeometry geometry = geometry_of(io.output(0).shape, io.input(parts_).shape.count());
     const Dtype dtype = io.output(0).dtype;
-    const Buffer scratch = io.workspace(
-        on_cuda(io.device()) ? kernels::gpu::norm_conv_forward_workspace(geometry, size_of(dtype))
-                             : static_cast<std::size_t>(kernels::norm_conv_forward_workspace(geometry)) * size_of(dtype));
+    const Buffer scratch = io.workspace(forward_workspace(io.device(), dtype));
     run_kernels(name(), io.device(), dtype, [&](auto zero) {
       using T = decltype(zero);
       std::vector<kernels::NormPart<T>> parts(parts_);
@@ -46,11 +45,16 @@ class NormConv : public Op {
         parts[i].x = io.input(i).as<T>();
         parts[i].channels = io.input(i).shape.c();
       }
-      PALIMPSEST_RUN(io.device(),
-                     norm_conv_forward<T>(geometry, parts.data(),
-                                          norm_->normalization<T>(io.input(parts_), io.input(parts_ + 1)),
-                                          io.input(parts_ + 2).as<T>(), io.output(0).as<T>(), io.output(1).as<T>(),
-                                          scratch.as<T>()));
+      const auto n = norm_->normalization<T>(io.input(parts_), io.input(parts_ + 1));
+      const T* const w = io.input(parts_ + 2).as<T>();
+      T* const z = io.output(0).as<T>();
+      T* const y = io.output(1).as<T>();
+      if (pointwise_) {
+        PALIMPSEST_RUN(io.device(), norm_conv_forward<T>(rows(), parts.data(), n, w, z, y, scratch.as<T>()));
+      } else {
+        PALIMPSEST_RUN(io.device(), norm_conv2d_forward<T>(geometry_, rows().parts, parts.data(), n, w, z, y,
+                                                           scratch.as<T>()));
+      }
     });
   }
 
@@ -71,15 +75,35 @@ class NormConv : public Op {
  private:
   static bool on_cuda(Device device) { return kernel_device(device) == Device::Cuda; }
 
-  kernels::NormConvGeometry geometry_of(const Shape& z, std::int64_t channels) const {
-    return {.rows = z.pixels(), .channels = channels, .outputs = z.c(), .parts = static_cast<std::int64_t>(parts_)};
+  kernels::NormConvGeometry rows() const {
+    return {.rows = geometry_.n * geometry_.h_in * geometry_.w_in,
+            .channels = geometry_.c_in,
+            .outputs = geometry_.c_out,
+            .parts = static_cast<std::int64_t>(parts_)};
+  }
+
+  std::size_t forward_workspace(Device device, Dtype dtype) const {
+    if (on_cuda(device)) {
+      return pointwise_ ? kernels::gpu::norm_conv_forward_workspace(rows(), size_of(dtype))
+                        : kernels::gpu::norm_conv2d_forward_workspace(geometry_, size_of(dtype));
+    }
+    return size_of(dtype) * static_cast<std::size_t>(pointwise_ ? kernels::norm_conv_forward_workspace(rows())
+                                                                : kernels::norm_conv2d_forward_workspace(geometry_));
+  }
+
+  std::size_t backward_workspace(Device device, Dtype dtype) const {
+    if (on_cuda(device)) {
+      return pointwise_ ? kernels::gpu::norm_conv_backward_workspace(rows(), size_of(dtype))
+                        : kernels::gpu::norm_conv2d_backward_workspace(geometry_, size_of(dtype));
+    }
+    return size_of(dtype) * static_cast<std::size_t>(pointwise_ ? kernels::norm_conv_backward_workspace(rows())
+                                                                : kernels::norm_conv2d_backward_workspace(geometry_));
   }
 
   void differentiate(Backward& io, std::vector<GradientTarget>& targets) {
     const View dz = io.grad_output(0);
     const View gamma = io.input(parts_);
     const View y = io.output(1);
-    const kernels::NormConvGeometry geometry = geometry_of(dz.shape, gamma.shape.count());
     std::vector<bool> gathered(parts_);
     for (std::size_t i = 0; i < parts_; ++i) {
       if (!io.wants(i)) continue;
@@ -92,14 +116,11 @@ class NormConv : public Op {
     }
     GradientTarget dw;
     if (io.wants(parts_ + 2)) dw = io.grad_input(parts_ + 2);
-    const std::size_t bytes = static_cast<std::size_t>(geometry.channels) * size_of(dz.dtype);
+    const std::size_t bytes = static_cast<std::size_t>(geometry_.c_in) * size_of(dz.dtype);
     const Buffer sum_dy = io.workspace(bytes);
     const Buffer sum_dy_xhat = io.workspace(bytes);
     {
-      const Buffer scratch = io.workspace(
-          on_cuda(io.device())
-              ? kernels::gpu::norm_conv_backward_workspace(geometry, size_of(dz.dtype))
-              : static_cast<std::size_t>(kernels::norm_conv_backward_workspace(geometry)) * size_of(dz.dtype));
+      const Buffer scratch = io.workspace(backward_workspace(io.device(), dz.dtype));
       run_kernels(name(), io.device(), dz.dtype, [&](auto zero) {
         using T = decltype(zero);
         std::vector<kernels::NormPart<T>> parts(parts_);
@@ -112,11 +133,18 @@ class NormConv : public Op {
                       .correction = targets[i].view ? norm_->statistics()[i]->correction.template as<T>() : nullptr,
                       .gathered = gathered[i]};
         }
-        PALIMPSEST_RUN(io.device(),
-                       norm_conv_backward<T>(geometry, parts.data(),
-                                             norm_->normalization<T>(gamma, io.input(parts_ + 1)),
-                                             io.input(parts_ + 2).as<T>(), y.as<T>(), dz.as<T>(), dw.view.as<T>(),
-                                             dw.accumulate, sum_dy.as<T>(), sum_dy_xhat.as<T>(), scratch.as<T>()));
+        const auto n = norm_->normalization<T>(gamma, io.input(parts_ + 1));
+        const T* const w = io.input(parts_ + 2).as<T>();
+        T* const to = dw.view.as<T>();
+        if (pointwise_) {
+          PALIMPSEST_RUN(io.device(), norm_conv_backward<T>(rows(), parts.data(), n, w, y.as<T>(), dz.as<T>(), to,
+                                                            dw.accumulate, sum_dy.as<T>(), sum_dy_xhat.as<T>(),
+                                                            scratch.as<T>()));
+        } else {
+          PALIMPSEST_RUN(io.device(), norm_conv2d_backward<T>(geometry_, rows().parts, parts.data(), n, w, y.as<T>(),
+                                                              dz.as<T>(), to, dw.accumulate, sum_dy.as<T>(),
+                                                              sum_dy_xhat.as<T>(), scratch.as<T>()));
+        }
       });
     }
     BatchNorm::give(io, parts_, sum_dy_xhat);
@@ -140,13 +168,19 @@ class NormConv : public Op {
 
   std::unique_ptr<BatchNorm> norm_;
   std::size_t parts_;
+  kernels::Conv2dGeometry geometry_;
+  bool pointwise_;
 };
 
 }  // namespace
 
-Tensor norm_conv(std::unique_ptr<BatchNorm> norm, std::vector<Tensor> inputs, const Tensor& weight) {
+Tensor norm_conv(std::unique_ptr<BatchNorm> norm, std::vector<Tensor> inputs, const Tensor& weight,
+                 const Conv2dSpec& spec, const Shape& output) {
+  const Shape& x = inputs[0].shape();
+  const std::int64_t channels = inputs[norm->parts()].shape().count();
+  const auto geometry = geometry_of(x.with_channels(channels), weight.shape(), output, spec);
   inputs.push_back(weight);
-  return apply_single(std::make_unique<NormConv>(std::move(norm)), std::move(inputs));
+  return apply_single(std::make_unique<NormConv>(std::move(norm), geometry), std::move(inputs));
 }
 
 }  // namespace palimpsest::ops

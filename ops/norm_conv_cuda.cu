@@ -1,5 +1,6 @@
-// A chunk of rows at a time: a kernel normalises the parts where they are, into y or into the workspace, and cuBLAS
-// multiplies that; in the gradient pass a product comes first, and one kernel then does all that is not a product.
+// A chunk of rows at a time: a kernel normalises the parts where they are, into y or into the workspace, and that is
+// convolved: by cuBLAS alone where the kernel is 1x1, else by the convolution of conv2d_cuda.cu. In the gradient pass
+// the convolution's comes first, and one kernel then does all that is not a product.
 
 #include "ops/batch_norm_cuda.hpp"
 #include "ops/conv2d_cuda_plan.hpp"
@@ -137,33 +138,115 @@ __global__ void correct_kernel(Index rows, Index groups, const T* x, const T* me
   }
 }
 
-/// Calls body(chunk) for chunks of the rows in order.
-template <class T, class Body>
-void for_each_chunk(const NormConvGeometry& g, const Body& body) {
-  const Index rows = plan::norm_conv_rows(g, sizeof(T), static_cast<Index>(column_limit()));
-  for (Index first = 0; first < g.rows; first += rows) body(Chunk{first, plan::smaller(rows, g.rows - first)});
+/// The matrix that is normalised, in its parts.
+template <class T>
+struct Input {
+  Index rows;
+  Index channels;
+  Index parts;
+  const NormPart<T>* part;
+  const Normalization<T>& n;
+};
+
+/// Calls body(chunk) for chunks of the rows in order; the last may have fewer rows.
+template <class Body>
+void for_each_chunk(Index rows, Index rows_per_chunk, const Body& body) {
+  for (Index first = 0; first < rows; first += rows_per_chunk) {
+    body(Chunk{first, plan::smaller(rows_per_chunk, rows - first)});
+  }
 }
 
 /// Calls launch(parts, begin, end) for runs of the parts, channels counted in packs of `width`.
 template <class T, class Launch>
-void for_each_run_of(int width, const NormConvGeometry& g, const NormPart<T>* parts, const Launch& launch) {
+void for_each_run_of(int width, const Input<T>& x, const Launch& launch) {
   const auto may_join = [](const auto&, const auto&) { return true; };  // no two share a gradient
   for_each_run(
-      width, g.parts, [&](Index i) { return parts[i]; }, may_join, launch);
+      width, x.parts, [&](Index i) { return x.part[i]; }, may_join, launch);
 }
 
+/// y: of the chunk.
 template <class T>
-void normalise(const NormConvGeometry& g, const Chunk& chunk, const NormPart<T>* parts, const Normalization<T>& n,
-               T* y) {
+void normalise(const Input<T>& x, const Chunk& chunk, T* y) {
   with_width_of<T>(
-      g.parts, [&](Index i) { return parts[i]; },
+      x.parts, [&](Index i) { return x.part[i]; },
       [&](auto width) {
-        for_each_run_of(width(), g, parts, [&](const NormParts<T>& run, Index begin, Index end) {
+        for_each_run_of(width(), x, [&](const NormParts<T>& run, Index begin, Index end) {
           PALIMPSEST_LAUNCH(geometry(plan::rows(chunk.rows, end - begin)), (normalise_kernel<width(), T>), chunk, begin,
-                            end, g.channels / width(), run, n, y);
+                            end, x.channels / width(), run, x.n, y);
         });
       });
 }
+
+/// Forward, a chunk at a time: convolve(chunk, y of the chunk). y: kept, or null; then each chunk's is made in `room`.
+template <class T, class Convolve>
+void convolve_normalised(const Input<T>& x, Index rows_per_chunk, T* y, T* room, const Convolve& convolve) {
+  for_each_chunk(x.rows, rows_per_chunk, [&](const Chunk& chunk) {
+    T* const y_chunk = y == nullptr ? room : y + chunk.first * x.channels;
+    normalise(x, chunk, y_chunk);
+    convolve(chunk, y_chunk);
+  });
+}
+
+/// What the gradient pass has in the workspace: the partial sums of all chunks, y and its gradient of one.
+template <class T>
+struct GradientRoom {
+  double* partial;
+  T* y;
+  T* dy;
+
+  GradientRoom(T* begin, Index sum_bytes, Index y_bytes)
+      : partial(reinterpret_cast<double*>(begin)),
+        y(begin + sum_bytes / static_cast<Index>(sizeof(T))),
+        dy(y + y_bytes / static_cast<Index>(sizeof(T))) {}
+};
+
+/// The gradient pass, a chunk at a time: grad_input(chunk, dy) writes dy of the chunk, and grad_weight(chunk, y of the
+/// chunk), called where the weights' gradient is wanted, adds to that. y: kept, or null.
+template <class T, class GradInput, class GradWeight>
+void differentiate(const Input<T>& x, Index rows_per_chunk, const plan::NormConvSums& sums, const GradientRoom<T>& room,
+                   const T* y, bool wants_weight, const GradientSums<T>& totals, const GradInput& grad_input,
+                   const GradWeight& grad_weight) {
+  T* const y_again = y == nullptr && wants_weight ? room.y : nullptr;
+  Index first_part = 0;
+  for_each_chunk(x.rows, rows_per_chunk, [&](const Chunk& chunk) {
+    grad_input(chunk, room.dy);
+    const Index chunk_parts = plan::ceil_div(chunk.rows, sums.rows_per_part);
+    for_each_run_of(1, x, [&](const NormParts<T>& run, Index begin, Index end) {
+      PALIMPSEST_LAUNCH(channel_blocks(begin, end, chunk_parts), gradient_kernel<T>, chunk, begin, end, x.channels, run,
+                        x.n, room.dy, y_again, sums.rows_per_part, first_part, sums.parts, room.partial);
+    });
+    first_part += chunk_parts;
+    if (wants_weight) grad_weight(chunk, y == nullptr ? room.y : y + chunk.first * x.channels);
+  });
+  for_each_run_of(1, x, [&](const NormParts<T>& run, Index begin, Index end) {
+    const FinishGradients<T> finish = {x.rows, x.n, totals, run};
+    PALIMPSEST_LAUNCH(channel_blocks(begin, end, 1), (add_parts<2, FinishGradients<T>>), begin, end, x.channels,
+                      sums.parts, room.partial, finish);
+  });
+}
+
+Index limit() { return static_cast<Index>(column_limit()); }
+
+template <class T>
+Input<T> input_of(const NormConvGeometry& g, const NormPart<T>* parts, const Normalization<T>& n) {
+  return {g.rows, g.channels, g.parts, parts, n};
+}
+
+template <class T>
+Input<T> input_of(const Conv2dGeometry& g, Index parts, const NormPart<T>* part, const Normalization<T>& n) {
+  return {g.n * plan::input_pixels(g), g.c_in, parts, part, n};
+}
+
+/// The convolution of a chunk of whole images, and where they begin.
+struct ChunkOfImages {
+  Conv2dGeometry geometry;
+  Index first_output;  // in z, in elements
+
+  ChunkOfImages(const Conv2dGeometry& g, const Chunk& chunk)
+      : geometry(g), first_output(chunk.first / plan::input_pixels(g) * plan::output_pixels(g) * g.c_out) {
+    geometry.n = chunk.rows / plan::input_pixels(g);
+  }
+};
 
 }  // namespace
 
@@ -171,47 +254,63 @@ template <class T>
 void norm_conv_forward(const NormConvGeometry& g, const NormPart<T>* parts, const Normalization<T>& n, const T* w, T* z,
                        T* y, T* workspace) {
   const Workspace<T> own(workspace);
-  for_each_chunk<T>(g, [&](const Chunk& chunk) {
-    T* const room = y == nullptr ? own.rest : y + chunk.first * g.channels;
-    normalise(g, chunk, parts, n, room);
-    cuda::gemm<T>(chunk.rows, g.outputs, g.channels, {room, g.channels}, {w, g.channels, true},
+  const auto convolve = [&](const Chunk& chunk, const T* y_chunk) {
+    cuda::gemm<T>(chunk.rows, g.outputs, g.channels, {y_chunk, g.channels}, {w, g.channels, true},
                   z + chunk.first * g.outputs, g.outputs, false, own.products);
-  });
+  };
+  convolve_normalised(input_of(g, parts, n), plan::norm_conv_rows(g, sizeof(T), limit()), y, own.rest, convolve);
 }
 
 template <class T>
 void norm_conv_backward(const NormConvGeometry& g, const NormPart<T>* parts, const Normalization<T>& n, const T* w,
                         const T* y, const T* dz, T* dw, bool accumulate, T* sum_dy, T* sum_dy_xhat, T* workspace) {
-  const Index limit = static_cast<Index>(column_limit());
-  const plan::NormConvSums sums = plan::norm_conv_sums(g, sizeof(T), limit);
   const Workspace<T> own(workspace);
-  double* const partial = reinterpret_cast<double*>(own.rest);
-  T* const y_room = own.rest + plan::norm_conv_sum_bytes(g, sizeof(T), limit) / static_cast<Index>(sizeof(T));
-  T* const dy = y_room + plan::norm_conv_forward_bytes(g, sizeof(T), limit) / static_cast<Index>(sizeof(T));
-  T* const y_again = y == nullptr && dw != nullptr ? y_room : nullptr;
-  Index first_part = 0;
-  bool add = accumulate;
-  for_each_chunk<T>(g, [&](const Chunk& chunk) {
-    const T* const dz_chunk = dz + chunk.first * g.outputs;
-    cuda::gemm<T>(chunk.rows, g.channels, g.outputs, {dz_chunk, g.outputs}, {w, g.channels}, dy, g.channels, false,
-                  own.products);
-    const Index chunk_parts = plan::ceil_div(chunk.rows, sums.rows_per_part);
-    for_each_run_of(1, g, parts, [&](const NormParts<T>& run, Index begin, Index end) {
-      PALIMPSEST_LAUNCH(channel_blocks(begin, end, chunk_parts), gradient_kernel<T>, chunk, begin, end, g.channels, run,
-                        n, dy, y_again, sums.rows_per_part, first_part, sums.parts, partial);
-    });
-    first_part += chunk_parts;
-    if (dw == nullptr) return;
-    const T* const y_chunk = y == nullptr ? y_room : y + chunk.first * g.channels;
-    cuda::gemm<T>(g.outputs, g.channels, chunk.rows, {dz_chunk, g.outputs, true}, {y_chunk, g.channels}, dw, g.channels,
-                  add, own.products);
-    add = true;
+  const GradientRoom<T> room(own.rest, plan::norm_conv_sum_bytes(g, sizeof(T), limit()),
+                             plan::norm_conv_forward_bytes(g, sizeof(T), limit()));
+  const auto grad_input = [&](const Chunk& chunk, T* dy) {
+    cuda::gemm<T>(chunk.rows, g.channels, g.outputs, {dz + chunk.first * g.outputs, g.outputs}, {w, g.channels}, dy,
+                  g.channels, false, own.products);
+  };
+  const auto grad_weight = [&](const Chunk& chunk, const T* y_chunk) {
+    cuda::gemm<T>(g.outputs, g.channels, chunk.rows, {dz + chunk.first * g.outputs, g.outputs, true},
+                  {y_chunk, g.channels}, dw, g.channels, accumulate || chunk.first > 0, own.products);
+  };
+  differentiate<T>(input_of(g, parts, n), plan::norm_conv_rows(g, sizeof(T), limit()),
+                   plan::norm_conv_sums(g, sizeof(T), limit()), room, y, dw != nullptr, {n.rstd, sum_dy, sum_dy_xhat},
+                   grad_input, grad_weight);
+}
+
+template <class T>
+void norm_conv2d_forward(const Conv2dGeometry& g, std::int64_t parts, const NormPart<T>* part,
+                         const Normalization<T>& n, const T* w, T* z, T* y, T* workspace) {
+  T* const room = Workspace<T>(workspace).rest +
+                  plan::norm_conv2d_forward_columns(g, sizeof(T), limit()) / static_cast<Index>(sizeof(T));
+  const Index rows = plan::norm_conv2d_images(g, sizeof(T), limit()) * plan::input_pixels(g);
+  convolve_normalised(input_of(g, parts, part, n), rows, y, room, [&](const Chunk& chunk, const T* y_chunk) {
+    const ChunkOfImages images(g, chunk);
+    conv2d_forward(images.geometry, y_chunk, w, z + images.first_output, workspace);
   });
-  for_each_run_of(1, g, parts, [&](const NormParts<T>& run, Index begin, Index end) {
-    const FinishGradients<T> finish = {g.rows, n, {n.rstd, sum_dy, sum_dy_xhat}, run};
-    PALIMPSEST_LAUNCH(channel_blocks(begin, end, 1), (add_parts<2, FinishGradients<T>>), begin, end, g.channels,
-                      sums.parts, partial, finish);
-  });
+}
+
+template <class T>
+void norm_conv2d_backward(const Conv2dGeometry& g, std::int64_t parts, const NormPart<T>* part,
+                          const Normalization<T>& n, const T* w, const T* y, const T* dz, T* dw, bool accumulate,
+                          T* sum_dy, T* sum_dy_xhat, T* workspace) {
+  const plan::NormConvSums sums = plan::norm_conv2d_sums(g, sizeof(T), limit());
+  const Index columns = plan::norm_conv2d_backward_columns(g, sizeof(T), limit());
+  const GradientRoom<T> room(Workspace<T>(workspace).rest + columns / static_cast<Index>(sizeof(T)),
+                             plan::sum_bytes(sums, g.c_in), plan::norm_conv2d_chunk_bytes(g, sizeof(T), limit()));
+  const auto grad_input = [&](const Chunk& chunk, T* dy) {
+    const ChunkOfImages images(g, chunk);
+    conv2d_grad_input(images.geometry, dz + images.first_output, w, dy, false, workspace);
+  };
+  const auto grad_weight = [&](const Chunk& chunk, const T* y_chunk) {
+    const ChunkOfImages images(g, chunk);
+    conv2d_grad_weight(images.geometry, y_chunk, dz + images.first_output, dw, accumulate || chunk.first > 0,
+                       workspace);
+  };
+  differentiate<T>(input_of(g, parts, part, n), plan::norm_conv2d_images(g, sizeof(T), limit()) * plan::input_pixels(g),
+                   sums, room, y, dw != nullptr, {n.rstd, sum_dy, sum_dy_xhat}, grad_input, grad_weight);
 }
 
 template <class T>
@@ -224,11 +323,15 @@ void norm_conv_correct(std::int64_t rows, std::int64_t channels, const T* x, con
   });
 }
 
-#define INSTANTIATE(T)                                                                                                \
-  template void norm_conv_forward(const NormConvGeometry&, const NormPart<T>*, const Normalization<T>&, const T*, T*, \
-                                  T*, T*);                                                                            \
-  template void norm_conv_backward(const NormConvGeometry&, const NormPart<T>*, const Normalization<T>&, const T*,    \
-                                   const T*, const T*, T*, bool, T*, T*, T*);                                         \
+#define INSTANTIATE(T)                                                                                                 \
+  template void norm_conv_forward(const NormConvGeometry&, const NormPart<T>*, const Normalization<T>&, const T*, T*,  \
+                                  T*, T*);                                                                             \
+  template void norm_conv_backward(const NormConvGeometry&, const NormPart<T>*, const Normalization<T>&, const T*,     \
+                                   const T*, const T*, T*, bool, T*, T*, T*);                                          \
+  template void norm_conv2d_forward(const Conv2dGeometry&, std::int64_t, const NormPart<T>*, const Normalization<T>&,  \
+                                    const T*, T*, T*, T*);                                                             \
+  template void norm_conv2d_backward(const Conv2dGeometry&, std::int64_t, const NormPart<T>*, const Normalization<T>&, \
+                                     const T*, const T*, const T*, T*, bool, T*, T*, T*);                              \
   template void norm_conv_correct(std::int64_t, std::int64_t, const T*, const T*, const T*, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -1,16 +1,19 @@
 #pragma once
 
-// Kernels of a 1x1 convolution that normalises and rectifies its input while it loads it: concat, batch normalisation,
-// ReLU and convolution in one pass over memory, and their gradients in one. T = float and double. Results are the same
-// bits for any number of threads, and the same whether y is kept or not.
+// Kernels of a convolution that normalises and rectifies its input while it loads it: concat, batch normalisation, ReLU
+// and convolution in one pass over memory, and their gradients in one. T = float and double. Results are the same bits
+// for any number of threads, and the same whether y is kept or not.
 //
-// With xhat = (x - mean) * rstd:   y = max(0, gamma * xhat + beta)   z[row, k] = sum over c of y[row, c] * w[k, c]
+// With xhat = (x - mean) * rstd:   y = max(0, gamma * xhat + beta)   z = the convolution of y with w
+//
+// norm_conv_* are for 1x1 kernels, z[row, k] = sum over c of y[row, c] * w[k, c], norm_conv2d_* for any other.
 
 #include <cstddef>
 #include <cstdint>
 
 #include "core/isa.hpp"
 #include "ops/batch_norm_kernels.hpp"
+#include "ops/conv2d_kernels.hpp"
 
 namespace palimpsest::kernels {
 
@@ -39,10 +42,18 @@ struct NormPart {
 std::int64_t norm_conv_forward_workspace(const NormConvGeometry& geometry);
 std::int64_t norm_conv_backward_workspace(const NormConvGeometry& geometry);
 
+/// Whether norm_conv2d_* are worth it for this geometry: an image's y and partial sums of dw fit the caches. From the
+/// geometry alone, and the same on every device.
+bool norm_conv2d_fits(const Conv2dGeometry& geometry, std::size_t element_bytes);
+std::int64_t norm_conv2d_forward_workspace(const Conv2dGeometry& geometry);
+std::int64_t norm_conv2d_backward_workspace(const Conv2dGeometry& geometry);
+
 namespace gpu {
 /// The same on CUDA, in bytes; also from column_limit(), which bounds the rows of y that exist at a time.
 std::size_t norm_conv_forward_workspace(const NormConvGeometry& geometry, std::size_t element_bytes);
 std::size_t norm_conv_backward_workspace(const NormConvGeometry& geometry, std::size_t element_bytes);
+std::size_t norm_conv2d_forward_workspace(const Conv2dGeometry& geometry, std::size_t element_bytes);
+std::size_t norm_conv2d_backward_workspace(const Conv2dGeometry& geometry, std::size_t element_bytes);
 }  // namespace gpu
 
 PALIMPSEST_KERNELS(
@@ -59,6 +70,17 @@ PALIMPSEST_KERNELS(
     template <class T> void norm_conv_backward(const NormConvGeometry& g, const NormPart<T>* parts,
                                                const Normalization<T>& n, const T* w, const T* y, const T* dz, T* dw,
                                                bool accumulate, T* sum_dy, T* sum_dy_xhat, T* workspace);
+
+    /// The same for any convolution for which norm_conv2d_fits(): x, y are (n, h_in, w_in, c_in), in `parts` tensors
+    /// joined along the channels, z, dz are (n, h_out, w_out, c_out). What is outside of y is zero, as in any
+    /// convolution.
+    template <class T>
+    void norm_conv2d_forward(const Conv2dGeometry& g, std::int64_t parts, const NormPart<T>* part,
+                             const Normalization<T>& n, const T* w, T* z, T* y, T* workspace);
+    template <class T>
+    void norm_conv2d_backward(const Conv2dGeometry& g, std::int64_t parts, const NormPart<T>* part,
+                              const Normalization<T>& n, const T* w, const T* y, const T* dz, T* dw, bool accumulate,
+                              T* sum_dy, T* sum_dy_xhat, T* workspace);
 
     /// The rest of batch normalisation's input gradient, for all that have gathered: gradient -= offset + slope * (x -
     /// mean). x, gradient: rows x channels; mean: channels; correction: offset, then slope, of each channel.

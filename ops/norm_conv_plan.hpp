@@ -67,5 +67,21 @@ constexpr Index parameter_elements(const NormConvGeometry& g) {
   return round_up(3 * (g.channels + 4 * max_lanes), max_lanes);
 }
 
+/// Any other convolution goes over units of `images` images: `chunks` tasks, each with its own scratch for what a unit
+/// has of y and of its gradient, `elements` each, and its own partial sums of dw, which have `partial`.
+struct NormConv2dCut {
+  Index images, chunks, elements, partial;
+};
+
+constexpr NormConv2dCut cut_images(const Conv2dGeometry& g) {
+  const Index partial = split_weight_gradient(g).partial;
+  const Index pixels = g.h_in * g.w_in;
+  const Index images = smaller(g.n, larger(1, 256 / pixels));
+  const Index affordable = larger(1, (Index{1} << 20) / partial);
+  const Index chunks = smaller(smaller(16, affordable), ceil_div(g.n, images));
+  // Vectors may reach over the end.
+  return {images, chunks, round_up(images * pixels * g.c_in, max_lanes) + 4 * max_lanes, partial};
+}
+
 }  // namespace
 }  // namespace palimpsest::kernels
