@@ -53,9 +53,7 @@ bool is_recorded(std::span<const Tensor> inputs) {
   return recording_enabled && std::any_of(inputs.begin(), inputs.end(), requires_grad);
 }
 
-std::shared_ptr<const BlockInfo> current_block() {
-  return current_scope != nullptr ? current_scope->block() : nullptr;
-}
+std::shared_ptr<const BlockInfo> current_block() { return current_scope != nullptr ? current_scope->block() : nullptr; }
 
 /// Runs an op that nobody will differentiate.
 std::vector<Tensor> run_unrecorded(Op& op, std::span<const Tensor> inputs, const std::vector<Spec>& specs) {
@@ -130,9 +128,8 @@ std::vector<Tensor> apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs) {
     results.push_back(tape->make_result(spec, inputs[0].device()));
     outputs.push_back(results.back().handle()->value);
   }
-  tape->fail_on_error([&] {
-    tape->record(std::move(op), std::move(inputs), std::move(outputs), current_block(), true);
-  });
+  tape->fail_on_error(
+      [&] { tape->record(std::move(op), std::move(inputs), std::move(outputs), current_block(), true); });
   return results;
 }
 
@@ -342,7 +339,8 @@ void Tape::make_offers(Node& node) {
     if (nodes_[i].block != node.block) continue;
     for (const ValuePtr& output : nodes_[i].outputs) {
       const bool never_made = output->optional() && !output->present();
-      if (output.get() != &stream && !never_made) offer(*output, {Offer::Kind::InsideBranch, &node}, *node.policy, *node.block);
+      if (output.get() != &stream && !never_made)
+        offer(*output, {Offer::Kind::InsideBranch, &node}, *node.policy, *node.block);
     }
   }
   current_scope->branch_start_ = node.index + 1;

@@ -94,8 +94,7 @@ void BatchNorm::begin(Forward& io) {
     std::vector<View> moments;
     for (std::size_t i = 0; i < parts_; ++i) {
       statistics_.push_back(statistics_of(io, i));
-      moments.push_back(
-          {statistics_.back()->moments.data(), {2, io.input(i).shape.c()}, x.dtype, io.device()});
+      moments.push_back({statistics_.back()->moments.data(), {2, io.input(i).shape.c()}, x.dtype, io.device()});
     }
     gather(name(), moments, {mean, {2, channels_}, x.dtype, io.device()});
     update_running(io, x.shape.pixels());
@@ -124,8 +123,8 @@ void BatchNorm::blend(const Forward& io, const Tensor& running, std::int64_t at,
   });
   run_kernels(name(), io.device(), view.dtype, [&](auto zero) {
     using T = decltype(zero);
-    PALIMPSEST_RUN(io.device(), batch_norm_update_running<T>(channels_, spec_.momentum, factor, frozen_.as<T>() + at,
-                                                             view.as<T>()));
+    PALIMPSEST_RUN(io.device(),
+                   batch_norm_update_running<T>(channels_, spec_.momentum, factor, frozen_.as<T>() + at, view.as<T>()));
   });
   running.mark_changed();
 }

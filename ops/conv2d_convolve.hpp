@@ -1,7 +1,8 @@
 #pragma once
 
 // Forward convolution and its data gradient, for kernel files. Both come down to a convolution with arbitrary steps
-// between the output pixels, for which there are two kernels: output channels in the lanes of vectors, or output pixels.
+// between the output pixels, for which there are two kernels: output channels in the lanes of vectors, or output
+// pixels.
 
 #include "core/parallel.hpp"
 #include "ops/conv2d_channels.hpp"

@@ -1,7 +1,7 @@
 #pragma once
 
-// Sums of outer products over pixels, for kernel files: what a weight gradient is at each tap. A tile of up to 8 scalars
-// of the one factor by up to 3 vectors of the other stays in registers while it goes over the pixels.
+// Sums of outer products over pixels, for kernel files: what a weight gradient is at each tap. A tile of up to 8
+// scalars of the one factor by up to 3 vectors of the other stays in registers while it goes over the pixels.
 
 #include "ops/conv2d_problem.hpp"
 
@@ -28,8 +28,8 @@ struct Pixels {
 /// `total_row` elements; `first` overwrites it. Adding only a band's finished sum to it also keeps rounding errors
 /// small.
 template <class T, int Scalars, int Vectors, bool Partial>
-[[gnu::noinline]] void outer_tile(const Pixels& pixels, const Factor& a, const Factor& b, const T* scalars, const T* vectors,
-                            int last_lanes, T* total, Index total_row, bool first) {
+[[gnu::noinline]] void outer_tile(const Pixels& pixels, const Factor& a, const Factor& b, const T* scalars,
+                                  const T* vectors, int last_lanes, T* total, Index total_row, bool first) {
   simd::Vector<T> sum[Scalars][Vectors] = {};
   for (Index image = 0; image < pixels.images; ++image) {
     for (Index row = 0; row < pixels.rows; ++row) {
@@ -127,8 +127,8 @@ void outer_product(const Pixels& pixels, const Factor& a, const Factor& b, Range
       const Index s = range.begin + part.begin;
       const bool partial = last < lanes<T>;
       const OuterTile<T> function = block_vectors.size() == 1   ? outer_tile_of<T, 1>(part.size(), partial)
-                                       : block_vectors.size() == 2 ? outer_tile_of<T, 2>(part.size(), partial)
-                                                                   : outer_tile_of<T, 3>(part.size(), partial);
+                                    : block_vectors.size() == 2 ? outer_tile_of<T, 2>(part.size(), partial)
+                                                                : outer_tile_of<T, 3>(part.size(), partial);
       upcoming.prefetch();
       function(pixels, a, b, scalars + s, vectors + column, last, total + s * total_row + column, total_row, first);
     }

@@ -119,7 +119,8 @@ void copy_padded(const WeightGradient<T>& p, const PixelBand& band, T* to) {
 
 /// Adds one band to a partial sum with a row of taps at a time, see Problem::tap_rows.
 template <class T>
-void add_band_by_rows(const WeightGradient<T>& p, const PixelBand& band, Range scalar_channels, T* total, bool first, T* padded) {
+void add_band_by_rows(const WeightGradient<T>& p, const PixelBand& band, Range scalar_channels, T* total, bool first,
+                      T* padded) {
   const Conv2dGeometry& g = p.g;
   if (band.images.size() > 0) copy_padded(p, band, padded);
   const Index x_row = input_extent(band.cols.size(), g.stride_w, g.kernel_w) * g.c_in;
@@ -155,7 +156,8 @@ Upcoming upcoming_input(const WeightGradient<T>& p, const PixelBand& band, Index
 
 /// Adds one band to a partial sum: (tap, scalar channel, vector channel padded to whole vectors).
 template <class T>
-void add_band(const WeightGradient<T>& p, const PixelBand& band, Range scalar_channels, T* total, bool first, T* padded) {
+void add_band(const WeightGradient<T>& p, const PixelBand& band, Range scalar_channels, T* total, bool first,
+              T* padded) {
   if (p.tap_rows) return add_band_by_rows(p, band, scalar_channels, total, first, padded);
   const Conv2dGeometry& g = p.g;
   const Factor dy = {g.c_out, g.h_out * g.w_out * g.c_out, g.w_out * g.c_out, g.c_out};
@@ -179,8 +181,8 @@ void add_band(const WeightGradient<T>& p, const PixelBand& band, Range scalar_ch
 
 /// dw (+)= the sum of the chunks' partial sums, for one tap and one channel of the scalar factor.
 template <class T>
-void reduce_row(const WeightGradient<T>& p, Index tap, Index scalar, const T* partial, Index partial_step, Index chunks, T* dw,
-                bool accumulate) {
+void reduce_row(const WeightGradient<T>& p, Index tap, Index scalar, const T* partial, Index partial_step, Index chunks,
+                T* dw, bool accumulate) {
   const Index channels = x_channels(p);
   const Index all = p.x_fills_vectors ? channels : p.g.c_out;
   const Index dw_row = taps(p) * channels;

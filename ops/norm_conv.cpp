@@ -52,15 +52,16 @@ class NormConv : public Op {
       if (pointwise_) {
         PALIMPSEST_RUN(io.device(), norm_conv_forward<T>(rows(), parts.data(), n, w, z, y, scratch.as<T>()));
       } else {
-        PALIMPSEST_RUN(io.device(), norm_conv2d_forward<T>(geometry_, rows().parts, parts.data(), n, w, z, y,
-                                                           scratch.as<T>()));
+        PALIMPSEST_RUN(io.device(),
+                       norm_conv2d_forward<T>(geometry_, rows().parts, parts.data(), n, w, z, y, scratch.as<T>()));
       }
     });
   }
 
   bool skip_backward() override {
     bool owes = false;
-    for (const auto& statistics : norm_->statistics()) owes = owes || (statistics->readers == 1 && statistics->correction);
+    for (const auto& statistics : norm_->statistics())
+      owes = owes || (statistics->readers == 1 && statistics->correction);
     if (owes) return true;
     for (const auto& statistics : norm_->statistics()) --statistics->readers;
     return false;
@@ -137,13 +138,13 @@ class NormConv : public Op {
         const T* const w = io.input(parts_ + 2).as<T>();
         T* const to = dw.view.as<T>();
         if (pointwise_) {
-          PALIMPSEST_RUN(io.device(), norm_conv_backward<T>(rows(), parts.data(), n, w, y.as<T>(), dz.as<T>(), to,
-                                                            dw.accumulate, sum_dy.as<T>(), sum_dy_xhat.as<T>(),
-                                                            scratch.as<T>()));
+          PALIMPSEST_RUN(io.device(),
+                         norm_conv_backward<T>(rows(), parts.data(), n, w, y.as<T>(), dz.as<T>(), to, dw.accumulate,
+                                               sum_dy.as<T>(), sum_dy_xhat.as<T>(), scratch.as<T>()));
         } else {
-          PALIMPSEST_RUN(io.device(), norm_conv2d_backward<T>(geometry_, rows().parts, parts.data(), n, w, y.as<T>(),
-                                                              dz.as<T>(), to, dw.accumulate, sum_dy.as<T>(),
-                                                              sum_dy_xhat.as<T>(), scratch.as<T>()));
+          PALIMPSEST_RUN(io.device(),
+                         norm_conv2d_backward<T>(geometry_, rows().parts, parts.data(), n, w, y.as<T>(), dz.as<T>(), to,
+                                                 dw.accumulate, sum_dy.as<T>(), sum_dy_xhat.as<T>(), scratch.as<T>()));
         }
       });
     }
@@ -159,9 +160,9 @@ class NormConv : public Op {
     const View gradient = target.view ? target.view : io.grad_input(i).view;
     run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
       using T = decltype(zero);
-      PALIMPSEST_RUN(io.device(), norm_conv_correct<T>(x.shape.pixels(), x.shape.c(), x.as<T>(),
-                                                       statistics.moments.template as<T>(),
-                                                       statistics.correction.template as<T>(), gradient.as<T>()));
+      PALIMPSEST_RUN(io.device(),
+                     norm_conv_correct<T>(x.shape.pixels(), x.shape.c(), x.as<T>(), statistics.moments.template as<T>(),
+                                          statistics.correction.template as<T>(), gradient.as<T>()));
     });
     statistics.correction = {};
   }

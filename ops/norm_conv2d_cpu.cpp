@@ -47,9 +47,9 @@ void norm_conv2d_forward(const Conv2dGeometry& g, Index parts, const NormPart<T>
     for_each_unit(g, cut, chunk, [&](Range images, bool) {
       T* const to = y != nullptr ? y + images.begin * image * g.c_in : scratch + chunk * cut.elements;
       load_tile(rows, part, p, {images.begin * image, images.end * image}, {0, g.c_in}, to, g.c_in);
-      convolve_packed(forward_problem(some_images(g, images.size()), to,
-                                      z + images.begin * g.h_out * g.w_out * g.c_out, packed),
-                      view);
+      convolve_packed(
+          forward_problem(some_images(g, images.size()), to, z + images.begin * g.h_out * g.w_out * g.c_out, packed),
+          view);
     });
   });
 }
@@ -128,11 +128,11 @@ void norm_conv_correct(Index rows, Index channels, const T* x, const T* mean, co
   });
 }
 
-#define INSTANTIATE(T)                                                                                               \
-  template void norm_conv2d_forward(const Conv2dGeometry&, Index, const NormPart<T>*, const Normalization<T>&,       \
-                                    const T*, T*, T*, T*);                                                           \
-  template void norm_conv2d_backward(const Conv2dGeometry&, Index, const NormPart<T>*, const Normalization<T>&,      \
-                                     const T*, const T*, const T*, T*, bool, T*, T*, T*);                            \
+#define INSTANTIATE(T)                                                                                          \
+  template void norm_conv2d_forward(const Conv2dGeometry&, Index, const NormPart<T>*, const Normalization<T>&,  \
+                                    const T*, T*, T*, T*);                                                      \
+  template void norm_conv2d_backward(const Conv2dGeometry&, Index, const NormPart<T>*, const Normalization<T>&, \
+                                     const T*, const T*, const T*, T*, bool, T*, T*, T*);                       \
   template void norm_conv_correct(Index, Index, const T*, const T*, const T*, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -12,8 +12,6 @@
 namespace palimpsest::kernels::PALIMPSEST_ISA {
 namespace {
 
-
-
 /// outputs: `count` channels; the k-th input channel's weight for output o is at from[k * k_step + o * o_step]. Packs
 /// blocks of vectors as the tiles read them.
 template <class T>
@@ -285,11 +283,11 @@ void norm_conv_backward(const NormConvGeometry& g, const NormPart<T>* parts, con
   });
 }
 
-#define INSTANTIATE(T)                                                                                            \
-  template void norm_conv_forward(const NormConvGeometry&, const NormPart<T>*, const Normalization<T>&, const T*, \
-                                  T*, T*, T*);                                                                    \
-  template void norm_conv_backward(const NormConvGeometry&, const NormPart<T>*, const Normalization<T>&,          \
-                                   const T*, const T*, const T*, T*, bool, T*, T*, T*);
+#define INSTANTIATE(T)                                                                                                \
+  template void norm_conv_forward(const NormConvGeometry&, const NormPart<T>*, const Normalization<T>&, const T*, T*, \
+                                  T*, T*);                                                                            \
+  template void norm_conv_backward(const NormConvGeometry&, const NormPart<T>*, const Normalization<T>&, const T*,    \
+                                   const T*, const T*, T*, bool, T*, T*, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

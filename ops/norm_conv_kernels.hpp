@@ -30,12 +30,12 @@ struct NormConvGeometry {
 /// gradient.
 template <class T>
 struct NormPart {
-  const T* x = nullptr;             ///< rows x channels, dense
+  const T* x = nullptr;       ///< rows x channels, dense
   std::int64_t channels = 0;  ///< of this part
-  T* gradient = nullptr;            ///< rows x channels; null where nobody wants it. No two parts share one that is not null
-  bool accumulate = false;        ///< add to gradient instead of overwriting it
-  T* correction = nullptr;          ///< offset, then slope, of each channel: see norm_conv_correct(); null with gradient
-  bool gathered = false;          ///< add to correction instead of overwriting it
+  T* gradient = nullptr;      ///< rows x channels; null where nobody wants it. No two parts share one that is not null
+  bool accumulate = false;    ///< add to gradient instead of overwriting it
+  T* correction = nullptr;    ///< offset, then slope, of each channel: see norm_conv_correct(); null with gradient
+  bool gathered = false;      ///< add to correction instead of overwriting it
 };
 
 /// Workspace on the CPU, in elements of T, 64-byte aligned; from the geometry alone.
@@ -59,28 +59,25 @@ std::size_t norm_conv2d_backward_workspace(const Conv2dGeometry& geometry, std::
 PALIMPSEST_KERNELS(
 
     /// z as above. parts: g.parts of them. n.relu must be true. y: rows x channels, or null where nobody keeps it.
-    template <class T>
-    void norm_conv_forward(const NormConvGeometry& g, const NormPart<T>* parts, const Normalization<T>& n, const T* w,
-                           T* z, T* y, T* workspace);
+    template <class T> void norm_conv_forward(const NormConvGeometry& g, const NormPart<T>* parts,
+                                              const Normalization<T>& n, const T* w, T* z, T* y, T* workspace);
 
     /// The gradients, given dz: rows x outputs. With dy' = dz w, masked to where y is positive:
     /// part.gradient (+)= gamma * rstd * dy'; sum_dy = sum of dy', sum_dy_xhat = sum of dy' * xhat over the rows, both
     /// of g.channels elements; part.correction (+)= gamma * rstd / rows * sum_dy, and gamma * rstd / rows * rstd *
     /// sum_dy_xhat. dw (+)= dz^T y: outputs x channels; null where nobody wants it. y is null or what forward wrote.
-    template <class T> void norm_conv_backward(const NormConvGeometry& g, const NormPart<T>* parts,
-                                               const Normalization<T>& n, const T* w, const T* y, const T* dz, T* dw,
-                                               bool accumulate, T* sum_dy, T* sum_dy_xhat, T* workspace);
+    template <class T>
+    void norm_conv_backward(const NormConvGeometry& g, const NormPart<T>* parts, const Normalization<T>& n, const T* w,
+                            const T* y, const T* dz, T* dw, bool accumulate, T* sum_dy, T* sum_dy_xhat, T* workspace);
 
     /// The same for any convolution for which norm_conv2d_fits(): x, y are (n, h_in, w_in, c_in), in `parts` tensors
     /// joined along the channels, z, dz are (n, h_out, w_out, c_out). What is outside of y is zero, as in any
     /// convolution.
-    template <class T>
-    void norm_conv2d_forward(const Conv2dGeometry& g, std::int64_t parts, const NormPart<T>* part,
-                             const Normalization<T>& n, const T* w, T* z, T* y, T* workspace);
-    template <class T>
-    void norm_conv2d_backward(const Conv2dGeometry& g, std::int64_t parts, const NormPart<T>* part,
-                              const Normalization<T>& n, const T* w, const T* y, const T* dz, T* dw, bool accumulate,
-                              T* sum_dy, T* sum_dy_xhat, T* workspace);
+    template <class T> void norm_conv2d_forward(const Conv2dGeometry& g, std::int64_t parts, const NormPart<T>* part,
+                                                const Normalization<T>& n, const T* w, T* z, T* y, T* workspace);
+    template <class T> void norm_conv2d_backward(const Conv2dGeometry& g, std::int64_t parts, const NormPart<T>* part,
+                                                 const Normalization<T>& n, const T* w, const T* y, const T* dz, T* dw,
+                                                 bool accumulate, T* sum_dy, T* sum_dy_xhat, T* workspace);
 
     /// The rest of batch normalisation's input gradient, for all that have gathered: gradient -= offset + slope * (x -
     /// mean). x, gradient: rows x channels; mean: channels; correction: offset, then slope, of each channel.

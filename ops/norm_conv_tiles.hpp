@@ -103,62 +103,43 @@ template <class T, int Vectors, bool Partial, bool Add, bool MakeY>
 void gradient_columns(const GradientTile<T>& tile, Index at, const T* x, Index stride, const Parameters<T>& p,
                       Index channel, int last, T* gradient, Index gradient_stride) {
   using V = simd::Vector<T>;
-  // A partial vector that is stored delays the next row's load, which overlaps it: load those of several rows first.
-  constexpr int together = Add && Partial ? (Vectors == 1 ? 8 : 4) : 1;
   const Columns<T, Vectors> c(p, channel);
   V sum[Vectors] = {};
   V sum_deviation[Vectors] = {};
   const T* dy = tile.dy + at;
   T* y = tile.y + at;
-  const auto take_rows = [&]<int Rows>(std::integral_constant<int, Rows>) __attribute__((always_inline)) {
-    V before[Rows][Vectors];
-    if constexpr (Add) {
-#pragma GCC unroll 8
-      for (int row = 0; row < Rows; ++row) {
+  for (Index row = 0; row < tile.rows; ++row) {
 #pragma GCC unroll 4
-        for (int v = 0; v < Vectors; ++v) {
-          const T* const from = gradient + row * gradient_stride + v * lanes<T>;
-          before[row][v] = v == Vectors - 1 ? load_some<T, Partial>(from, last) : simd::load<T>(from);
-        }
-      }
-    }
-#pragma GCC unroll 8
-    for (int row = 0; row < Rows; ++row) {
-#pragma GCC unroll 4
-      for (int v = 0; v < Vectors; ++v) {
-        const bool at_end = v == Vectors - 1;
-        const T* const from = x + v * lanes<T>;
-        T* const to = gradient + v * lanes<T>;
-        const V deviation = (at_end ? load_some<T, Partial>(from, last) : simd::load<T>(from)) - c.mean[v];
-        const V normalised = deviation * c.scale[v] + c.beta[v];
-        const V masked = normalised > 0 ? simd::load<T>(dy + v * lanes<T>) : V{};
-        if constexpr (MakeY) {
-          const V rectified = normalised <= 0 ? V{} : normalised;
-          if (Partial && at_end && tile.exact) {
-            simd::store_partial<T>(y + v * lanes<T>, rectified, last);
-          } else {
-            simd::store<T>(y + v * lanes<T>, rectified);
-          }
-        }
-        sum[v] += masked;
-        sum_deviation[v] += masked * deviation;
-        V result = masked * c.scale[v];
-        if constexpr (Add) result += before[row][v];
-        if (at_end) {
-          store_some<T, Partial>(to, result, last);
+    for (int v = 0; v < Vectors; ++v) {
+      const bool at_end = v == Vectors - 1;
+      const T* const from = x + v * lanes<T>;
+      T* const to = gradient + v * lanes<T>;
+      const V deviation = (at_end ? load_some<T, Partial>(from, last) : simd::load<T>(from)) - c.mean[v];
+      const V normalised = deviation * c.scale[v] + c.beta[v];
+      const V masked = normalised > 0 ? simd::load<T>(dy + v * lanes<T>) : V{};
+      if constexpr (MakeY) {
+        const V rectified = normalised <= 0 ? V{} : normalised;
+        if (Partial && at_end && tile.exact) {
+          simd::store_partial<T>(y + v * lanes<T>, rectified, last);
         } else {
-          simd::store<T>(to, result);
+          simd::store<T>(y + v * lanes<T>, rectified);
         }
       }
-      x += stride;
-      gradient += gradient_stride;
-      dy += tile.pitch;
-      y += tile.pitch;
+      sum[v] += masked;
+      sum_deviation[v] += masked * deviation;
+      V result = masked * c.scale[v];
+      if constexpr (Add) result += at_end ? load_some<T, Partial>(to, last) : simd::load<T>(to);
+      if (at_end) {
+        store_some<T, Partial>(to, result, last);
+      } else {
+        simd::store<T>(to, result);
+      }
     }
-  };
-  Index row = 0;
-  for (; row + together <= tile.rows; row += together) take_rows(std::integral_constant<int, together>());
-  for (; row < tile.rows; ++row) take_rows(std::integral_constant<int, 1>());
+    x += stride;
+    gradient += gradient_stride;
+    dy += tile.pitch;
+    y += tile.pitch;
+  }
   for (int v = 0; v < Vectors; ++v) {
     const int count = v == Vectors - 1 ? last : lanes<T>;
     for (int lane = 0; lane < count; ++lane) {
@@ -214,8 +195,8 @@ void load_tile(const NormConvGeometry& g, const NormPart<T>* parts, const Parame
   for_parts(g, parts, channels, [&](const NormPart<T>& part, Index from, Index width, Index channel) {
     const T* const x = part.x + rows.begin * part.channels + from;
     for_columns<T>(width, [&](auto vectors, auto partial, Index at, int last) {
-      load_columns<T, vectors(), partial()>(rows.size(), x + at, part.channels, p, channel + at, last,
-                                            exact, to + channel - channels.begin + at, pitch);
+      load_columns<T, vectors(), partial()>(rows.size(), x + at, part.channels, p, channel + at, last, exact,
+                                            to + channel - channels.begin + at, pitch);
     });
   });
 }
@@ -244,8 +225,8 @@ void add_input_gradients(const NormConvGeometry& g, const NormPart<T>* parts, co
   });
 }
 
-/// What the gradient pass leaves of each channel: `sums` holds those of dy' and of dy' * deviation for each chunk of the
-/// rows.
+/// What the gradient pass leaves of each channel: `sums` holds those of dy' and of dy' * deviation for each chunk of
+/// the rows.
 template <class T>
 void finish_sums(const NormConvGeometry& g, const NormPart<T>* parts, const Normalization<T>& n, const Parameters<T>& p,
                  double* sums, Index chunks, T* sum_dy, T* sum_dy_xhat) {
