@@ -45,12 +45,15 @@ void norm_conv2d_forward(const Conv2dGeometry& g, Index parts, const NormPart<T>
   const Index image = g.h_in * g.w_in;
   parallel_for(cut.chunks, [&](Index chunk) {
     for_each_unit(g, cut, chunk, [&](Range images, bool) {
-      T* const to = y != nullptr ? y + images.begin * image * g.c_in : scratch + chunk * cut.elements;
+      T* const to = scratch + chunk * cut.elements;
       load_tile(rows, part, p, {images.begin * image, images.end * image}, {0, g.c_in}, to, g.c_in);
+      // Nobody reads it before backward.
+      if (y != nullptr) stream(images.size() * image * g.c_in, to, y + images.begin * image * g.c_in);
       convolve_packed(
           forward_problem(some_images(g, images.size()), to, z + images.begin * g.h_out * g.w_out * g.c_out, packed),
           view);
     });
+    publish_streams();
   });
 }
 

@@ -7,6 +7,7 @@
 #include "core/parallel.hpp"
 #include "ops/conv2d_channels.hpp"
 #include "ops/conv2d_outer.hpp"
+#include "ops/cpu_rows.hpp"
 #include "ops/norm_conv_tiles.hpp"
 
 namespace palimpsest::kernels::PALIMPSEST_ISA {
@@ -33,13 +34,17 @@ void pack_blocks(const T* from, Index k_step, Index o_step, Index inputs, Index 
 template <class T>
 class NextTile {
  public:
-  /// What `channels` of these rows take of x and, where `gradients`, of its gradient.
-  NextTile(const NormConvGeometry& g, const NormPart<T>* parts, Range rows, Range channels, bool gradients)
+  /// What `channels` of these rows take of x and, where `gradients`, of its gradient; and all of y, unless it is null.
+  NextTile(const NormConvGeometry& g, const NormPart<T>* parts, Range rows, Range channels, bool gradients, const T* y)
       : part_(parts),
         end_(rows.size() > 0 ? parts + g.parts : parts),
         rows_(rows),
         channels_(channels),
-        gradients_(gradients) {}
+        gradients_(gradients) {
+    if (y == nullptr) return;
+    at_ = reinterpret_cast<const char*>(y + rows.begin * g.channels);
+    stop_ = reinterpret_cast<const char*>(y + larger(rows.begin, rows.end) * g.channels);
+  }
 
   /// Bytes that follow one another, at most `most` of them; null once there are none any more.
   const char* take(Index most) {
@@ -201,17 +206,20 @@ void norm_conv_forward(const NormConvGeometry& g, const NormPart<T>* parts, cons
       for (Index first = 0; first < g.channels; first += cut.channels) {
         const Range channels = {first, smaller(g.channels, first + cut.channels)};
         load_tile(g, parts, p, rows, channels, scratch, cut.pitch);
-        if (y != nullptr) {
+        if (y != nullptr && cut.pitch == g.channels) {
+          stream(rows.size() * g.channels, scratch, y + row * g.channels);  // nobody reads it before backward
+        } else if (y != nullptr) {
           for (Index i = 0; i < rows.size(); ++i) {
             std::memcpy(y + (row + i) * g.channels + first, scratch + i * cut.pitch,
                         static_cast<std::size_t>(channels.size()) * sizeof(T));
           }
         }
-        NextTile<T> next(g, parts, {rows.end, smaller(mine.end, rows.end + cut.rows)}, channels, false);
+        NextTile<T> next(g, parts, {rows.end, smaller(mine.end, rows.end + cut.rows)}, channels, false, nullptr);
         multiply(rows.size(), scratch, cut.pitch, channels, g.channels, packed, g.outputs, first > 0, false,
                  z + row * g.outputs, g.outputs, next, 16);
       }
     }
+    publish_streams();
   });
 }
 
@@ -252,11 +260,11 @@ void norm_conv_backward(const NormConvGeometry& g, const NormPart<T>* parts, con
       tile.rows = smaller(gradient_rows, mine.end - row);
       const T* const dz_tile = dz + row * g.outputs;
       NextTile<T> next(g, parts, {row + tile.rows, smaller(mine.end, row + tile.rows + gradient_rows)}, my_channels,
-                       true);
+                       true, groups == 1 ? y : nullptr);
       for (Index block = my_blocks.begin; block < my_blocks.end; ++block) {
         const Range channels = block_at(block);
         multiply(tile.rows, dz_tile, g.outputs, {0, g.outputs}, g.outputs, packed + g.outputs * channels.begin,
-                 channels.size(), false, true, dy_scratch, tile.pitch, next, 32);
+                 channels.size(), false, true, dy_scratch, tile.pitch, next, y == nullptr ? 32 : 64);
         add_input_gradients(g, parts, p, channels, row, tile, y == nullptr);
         if (dw == nullptr) continue;
         const Factor dz_factor = {g.outputs, 0, 0, g.outputs};
