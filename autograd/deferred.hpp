@@ -16,10 +16,12 @@ struct Deferred {
   std::vector<Tensor> inputs;
   std::vector<std::uint64_t> versions;  ///< of the inputs' bytes
   std::shared_ptr<const BlockInfo> block;
+  std::shared_ptr<Tape> tape;  ///< once taken: nothing else may hold the step any more
 };
 
-/// Like apply_single(), but the op runs when its result is first read. Its begin() runs now. Where nothing is recorded
-/// this is apply_single().
+/// Like apply_single(), but the op runs when its result is first read: what it throws then (OutOfMemory, say) comes out
+/// of that reading. Its begin() runs now. Where nothing is recorded this is apply_single(). Throws StateError for an op
+/// with several outputs or a coupling, whose place among the others counts.
 Tensor defer(std::unique_ptr<Op> op, std::vector<Tensor> inputs);
 
 /// The op that x waits for; null if x has been computed.

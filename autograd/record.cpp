@@ -16,17 +16,6 @@ thread_local bool recording_enabled = true;
 thread_local std::weak_ptr<Tape> current_tape;
 thread_local BlockScope* current_scope = nullptr;
 
-/// Where the caller got inputs wrong is told here, before anything has happened.
-void check_inputs(const Op& op, std::span<const Tensor> inputs) {
-  for (std::size_t i = 0; i < inputs.size(); ++i) {
-    if (!inputs[i]) throw ValueError(concat_text("[", op.name(), "] input ", i, " is an empty tensor"));
-    if (inputs[i].device() != inputs[0].device()) {
-      throw DeviceError(concat_text("[", op.name(), "] input ", i, " is on ", inputs[i].device(), ", expected ",
-                                    inputs[0].device(), " like input 0"));
-    }
-  }
-}
-
 /// Whether making `sources` present may take `value` itself. What is present counts as absent: it may be dropped.
 bool depend_on(const std::vector<Value*>& sources, const Value& value) {
   std::vector<Value*> pending = sources;
@@ -39,12 +28,6 @@ bool depend_on(const std::vector<Value*>& sources, const Value& value) {
     for (Value* source : next.recipe()->sources(next)) pending.push_back(source);
   }
   return false;
-}
-
-std::vector<Spec> specs_of(std::span<const Tensor> tensors) {
-  std::vector<Spec> specs;
-  for (const Tensor& tensor : tensors) specs.push_back({tensor.shape(), tensor.dtype()});
-  return specs;
 }
 
 /// Whether an op on these inputs is part of what backward will go through.
@@ -92,11 +75,11 @@ BlockScope::BlockScope(std::shared_ptr<const BlockInfo> block, std::span<const T
       outer_(current_scope),
       recording_(recording_enabled),
       exceptions_(std::uncaught_exceptions()) {
-  const std::shared_ptr<Tape> tape = recording_enabled ? Tape::current() : nullptr;
-  if (tape != nullptr) {
+  tape_ = recording_enabled ? Tape::current() : nullptr;
+  if (const std::shared_ptr<Tape>& tape = tape_) {
     // What enters a block is what its policy decides about: it must be there.
     for (const Tensor& input : inputs) {
-      if (input) tape->compute_deferred(input.value());
+      if (input && input.handle()->tape == tape) tape->compute_deferred(input.value());
     }
     branch_start_ = tape->nodes_.size();
     for (const Tensor& input : inputs) {
@@ -110,13 +93,26 @@ BlockScope::BlockScope(std::shared_ptr<const BlockInfo> block, std::span<const T
 BlockScope::~BlockScope() {
   current_scope = outer_;
   if (!recording_ || std::uncaught_exceptions() <= exceptions_) return;
-  if (const std::shared_ptr<Tape> tape = Tape::current()) tape->fail();
+  if (tape_ != nullptr) tape_->fail();
+}
+
+std::vector<Spec> check_inputs(const Op& op, std::span<const Tensor> inputs) {
+  std::vector<Spec> input_specs;
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    if (!inputs[i]) throw ValueError(concat_text("[", op.name(), "] input ", i, " is an empty tensor"));
+    if (inputs[i].device() != inputs[0].device()) {
+      throw DeviceError(concat_text("[", op.name(), "] input ", i, " is on ", inputs[i].device(), ", expected ",
+                                    inputs[0].device(), " like input 0"));
+    }
+    input_specs.push_back({inputs[i].shape(), inputs[i].dtype()});
+  }
+  std::vector<Spec> specs = op.infer(input_specs);
+  if (specs.empty()) throw ValueError(concat_text("[", op.name(), "] infer() names no output"));
+  return specs;
 }
 
 std::vector<Tensor> apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs) {
-  check_inputs(*op, inputs);
-  const std::vector<Spec> specs = op->infer(specs_of(inputs));
-  if (specs.empty()) throw ValueError(concat_text("[", op->name(), "] infer() names no output"));
+  const std::vector<Spec> specs = check_inputs(*op, inputs);
   if (!is_recorded(inputs)) return run_unrecorded(*op, inputs, specs);
 
   const std::shared_ptr<Tape> tape = Tape::current_or_new();
@@ -134,8 +130,10 @@ std::vector<Tensor> apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs) {
 }
 
 Tensor defer(std::unique_ptr<Op> op, std::vector<Tensor> inputs) {
-  check_inputs(*op, inputs);
-  const std::vector<Spec> specs = op->infer(specs_of(inputs));
+  const std::vector<Spec> specs = check_inputs(*op, inputs);
+  if (specs.size() != 1 || op->solvable_input() >= 0) {
+    throw StateError(concat_text("[", op->name(), "] is to be deferred, which takes one output and no coupling"));
+  }
   if (!is_recorded(inputs)) return apply_single(std::move(op), std::move(inputs));
 
   const std::shared_ptr<Tape> tape = Tape::current_or_new();
@@ -164,8 +162,10 @@ std::unique_ptr<Deferred> take_deferred(Tensor& x) {
   const bool sole = x.handle().use_count() == 1 && value.handles_ == 1;
   if (value.deferred_ == nullptr || !sole || !recording_enabled) return nullptr;
   if (value.deferred_->block != current_block()) return nullptr;
-  x.handle()->tape->check_deferred_versions(value);
+  const std::shared_ptr<Tape> tape = x.handle()->tape;
+  tape->fail_on_error([&] { tape->check_deferred_versions(value); });
   std::unique_ptr<Deferred> taken = std::move(x.value().deferred_);
+  taken->tape = tape;
   x = {};
   return taken;
 }
@@ -182,9 +182,9 @@ void Tape::check_deferred_versions(const Value& value) const {
 
 void Tape::compute_deferred(Value& value) {
   if (value.deferred_ == nullptr) return;
-  check_deferred_versions(value);
-  const std::unique_ptr<Deferred> deferred = std::move(value.deferred_);
   fail_on_error([&] {
+    check_deferred_versions(value);
+    const std::unique_ptr<Deferred> deferred = std::move(value.deferred_);
     record(std::move(deferred->op), std::move(deferred->inputs), {value.shared_from_this()}, deferred->block, false);
   });
 }
@@ -245,6 +245,7 @@ std::shared_ptr<Tape> Tape::current_or_new() {
   if (std::shared_ptr<Tape> tape = current()) return tape;
   auto tape = std::make_shared<Tape>();
   current_tape = tape;
+  for (BlockScope* scope = current_scope; scope != nullptr; scope = scope->outer_) scope->tape_ = tape;
   return tape;
 }
 
@@ -392,7 +393,10 @@ void Tape::make_memory(Value& value) {
 
 std::shared_ptr<Note>* Forward::note(std::size_t i) const {
   if (values_.empty() || values_[i]->leaf()) return nullptr;
-  return &values_[i]->note_;
+  Value& value = *values_[i];
+  if (value.note_version_ != value.version()) value.note_ = nullptr;
+  value.note_version_ = value.version();
+  return &value.note_;
 }
 
 void Forward::on_failure(std::function<void()> undo) const {

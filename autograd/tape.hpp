@@ -36,7 +36,8 @@ class Tape : public std::enable_shared_from_this<Tape> {
   /// Forward runs of heavy ops that restoring has cost so far.
   std::size_t heavy_replays() const { return heavy_replays_; }
 
-  /// Makes an absent value present. Strong guarantee. Throws StateError if nothing can bring it back.
+  /// Makes an absent value present. Throws StateError if nothing can bring it back. Strong guarantee, but for a value
+  /// that has never been made (autograd/deferred.hpp): if making it fails, the step has failed.
   void restore(Value& target);
 
   void backward(const Tensor& loss);

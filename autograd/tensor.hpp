@@ -61,7 +61,8 @@ class Tensor {
   double item() const;
 
   /// Overwrites the elements of a leaf with those of `source` (same shape and type, any device). Recorded operations
-  /// that still need the old ones are refused by backward. Throws ShapeError, DtypeError, StateError.
+  /// that still need the old ones are refused by backward, and so is reading a result that nobody has read yet and that
+  /// depends on them (autograd/deferred.hpp). Throws ShapeError, DtypeError, StateError.
   void assign(const Tensor& source);
 
   /// A leaf with the same bytes and no history: what changes the one in place changes the other.
@@ -123,7 +124,8 @@ class BlockScope {
   friend class Tape;
   std::shared_ptr<const BlockInfo> block_;
   BlockScope* outer_;
-  bool recording_;  // what happens under NoGrad is no step's business
+  std::shared_ptr<Tape> tape_;  // the step may have nothing else that holds it
+  bool recording_;              // what happens under NoGrad is no step's business
   int exceptions_;
   std::size_t branch_start_ = 0;  // the first node after the last coupling of this block
 };
@@ -135,5 +137,8 @@ class BlockScope {
 std::vector<Tensor> apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs);
 /// The same for an op with one output.
 Tensor apply_single(std::unique_ptr<Op> op, std::vector<Tensor> inputs);
+/// The first thing that apply() does: where the caller got inputs wrong is told here, before anything has happened.
+/// Returns what comes out.
+std::vector<Spec> check_inputs(const Op& op, std::span<const Tensor> inputs);
 
 }  // namespace palimpsest

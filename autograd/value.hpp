@@ -38,7 +38,7 @@ class Value : public std::enable_shared_from_this<Value> {
   /// Made by the user (data, a parameter), not by a recorded op.
   bool leaf() const { return tape_ == nullptr; }
   bool requires_grad() const { return requires_grad_; }
-  /// The node that made it; null for a leaf.
+  /// The node that made it; null for a leaf and for a result that nobody has read yet (autograd/deferred.hpp).
   const Node* producer() const { return producer_; }
   const Recipe* recipe() const { return recipe_.get(); }
   /// How many gradients and replays will still read it.
@@ -78,6 +78,7 @@ class Value : public std::enable_shared_from_this<Value> {
   std::shared_ptr<Storage> gradient_;
   RecipePtr recipe_;
   std::shared_ptr<Note> note_;
+  std::uint64_t note_version_ = 0;      // of the bytes that the note is about
   std::unique_ptr<Deferred> deferred_;  // the op that is to make it, once somebody reads it
   Node* producer_ = nullptr;
   std::size_t output_ = 0;

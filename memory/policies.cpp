@@ -32,6 +32,7 @@ class Shared : public BuiltIn {
 
   RecipePtr decide(const Value& value, const Op& op, const BlockInfo&) const override {
     if (op.cost(value.output()) == Cost::Heavy) return nullptr;
+    if (value.optional()) return normalised_;  // never made: no inputs are kept for its sake
     std::size_t input_bytes = 0;
     std::size_t streams = 0;
     for (const ValuePtr& input : value.producer()->inputs) {

@@ -1,5 +1,6 @@
 #include "ops/batch_norm.hpp"
 
+#include <algorithm>
 #include <memory>
 
 #include "autograd/deferred.hpp"
@@ -23,6 +24,13 @@ std::size_t workspace_bytes(Device device, const Shape& x) {
   return static_cast<std::size_t>(doubles) * sizeof(double);
 }
 
+bool all_different(std::span<const Tensor> tensors) {
+  std::vector<const Value*> values;
+  for (const Tensor& tensor : tensors) values.push_back(&tensor.value());
+  std::sort(values.begin(), values.end());
+  return std::adjacent_find(values.begin(), values.end()) == values.end();
+}
+
 /// Memory for several tensors of one shape but for the channels, joined along them.
 View joined_view(const Buffer& memory, const View& first, std::int64_t channels) {
   return {memory.data(), first.shape.with_channels(channels), first.dtype, first.device};
@@ -36,7 +44,8 @@ Needs BatchNorm::needs() const {
 }
 
 std::vector<Spec> BatchNorm::infer(std::span<const Spec> inputs) const {
-  check_same_float(name(), inputs);
+  // Messages number gamma and beta as callers of batch_norm() do, whatever x is made of.
+  check_same_float(name(), std::vector<Spec>{inputs[0], inputs[parts_], inputs[parts_ + 1]});
   const Shape& first = inputs[0].shape;
   if (first.rank() != 4 && first.rank() != 2) check_rank(name(), 0, first, 4, "(N, C, H, W) or (N, C)");
   std::int64_t channels = 0;
@@ -44,7 +53,7 @@ std::vector<Spec> BatchNorm::infer(std::span<const Spec> inputs) const {
     check_shape(name(), i, inputs[i].shape, first.with_channels(inputs[i].shape.c()));
     channels += inputs[i].shape.c();
   }
-  for (std::size_t i = parts_; i < parts_ + 2; ++i) check_shape(name(), i, inputs[i].shape, {channels});
+  for (const std::size_t i : {1, 2}) check_shape(name(), i, inputs[parts_ + i - 1].shape, {channels});
   for (const Tensor* statistic : {&running_.mean, &running_.variance}) {
     if (statistic->shape() != Shape{channels}) {
       throw ShapeError(
@@ -215,10 +224,18 @@ Tensor batch_norm(Tensor x, const Tensor& gamma, const Tensor& beta, const Runni
     throw DeviceError(concat_text("[batch_norm] running statistics are on ", statistic->device(), ", expected ",
                                   x.device(), " like input 0"));
   }
+  check_inputs(BatchNorm(running, spec), std::vector<Tensor>{x, gamma, beta});
   // The normalisation of a concat reads its inputs where they are.
   std::vector<Tensor> inputs;
   if (dynamic_cast<const Concat*>(deferred_op(x)) != nullptr && spec.training) {
-    if (const std::unique_ptr<Deferred> joined = take_deferred(x)) inputs = std::move(joined->inputs);
+    if (const std::unique_ptr<Deferred> joined = take_deferred(x)) {
+      // Its kernels write the gradients of all parts at once: they must be different tensors.
+      if (all_different(joined->inputs)) {
+        inputs = std::move(joined->inputs);
+      } else {
+        x = apply_single(std::move(joined->op), std::move(joined->inputs));
+      }
+    }
   }
   if (inputs.empty()) inputs.push_back(std::move(x));
   auto op = std::make_unique<BatchNorm>(running, spec, inputs.size());

@@ -21,6 +21,9 @@ struct BatchNormSpec {
 /// Batch normalisation over (N, H, W) for each channel (Ioffe & Szegedy 2015, Algorithm 1), optionally with ReLU.
 /// x: (N, C, H, W) or (N, C); gamma, beta, running: (C). Returns x's shape. In training the biased batch variance
 /// normalises, and `running` is updated once, in the first forward, never on replay; it is put back if the step fails.
+/// While a training step is recorded, the result of a normalisation with ReLU is made when it is first read: a conv2d()
+/// that it is moved into normalises x as it loads it instead, and then it never exists. Statistics are worked out, and
+/// `running` updated, at once.
 /// Throws ShapeError unless gamma, beta and running are (C), or if a training batch has one value per channel;
 /// DtypeError and DeviceError unless all are of one floating type and on one device.
 Tensor batch_norm(Tensor x, const Tensor& gamma, const Tensor& beta, const RunningStatistics& running,

@@ -179,7 +179,7 @@ void batch_norm_input_gradient(std::int64_t rows, std::int64_t channels, const T
     repeat(strip, folded.width, offsets, offsets);
     repeat(strip, folded.width, slopes, slopes);
     const auto run = [&]<bool relu, bool add>() {
-      const Output<T> output(dx + first, rows * channels, add || dx == dy);
+      const Output<T> output(dx + first, rows * channels, add || dx == dy || dx == x);
       write_spans(rows, strip, channels, output, [&](std::int64_t at, std::int64_t count, T* to) {
         at += first;
         input_gradient<relu, add>(count, x + at, dy + at, p, offsets, slopes, to);
@@ -199,7 +199,7 @@ void batch_norm_affine_input_gradient(std::int64_t rows, std::int64_t channels, 
   for_channel_strips(channels, [&](std::int64_t first, std::int64_t strip) {
     const FoldedParameters<T> p(fold_rows(strip, channels), first, strip, n);
     const auto run = [&]<bool relu, bool add>() {
-      const Output<T> output(dx + first, rows * channels, add || dx == dy);
+      const Output<T> output(dx + first, rows * channels, add || dx == dy || dx == x);
       write_spans(rows, strip, channels, output, [&](std::int64_t at, std::int64_t count, T* to) {
         at += first;
         affine_gradient<relu, add>(count, relu ? x + at : nullptr, dy + at, p, to);

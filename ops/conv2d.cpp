@@ -97,11 +97,12 @@ class Conv2d : public Op {
 }  // namespace
 
 Tensor conv2d(Tensor x, const Tensor& weight, const Conv2dSpec& spec) {
-  if (x && weight && dynamic_cast<const BatchNorm*>(deferred_op(x)) != nullptr) {
-    const Spec y = Conv2d(spec).infer(std::vector<Spec>{{x.shape(), x.dtype()}, {weight.shape(), weight.dtype()}})[0];
+  if (x && dynamic_cast<const BatchNorm*>(deferred_op(x)) != nullptr) {
+    const Spec y = check_inputs(Conv2d(spec), std::vector<Tensor>{x, weight})[0];
     const auto geometry = geometry_of(x.shape(), weight.shape(), y.shape, spec);
     const bool fits = is_pointwise(geometry) || kernels::norm_conv2d_fits(geometry, size_of(y.dtype));
-    if (fits && weight.device() == x.device()) {
+    const bool same_step = weight.value().leaf() || weight.handle()->tape == x.handle()->tape;
+    if (fits && same_step) {
       if (const std::unique_ptr<Deferred> norm = take_deferred(x)) {
         std::unique_ptr<BatchNorm> op(static_cast<BatchNorm*>(norm->op.release()));
         return norm_conv(std::move(op), std::move(norm->inputs), weight, spec, y.shape);

@@ -15,7 +15,7 @@ namespace {
 template <class T>
 void convolve_by_tap(Problem<T> p, const WeightView<T>& view);
 
-/// Packs the weights into p.packed: the same way for any number of images.
+/// Packs the weights into p.packed: the same way for any number of images, unless flatten() has made them one row.
 template <class T>
 void pack(const Problem<T>& p, const WeightView<T>& view) {
   if (prefer_pixels(p)) return pack_pixel_weights(p, view);
@@ -132,7 +132,7 @@ Problem<T> phase_problem(const Conv2dGeometry& g, const Phase& rows, const Phase
                          bool accumulate, T* packed) {
   Problem<T> p = {};
   p.x = dy;
-  p.y = dx + (rows.first * g.w_in + cols.first) * g.c_in;
+  if (dx != nullptr) p.y = dx + (rows.first * g.w_in + cols.first) * g.c_in;
   p.y_image = g.h_in * g.w_in * g.c_in;
   p.y_row = g.stride_h * g.w_in * g.c_in;
   p.y_pixel = g.stride_w * g.c_in;

@@ -117,7 +117,7 @@ void copy_padded(const WeightGradient<T>& p, const PixelBand& band, T* to) {
   }
 }
 
-/// Adds one band to a partial sum with a row of taps at a time, see Problem::tap_rows.
+/// Adds one band to a partial sum with a row of taps at a time, see WeightGradient::tap_rows.
 template <class T>
 void add_band_by_rows(const WeightGradient<T>& p, const PixelBand& band, Range scalar_channels, T* total, bool first,
                       T* padded) {

@@ -51,9 +51,12 @@ std::int64_t norm_conv_backward_workspace(const NormConvGeometry& g) {
 bool norm_conv2d_fits(const Conv2dGeometry& g, std::size_t element_bytes) {
   constexpr Index most_bytes = 1 << 20;
   const Index image = g.h_in * g.w_in * g.c_in * static_cast<Index>(element_bytes);
+  // With a stride along one of two dimensions only, a part of the data gradient would be one matrix product over all
+  // pixels of a unit, and then the packing of its weights would depend on how many images that has.
+  const bool flattens = g.stride_h > 1 && (g.w_in == 1 || g.stride_w == 1);
   // Eight chunks of partial sums at least, and a kernel that the convolution takes as a whole.
-  return image <= most_bytes && split_weight_gradient(g).partial <= Index{1} << 17 && g.kernel_h * g.kernel_w <= 128 &&
-         g.kernel_h <= 16 && g.kernel_w <= 16 && g.stride_h <= 8 && g.stride_w <= 8;
+  return !flattens && image <= most_bytes && split_weight_gradient(g).partial <= Index{1} << 17 &&
+         g.kernel_h * g.kernel_w <= 128 && g.kernel_h <= 16 && g.kernel_w <= 16 && g.stride_h <= 8 && g.stride_w <= 8;
 }
 
 std::int64_t norm_conv2d_forward_workspace(const Conv2dGeometry& g) {

@@ -21,7 +21,7 @@ NormConvGeometry as_rows(const Conv2dGeometry& g, Index parts) {
   return {g.n * g.h_in * g.w_in, g.c_in, g.c_out, parts};
 }
 
-/// The units of images that one task goes through, and its scratch.
+/// Calls body(images, whether they are the first) for the units of images that one task goes through.
 template <class Body>
 void for_each_unit(const Conv2dGeometry& g, const NormConv2dCut& cut, Index chunk, const Body& body) {
   const Range units = even_part(ceil_div(g.n, cut.images), chunk, cut.chunks);

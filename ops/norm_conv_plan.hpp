@@ -76,7 +76,7 @@ struct NormConv2dCut {
 constexpr NormConv2dCut cut_images(const Conv2dGeometry& g) {
   const Index partial = split_weight_gradient(g).partial;
   const Index pixels = g.h_in * g.w_in;
-  const Index images = smaller(g.n, larger(1, 256 / pixels));
+  const Index images = smaller(larger(1, 256 / pixels), ceil_div(g.n, 16));
   const Index affordable = larger(1, (Index{1} << 20) / partial);
   const Index chunks = smaller(smaller(16, affordable), ceil_div(g.n, images));
   // Vectors may reach over the end.

@@ -706,6 +706,7 @@ std::vector<OpCase> make_cases() {
   add_dropout_cases(cases);
   add_batch_norm_cases(cases);
   add_cross_entropy_cases(cases);
+  add_fused_cases(cases);
   return cases;
 }
 

@@ -68,9 +68,14 @@ struct OpCase {
   bool exact_on_integers = false;
   /// How far float32 may be from float64, relative to the largest magnitude in the tensor.
   double float32_tolerance = 1e-5;
+  /// Several ops that become one where they are recorded: where they are not, results differ by rounding.
+  bool fuses = false;
 };
 
 std::ostream& operator<<(std::ostream& out, const OpCase& op_case);
+
+/// In tests/op_cases_fused.cpp.
+void add_fused_cases(std::vector<OpCase>& cases);
 
 /// All cases, made once.
 const std::vector<OpCase>& op_cases();

@@ -72,6 +72,7 @@ class TellingOp : public Op {
 
   std::string_view name() const override { return op_->name(); }
   Cost cost() const override { return op_->cost(); }
+  Cost cost(std::size_t output) const override { return op_->cost(output); }
   std::vector<Spec> infer(std::span<const Spec> inputs) const override { return op_->infer(inputs); }
   Needs needs() const override { return op_->needs(); }
   int overwritable_input() const override { return op_->overwritable_input(); }
@@ -79,10 +80,12 @@ class TellingOp : public Op {
   void solve(std::span<const View> inputs, const View& output, const View& solved) const override {
     op_->solve(inputs, output, solved);
   }
+  void begin(Forward& io) override { op_->begin(io); }
   void forward(Forward& io) override {
     hook_();
     op_->forward(io);
   }
+  bool skip_backward() override { return op_->skip_backward(); }
   void backward(Backward& io) override {
     hook_();
     op_->backward(io);

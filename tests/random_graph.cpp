@@ -85,9 +85,9 @@ class Builder {
     return ops::conv2d(std::move(x), weight, {.padding = ops::Padding::all(kernel / 2)});
   }
 
-  Tensor norm(Tensor x) {
+  Tensor norm(Tensor x) { return norm(std::move(x), one_in(2)); }
+  Tensor norm(Tensor x, bool relu) {
     const std::int64_t channels = x.shape().c();
-    const bool relu = one_in(2);
     const Tensor gamma = parameter({channels});
     const Tensor beta = parameter({channels});
     return ops::batch_norm(std::move(x), gamma, beta, statistics(channels), {.relu = relu});
@@ -135,6 +135,29 @@ class Builder {
     Tensor joined = ops::concat(parts);
     if (joined.shape().c() > 12) joined = conv(std::move(joined), 3);
     pool.push_back({std::move(joined), false});
+  }
+
+  /// Layers as in a dense block, each of which reads what those before it made. A normalised input is the convolution's
+  /// alone, which then takes it over, or somebody else holds it, too, and perhaps reads it before or afterwards.
+  void dense_layers(Pool& pool) {
+    std::vector<Tensor> features{take_any(pool)};
+    for (const Item& item : pool) {
+      const bool fits = same_pixels(item.tensor, features[0]) && item.tensor.shape().c() < 8;
+      if (features.size() < 3 && fits && one_in(2)) features.push_back(item.tensor);
+    }
+    for (std::size_t layers = 1 + below(3); layers > 0; --layers) {
+      std::vector<Tensor> parts = features;
+      if (one_in(4)) parts.push_back(features[below(features.size())]);
+      Tensor y = norm(ops::concat(parts), true);
+      const std::size_t held = below(5);
+      const Tensor beside = held < 2 ? y : Tensor();
+      Tensor z = conv(std::move(y), static_cast<std::int64_t>(1 + below(4)));
+      if (held == 0) pool.push_back({beside, false});
+      if (held == 1 && !graph_.watch_) graph_.kept_.push_back({beside, bits_of(beside)});
+      features.push_back(std::move(z));
+      if (one_in(4)) features.erase(features.begin());
+    }
+    pool.push_back({features.back(), false});
   }
 
   void split(Pool& pool) {
@@ -209,7 +232,7 @@ class Builder {
   }
 
   void instruction(Pool& pool, int depth) {
-    switch (below(14)) {
+    switch (below(16)) {
       case 0:
       case 1:
         return pool.push_back({conv(take_any(pool), static_cast<std::int64_t>(1 + below(4))), false});
@@ -236,6 +259,9 @@ class Builder {
       case 12:
         if (!graph_.watch_) look(pool);
         return;
+      case 13:
+      case 14:
+        return dense_layers(pool);
       default:
         if (depth < 3) block(pool, depth);
     }

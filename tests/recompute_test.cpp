@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
+
 #include "memory/recipes.hpp"
 #include "nn/densenet.hpp"
 #include "nn/revnet.hpp"
@@ -12,37 +14,13 @@
 #include "ops/conv2d.hpp"
 #include "ops/cross_entropy.hpp"
 #include "ops/relu.hpp"
+#include "tests/policies.hpp"
 #include "tests/random_graph.hpp"
-#include "tests/user_policy.hpp"
 
 namespace palimpsest::test {
 namespace {
 
 using RecomputeTest = TapeTest;
-
-/// The policy without the complaint that it finds nothing to act on.
-class Lenient : public Policy {
- public:
-  explicit Lenient(PolicyPtr policy) : policy_(std::move(policy)) {}
-
-  std::string_view name() const override { return policy_->name(); }
-  RecipePtr decide(const Value& value, const Op& op, const BlockInfo& block) const override {
-    return policy_->decide(value, op, block);
-  }
-  std::optional<RecipePtr> reconsider(const Value& value, const Offer& offer, const BlockInfo& block) const override {
-    return policy_->reconsider(value, offer, block);
-  }
-
- private:
-  PolicyPtr policy_;
-};
-
-std::vector<PolicyPtr> all_policies() {
-  std::vector<PolicyPtr> policies = {memory::store_all(),  memory::shared(), memory::checkpoint(),
-                                     memory::reversible(), user::offload(),  user::keep_every_other()};
-  for (PolicyPtr& policy : policies) policy = std::make_shared<Lenient>(policy);
-  return policies;
-}
 
 /// Two steps of a graph, gradients accumulating.
 std::vector<Outcome> two_steps(std::uint64_t seed, const PolicyOfBlock& policies) {
@@ -116,6 +94,23 @@ TEST_F(RecomputeTest, RandomGraphsOnTwoThreads) {
   for (std::uint64_t seed = 0; seed < 5; ++seed) {
     EXPECT_TRUE(two_steps(seed, [&](int) { return chaos(seed); }) == expected[seed]) << "seed " << seed;
   }
+}
+
+TEST_F(RecomputeTest, RandomGraphsHaveFusedConvolutionsWithReusedFeatures) {
+  int fused = 0;
+  int reused = 0;
+  for (std::uint64_t seed = 0; seed < 40; ++seed) {
+    RandomGraph graph(seed);
+    const Tensor loss = graph.forward([](int) { return memory::store_all(); });
+    std::map<const Value*, int> readers;
+    for (const Node& node : loss.handle()->tape->nodes()) {
+      if (node.op->name() != "batch_norm_relu_conv2d") continue;
+      ++fused;
+      for (const ValuePtr& input : node.inputs) reused += !input->leaf() && ++readers[input.get()] == 2 ? 1 : 0;
+    }
+  }
+  EXPECT_GT(fused, 100);
+  EXPECT_GT(reused, 40);
 }
 
 // --- State is committed once -----------------------------------------------------------------------------------------

@@ -101,6 +101,8 @@ TEST_F(StaleReadTest, PinnedArenasLeadToAnother) {
     EXPECT_EQ(Tape::current()->arenas().count(), 1U);
     // Both are tenants of one arena and both are read at once.
     const Tensor joined = ops::concat(std::vector<Tensor>{a, b});
+    EXPECT_EQ(Tape::current()->arenas().count(), 2U);
+    joined.view();
     EXPECT_EQ(Tape::current()->arenas().count(), 3U);  // and one for concatenations
     return score(conv(ops::add(a, b), 3));
   });

@@ -14,6 +14,7 @@
 #include "ops/conv2d.hpp"
 #include "ops/cross_entropy.hpp"
 #include "ops/relu.hpp"
+#include "tests/norm_conv_case.hpp"
 #include "tests/op_support.hpp"
 #include "tests/tape_support.hpp"
 
@@ -36,6 +37,24 @@ TEST_P(EmulatorOrderTest, DoesNotChangeABit) {
   };
   const OpOutcome<float> expected = run(cuda_emulator::Order::Ascending);
   expect_same_bits(run(cuda_emulator::Order::Descending), expected);
+}
+
+TEST(EmulatorTest, FusedConvolutionsInManyChunksDoNotDependOnTheOrderOfThreads) {
+  const std::size_t limit = ops::column_limit();
+  ops::set_column_limit(1);
+  for (const NormConvShape& shape : {on_rows(200, {33, 5, 130}, 7), on_images(4, 5, {12, 7}, 6)}) {
+    const NormConvCase<float> tested(shape, Numbers::Real, Wanted::Some);
+    const auto run = [&](cuda_emulator::Order order) {
+      cuda_emulator::set_order(order);
+      return tested.run(cuda_norm_conv_kernels<float>());
+    };
+    const auto expected = run(cuda_emulator::Order::Ascending);
+    const auto results = run(cuda_emulator::Order::Descending);
+    for (std::size_t i = 0; i < expected.size(); ++i)
+      EXPECT_EQ(results[i].values, expected[i].values) << results[i].what;
+  }
+  cuda_emulator::set_order(cuda_emulator::Order::Ascending);
+  ops::set_column_limit(limit);
 }
 
 // --- A card of a fixed size ------------------------------------------------------------------------------------------
@@ -72,7 +91,7 @@ TEST(EmulatorTest, WhatIsCachedIsGivenBackBeforeAnAllocationFails) {
 
 TEST(EmulatorTest, AStepThatTheCardCannotHoldLeavesTheModelAloneAndAThriftierOneGoesOn) {
   nn::DenseNetSpec spec;
-  spec.layers = {12};
+  spec.layers = {24};
   spec.growth_rate = 4;
   spec.stem_channels = 96;  // much to concatenate and to normalise, little to multiply
   nn::DenseNet model(spec, nn::Init(1, Device::Cuda));
