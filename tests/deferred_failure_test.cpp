@@ -291,6 +291,23 @@ TEST_F(DeferredFailureTest, RunningOutOfMemoryLeavesNoTrace) {
   }
 }
 
+TEST_F(DeferredFailureTest, NoMemoryForAWaitingResultFailsTheStep) {
+  for (const bool joined : {false, true}) {
+    const Layer layer;
+    const std::vector<Bits> before = layer.state();
+    const Tensor other = layer.conv(layer.norm());
+    const Tensor y = joined ? layer.joined() : layer.norm();
+    test_allocator().set_limit(live_bytes());
+    EXPECT_THROW(y.view(), OutOfMemory);
+    test_allocator().set_limit(0);
+    EXPECT_TRUE(layer.state() == before);
+    EXPECT_THROW(y.view(), StateError);
+    EXPECT_THROW(layer.loss_of(other), StateError);
+    layer.loss_of(layer.conv(layer.norm())).backward();
+    EXPECT_TRUE(layer.has_gradients());
+  }
+}
+
 // --- Memory ----------------------------------------------------------------------------------------------------------
 
 /// The allocator's statistics of the second of two training steps.

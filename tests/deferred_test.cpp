@@ -39,15 +39,28 @@ TEST_F(DeferredTest, NothingWaitsWhereNothingIsRecorded) {
   EXPECT_EQ(Tape::current(), nullptr);
 }
 
+TEST_F(DeferredTest, ACouplingCannotWait) {
+  class Coupling : public Watch {
+   public:
+    Coupling() : Watch([](Moment) {}) {}
+    int solvable_input() const override { return 0; }
+  };
+  const Layer layer;
+  EXPECT_THROW(defer(std::make_unique<Coupling>(), {layer.a}), StateError);
+}
+
 TEST_F(DeferredTest, WhatIsBetweenExistsOnlyWhereThePolicyKeepsIt) {
   for (const PolicyPtr& policy : all_policies()) {
     const bool keeps = policy->name() == "store-all" || policy->name() == "keep-every-other";
-    const Layer layer;
-    const Tensor z = in_block(policy, layer.a, [&](const Tensor&) { return layer.conv(layer.norm()); });
-    const auto& nodes = Tape::current()->nodes();
-    ASSERT_EQ(nodes.size(), 1U);
-    ASSERT_EQ(nodes[0].op->name(), fused_name);
-    EXPECT_EQ(nodes[0].outputs[1]->present(), keeps) << policy->name();
+    for (const bool frozen : {false, true}) {
+      Layer layer;
+      for (Tensor* parameter : {&layer.gamma, &layer.beta, &layer.weight}) parameter->requires_grad(!frozen);
+      const Tensor z = in_block(policy, layer.a, [&](const Tensor&) { return layer.conv(layer.norm()); });
+      const auto& nodes = Tape::current()->nodes();
+      ASSERT_EQ(nodes.size(), 1U);
+      ASSERT_EQ(nodes[0].op->name(), fused_name);
+      EXPECT_EQ(nodes[0].outputs[1]->present(), keeps) << policy->name() << (frozen ? ", frozen" : "");
+    }
   }
 }
 

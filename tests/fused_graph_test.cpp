@@ -213,6 +213,25 @@ void add_graphs_of_separate_ops(std::vector<Graph>& graphs) {
                       return Tensors{ops::linear(y, l.leaf({4, 8}), l.leaf({4}))};
                     },
                     0});
+  // The kernels take no strided column: see kernels::norm_conv2d_fits().
+  graphs.push_back({"strided_columns",
+                    [](Layers& l) {
+                      Tensor y = l.norm(l.joined({l.leaf({37, 4, 9, 1}), l.leaf({37, 3, 9, 1})}));
+                      const Tensor weight = l.leaf({5, 7, 3, 1});
+                      return Tensors{ops::conv2d(std::move(y), weight, {.stride = 2, .padding = {1, 0, 1, 0}})};
+                    },
+                    0});
+  graphs.push_back({"strided",
+                    [](Layers& l) {
+                      const auto strided = [&](std::int64_t kernel) {
+                        Tensor y = l.norm(l.joined({l.leaf({37, 4, 9, 3}), l.leaf({37, 3, 9, 3})}));
+                        const Tensor weight = l.leaf({5, 7, kernel, kernel});
+                        return ops::conv2d(std::move(y), weight,
+                                           {.stride = 2, .padding = ops::Padding::all(kernel / 2)});
+                      };
+                      return Tensors{strided(1), strided(3)};
+                    },
+                    2});
   graphs.push_back({"concat_of_concats", [](Layers& l) {
                       const Tensor inner = l.joined({l.feature(3), l.feature(2)});
                       return Tensors{l.layer({inner, l.feature(1)}, 4)};

@@ -20,13 +20,13 @@
 
 namespace palimpsest::test {
 
-/// The convolution of an input that comes in parts of these widths, which add up to g.c_in. Kernels larger than a pixel
-/// take norm_conv2d_*.
+/// The convolution of an input that comes in parts of these widths, which add up to g.c_in. Where an output sees
+/// another pixel than its own, norm_conv2d_* are for it.
 struct NormConvShape {
   kernels::Conv2dGeometry g;
   std::vector<std::int64_t> widths;
 
-  bool pointwise() const { return g.kernel_h == 1 && g.kernel_w == 1; }
+  bool pointwise() const { return g.kernel_h == 1 && g.kernel_w == 1 && rows() == rows_out(); }
   std::int64_t rows() const { return g.n * g.h_in * g.w_in; }
   std::int64_t rows_out() const { return g.n * g.h_out * g.w_out; }
   std::int64_t parts() const { return static_cast<std::int64_t>(widths.size()); }

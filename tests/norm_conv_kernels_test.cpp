@@ -152,6 +152,12 @@ TEST_F(NormConvKernelsTest, WindowsOfAnyKind) {
     }
   }
   check_both(on_images(2, 16, {20, 12}, 16, {3, 2, 0, 1}), Numbers::Real);
+  check(on_images(5, 7, {20, 12}, 16, {1, 2, 0, 0}));
+  check(on_images(5, 7, {3, 4}, 5, {1, 1, 1, 1}));             // a border of zeros
+  for (const std::int64_t images : {1, 15, 16, 17, 33, 50}) {  // whatever is left for the last unit
+    check_both(on_images(images, 6, {9, 4}, 7), Numbers::Real);
+    check_both(on_images(images, 3, {9, 4}, 7, {3, 2, 1, 1}), Numbers::Real);
+  }
 }
 
 // --- CUDA ------------------------------------------------------------------------------------------------------------
