@@ -79,7 +79,7 @@ class Guarded {
  public:
   Guarded(Device device, const std::vector<T>& values) : count_(values.size()), memory_(device, bytes(), Tag::Data) {
     std::vector<std::byte> all(bytes(), filling);
-    std::memcpy(all.data(), values.data(), count_ * sizeof(T));
+    if (count_ > 0) std::memcpy(all.data(), values.data(), count_ * sizeof(T));
     copy_bytes(memory_.data(), device, all.data(), Device::Cpu, all.size());
   }
   /// NaN.
@@ -97,7 +97,7 @@ class Guarded {
     EXPECT_TRUE(std::all_of(guard, all.end(), [](std::byte byte) { return byte == filling; }))
         << "written behind a buffer of " << count_ << " elements";
     std::vector<T> values(count_);
-    std::memcpy(values.data(), all.data(), count_ * sizeof(T));
+    if (count_ > 0) std::memcpy(values.data(), all.data(), count_ * sizeof(T));
     return values;
   }
 

@@ -233,6 +233,7 @@ TEST_F(CudaNormConvTest, ManyChunks) {
   check_cuda(on_rows(200, {12, 3, 24, 5}, 6), 4);
   check_cuda(on_rows(150, equal(130, 2), 3), 3);
   check_cuda(on_images(5, 6, {8, 4, 3}, 5), 5);
+  check_cuda(on_images(4, 5, {8, 4}, 6), 4);
   ops::set_column_limit(60'000);
   check_cuda(on_rows(333, {33, 31, 7, 2, 1, 40}, 9), 2);
   check_cuda(on_images(7, 6, {8, 12}, 5), 3);
