@@ -147,7 +147,7 @@ template <class T, int First, int Last, int Pixels, int Vectors>
 #pragma GCC unroll 16
     for (int i = First; i < Last; ++i) {
 #pragma GCC unroll 4
-      for (int v = 0; v < Vectors; ++v) sum[i][v] += weight[v] * x[i][k];
+      for (int v = 0; v < Vectors; ++v) sum[i][v] = simd::multiply_add<T>(weight[v], x[i][k], sum[i][v]);
     }
   }
 }

@@ -45,7 +45,7 @@ template <class T, int Scalars, int Vectors, bool Partial>
 #pragma GCC unroll 16
         for (int i = 0; i < Scalars; ++i) {
 #pragma GCC unroll 4
-          for (int v = 0; v < Vectors; ++v) sum[i][v] += vector[v] * s[i];
+          for (int v = 0; v < Vectors; ++v) sum[i][v] = simd::multiply_add<T>(vector[v], s[i], sum[i][v]);
         }
       }
     }

@@ -155,7 +155,7 @@ template <class T, int Outputs, int Vectors>
 #pragma GCC unroll 16
         for (int i = 0; i < Outputs; ++i) {
 #pragma GCC unroll 4
-          for (int v = 0; v < Vectors; ++v) sum[v][i] += vector[v] * w[i];
+          for (int v = 0; v < Vectors; ++v) sum[v][i] = simd::multiply_add<T>(vector[v], w[i], sum[v][i]);
         }
       }
     }

@@ -120,7 +120,7 @@ template <class T, int Rows, int Vectors>
 #pragma GCC unroll 16
     for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 4
-      for (int v = 0; v < Vectors; ++v) sum[i][v] += weight[v] * row[i][k];
+      for (int v = 0; v < Vectors; ++v) sum[i][v] = simd::multiply_add<T>(weight[v], row[i][k], sum[i][v]);
     }
   }
 #pragma GCC unroll 16

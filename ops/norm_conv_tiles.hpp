@@ -74,7 +74,7 @@ void load_columns(Index rows, const T* x, Index stride, const Parameters<T>& p, 
       const bool at_end = v == Vectors - 1;
       const T* const from = x + v * lanes<T>;
       const V value = (at_end ? load_some<T, Partial>(from, last) : simd::load<T>(from)) - c.mean[v];
-      const V normalised = value * c.scale[v] + c.beta[v];
+      const V normalised = simd::multiply_add<T>(value, c.scale[v], c.beta[v]);
       const V y = normalised <= 0 ? V{} : normalised;
       // What is stored behind the columns is overwritten by those that follow, but not at the end of an exact row.
       if (Partial && at_end && exact) {
@@ -115,7 +115,7 @@ void gradient_columns(const GradientTile<T>& tile, Index at, const T* x, Index s
       const T* const from = x + v * lanes<T>;
       T* const to = gradient + v * lanes<T>;
       const V deviation = (at_end ? load_some<T, Partial>(from, last) : simd::load<T>(from)) - c.mean[v];
-      const V normalised = deviation * c.scale[v] + c.beta[v];
+      const V normalised = simd::multiply_add<T>(deviation, c.scale[v], c.beta[v]);
       const V masked = normalised > 0 ? simd::load<T>(dy + v * lanes<T>) : V{};
       if constexpr (MakeY) {
         const V rectified = normalised <= 0 ? V{} : normalised;
@@ -126,9 +126,14 @@ void gradient_columns(const GradientTile<T>& tile, Index at, const T* x, Index s
         }
       }
       sum[v] += masked;
-      sum_deviation[v] += masked * deviation;
-      V result = masked * c.scale[v];
-      if constexpr (Add) result += at_end ? load_some<T, Partial>(to, last) : simd::load<T>(to);
+      sum_deviation[v] = simd::multiply_add<T>(masked, deviation, sum_deviation[v]);
+      V result = {};
+      if constexpr (Add) {
+        result =
+            simd::multiply_add<T>(masked, c.scale[v], at_end ? load_some<T, Partial>(to, last) : simd::load<T>(to));
+      } else {
+        result = masked * c.scale[v];
+      }
       if (at_end) {
         store_some<T, Partial>(to, result, last);
       } else {

@@ -10,6 +10,8 @@
 
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #if !defined(PALIMPSEST_ISA) || !defined(PALIMPSEST_VECTOR_BYTES)
@@ -96,6 +98,34 @@ template <class T, int Bytes = vector_bytes>
   for (int lane = 0; lane < Simd<T, Bytes>::lanes; ++lane) {
     if (lane < count) p[lane] = v[lane];
   }
+}
+
+/// a * b + c, rounded once where the instruction set has such an instruction. Kernels are compiled without contraction,
+/// so this is the only place where the rounding of a product is left out: the bits of a result follow from the source,
+/// and do not change with what the compiler sees around it (sanitizers, inlining, optimisation level).
+template <class T, int Bytes = vector_bytes>
+[[gnu::always_inline]] inline Vector<T, Bytes> multiply_add(Vector<T, Bytes> a, Vector<T, Bytes> b,
+                                                            Vector<T, Bytes> c) {
+#if defined(__AVX512F__)
+  if constexpr (Bytes == 64 && sizeof(T) == 4) return _mm512_fmadd_ps(a, b, c);
+  if constexpr (Bytes == 64 && sizeof(T) == 8) return _mm512_fmadd_pd(a, b, c);
+#endif
+#if defined(__FMA__)
+  if constexpr (Bytes == 32 && sizeof(T) == 4) return _mm256_fmadd_ps(a, b, c);
+  if constexpr (Bytes == 32 && sizeof(T) == 8) return _mm256_fmadd_pd(a, b, c);
+  if constexpr (Bytes == 16 && sizeof(T) == 4) return _mm_fmadd_ps(a, b, c);
+  if constexpr (Bytes == 16 && sizeof(T) == 8) return _mm_fmadd_pd(a, b, c);
+#elif defined(__aarch64__)
+  if constexpr (Bytes == 16 && sizeof(T) == 4) return vfmaq_f32(c, a, b);
+  if constexpr (Bytes == 16 && sizeof(T) == 8) return vfmaq_f64(c, a, b);
+#endif
+  return a * b + c;
+}
+
+/// The same with a factor for all lanes.
+template <class T, int Bytes = vector_bytes>
+[[gnu::always_inline]] inline Vector<T, Bytes> multiply_add(Vector<T, Bytes> a, T b, Vector<T, Bytes> c) {
+  return multiply_add<T, Bytes>(a, b - Vector<T, Bytes>{}, c);  // the subtraction of zeros is none: only a broadcast
 }
 
 /// The lanes of the first (High = false) or second half of a and b in turn: a0 b0 a1 b1 ...
