@@ -4,6 +4,7 @@
 #include <map>
 
 #include "autograd/deferred.hpp"
+#include "autograd/observe.hpp"
 #include "autograd/pins.hpp"
 #include "autograd/run_op.hpp"
 #include "autograd/tape.hpp"
@@ -14,11 +15,27 @@ namespace palimpsest {
 namespace {
 
 std::shared_ptr<Storage> make_gradient(const Value& value) {
-  return std::make_shared<Storage>(value.device(), value.bytes(), Tag::Gradient);
+  auto gradient = std::make_shared<Storage>(value.device(), value.bytes(), Tag::Gradient);
+  if (Observer* const there = observer()) there->gradient_placed(value, gradient->data());
+  return gradient;
 }
 
 void add_into(const Buffer& to, const Buffer& from, const Value& value) {
   accumulate(to.data(), from.data(), value.shape().count(), value.dtype(), value.device());
+}
+
+Work backward_work(const Node& node) {
+  std::vector<View> inputs = views_of(node.inputs);
+  std::vector<View> outputs = views_of(node.outputs);
+  std::vector<bool> wanted;
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    if (!node.needs.input(i)) inputs[i].data = nullptr;
+    wanted.push_back(node.inputs[i]->requires_grad());
+  }
+  for (std::size_t o = 0; o < outputs.size(); ++o) {
+    if (!node.needs.output(o) && !node.needs.optional_output(o)) outputs[o].data = nullptr;
+  }
+  return node.op->backward_work(inputs, outputs, wanted);
 }
 
 /// A gradient that others share is copied before it is added to.
@@ -107,6 +124,7 @@ void Tape::backward(const Tensor& loss) {
     if (save_error_) std::rethrow_exception(save_error_);
     check_policies_acted();
     state_ = State::Backward;
+    if (Observer* const there = observer()) there->backward_begins(*this);
     root.gradient_ = make_gradient(root);
     fill(root.gradient_->data(), 1.0, 1, root.dtype(), root.device());
     for (std::size_t i = nodes_.size(); i-- > 0;) {
@@ -115,6 +133,7 @@ void Tape::backward(const Tensor& loss) {
       retire(nodes_[i]);
     }
     commit_gradients();
+    if (Observer* const there = observer()) there->backward_ends(*this);
   } catch (const OutOfMemory& error) {
     const std::string blocks = describe_blocks();
     fail();
@@ -143,7 +162,10 @@ void Tape::backward_through(Node& node) {
     if (node.needs.output(o) || kept) need(*node.outputs[o]);
   }
   Backward io(*this, node, pins);
+  ObservedRun run(*node.op, &node, node.block.get(), RunKind::Backward);
+  const Work work = observer() != nullptr ? backward_work(node) : Work{};
   run_op(*node.op, node.inputs, [&] { node.op->backward(io); });
+  run.done([&] { return work; });
 }
 
 /// This is the last moment at which the node can be solved for a value that earlier nodes read.

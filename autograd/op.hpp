@@ -30,6 +30,7 @@ struct View {
   T* as() const {
     return static_cast<T*>(data);
   }
+  std::size_t bytes() const { return static_cast<std::size_t>(shape.count()) * size_of(dtype); }
   explicit operator bool() const { return data != nullptr; }
 };
 
@@ -41,6 +42,18 @@ struct Spec {
 
 /// What running an op's forward costs: nothing to speak of, a pass over memory, or arithmetic (a GEMM, a convolution).
 enum class Cost : std::uint8_t { Free, Cheap, Heavy };
+
+/// What a run of an op amounts to: arithmetic (a multiply-add counts as two) and bytes read and written once each.
+struct Work {
+  double operations = 0;
+  double bytes = 0;
+
+  Work& operator+=(const Work& other) {
+    operations += other.operations;
+    bytes += other.bytes;
+    return *this;
+  }
+};
 
 /// Whether a forward is the first one, in which state may be committed, or a later one that must repeat its bits.
 enum class Phase : std::uint8_t { First, Replay };
@@ -166,6 +179,15 @@ class Op {
   virtual Cost cost() const = 0;
   /// What it would cost to do without this output's bytes.
   virtual Cost cost(std::size_t) const { return cost(); }
+
+  /// The work of begin(): by default none.
+  virtual Work begin_work(std::span<const View>) const { return {}; }
+  /// The work of a forward. The views are those of the run: outputs that it does not write have null data.
+  virtual Work forward_work(std::span<const View> inputs, std::span<const View> outputs) const;
+  /// The work of a backward that makes the gradients of the inputs in `wanted`, all outputs' gradients being there.
+  /// What backward does not read has null data.
+  virtual Work backward_work(std::span<const View> inputs, std::span<const View> outputs,
+                             const std::vector<bool>& wanted) const;
 
   /// Checks the inputs and says what comes out. Throws ShapeError, DtypeError, ValueError.
   virtual std::vector<Spec> infer(std::span<const Spec> inputs) const = 0;

@@ -5,6 +5,7 @@
 #include <unordered_set>
 
 #include "autograd/deferred.hpp"
+#include "autograd/observe.hpp"
 #include "autograd/pins.hpp"
 #include "autograd/run_op.hpp"
 #include "autograd/tape.hpp"
@@ -220,7 +221,9 @@ void Tape::begin(Op& op, std::span<const Tensor> inputs) {
     values.push_back(input.handle()->value);
   }
   Forward io(views, {}, Phase::First, inputs[0].device(), this, values);
+  ObservedRun run(op, nullptr, current_scope != nullptr ? current_scope->block_.get() : nullptr, RunKind::Forward);
   run_op(op, views, [&] { op.begin(io); });
+  run.done([&] { return op.begin_work(views); });
 }
 
 void Tape::check_same_step(const Op& op, std::span<const Tensor> inputs) const {
@@ -270,6 +273,7 @@ void Tape::record(std::unique_ptr<Op> op, std::vector<Tensor> inputs, std::vecto
   }
 
   node.outputs = std::move(outputs);
+  ObservedRun run(*node.op, &node, node.block.get(), RunKind::Forward);
   std::vector<View> output_views;
   for (std::size_t o = 0; o < node.outputs.size(); ++o) {
     Value& value = *node.outputs[o];
@@ -291,6 +295,11 @@ void Tape::record(std::unique_ptr<Op> op, std::vector<Tensor> inputs, std::vecto
     if (begin) node.op->begin(io);
     node.op->forward(io);
   });
+  run.done([&] {
+    Work work = node.op->forward_work(input_views, output_views);
+    if (begin) work += node.op->begin_work(input_views);
+    return work;
+  });
   note_readers(node);
   make_offers(node);
 }
@@ -304,6 +313,7 @@ void Tape::place_output(Node& node, std::span<const Tensor> inputs, Value& outpu
   Value& input = inputs[static_cast<std::size_t>(overwritable)].value();
   save(input);
   arenas_.transfer(input, output);
+  observe_placed(output);
 }
 
 bool Tape::may_overwrite(const Node& node, const Tensor& input, const Value& output) const {
@@ -389,6 +399,7 @@ void Tape::make_memory(Value& value) {
   } else {
     value.storage_ = std::make_shared<Storage>(value.device(), value.bytes(), Tag::Activation);
   }
+  observe_placed(value);
 }
 
 std::shared_ptr<Note>* Forward::note(std::size_t i) const {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "autograd/observe.hpp"
 #include "autograd/pins.hpp"
 #include "autograd/run_op.hpp"
 #include "autograd/tape.hpp"
@@ -36,6 +37,7 @@ View Restoring::destination_over(Value& source) {
   const bool own_memory = source.arena_ < 0 && value_.recipe_->arena() < 0;
   if (!free || !own_memory || source.bytes() != value_.bytes()) return destination();
   tape_.arenas_.transfer(source, value_);
+  observe_placed(value_);
   return value_.view();
 }
 
@@ -58,8 +60,7 @@ int Restoring::own_readers(const Value& source) const {
 
 void Restoring::replay() {
   Node& node = *value_.producer_;
-  std::vector<View> inputs;
-  for (const ValuePtr& input : node.inputs) inputs.push_back(input->view());
+  const std::vector<View> inputs = views_of(node.inputs);
   std::vector<View> outputs;
   for (const ValuePtr& output : node.outputs) {
     outputs.push_back(output.get() == &value_ ? destination()
@@ -110,6 +111,17 @@ std::vector<Step> plan(Value& target) {
   return steps;
 }
 
+Work work_of(const Value& value, const Node* via) {
+  const double bytes = static_cast<double>(value.bytes());
+  if (via == nullptr) return {0, bytes};
+  // Solving reads and writes what forward does.
+  std::vector<View> outputs = views_of(via->outputs);
+  for (std::size_t o = 0; o < outputs.size(); ++o) {
+    if (via->outputs[o].get() != &value && via == value.producer()) outputs[o].data = nullptr;
+  }
+  return via->op->forward_work(views_of(via->inputs), outputs);
+}
+
 }  // namespace
 
 void Tape::restore(Value& target) {
@@ -129,8 +141,12 @@ void Tape::restore(Value& target) {
     Value& value = *step.value;
     const Node* const via = value.recipe_->via(value);
     const auto restore_it = [&] {
+      const Op& op = via != nullptr ? *via->op : *value.producer_->op;
+      const RunKind kind = via == nullptr ? RunKind::Fetch : via == value.producer_ ? RunKind::Replay : RunKind::Solve;
+      ObservedRun run(op, via != nullptr ? via : value.producer_, value.producer_->block.get(), kind);
       Restoring restoring(*this, value);
       value.recipe_->restore(restoring);
+      run.done([&] { return work_of(value, via); });
     };
     if (via != nullptr) check_versions(*via, all_bits);
     try {

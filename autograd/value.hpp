@@ -43,6 +43,8 @@ class Value : public std::enable_shared_from_this<Value> {
   const Recipe* recipe() const { return recipe_.get(); }
   /// How many gradients and replays will still read it.
   int readers() const { return readers_; }
+  /// Whether a tensor of the user's refers to it.
+  bool held_by_user() const { return handles_ > 0; }
   /// Which of its producer's outputs it is.
   std::size_t output() const { return output_; }
   /// Made for its producer's backward alone, which can do without (Needs::optional_outputs).

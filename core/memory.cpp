@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <mutex>
 #include <unordered_map>
+#include <utility>
 
 #include "core/cuda_runtime.hpp"
 #include "core/host_memory.hpp"
@@ -74,6 +75,7 @@ struct Allocator::State {
   MemoryStats stats;
   std::size_t limit = 0;
   bool poison = false;
+  AllocationListener* listener = nullptr;
 
   void update_reserved() {
     stats.reserved = 0;
@@ -122,11 +124,13 @@ void* Allocator::allocate(std::size_t bytes, Tag tag) {
     stats.peak = stats.live;
     stats.peak_by_tag = stats.live_by_tag;
   }
+  if (state_->listener != nullptr) state_->listener->allocated(address, bytes, tag);
   return address;
 }
 
 void Allocator::release(void* address, std::size_t bytes, Tag tag) noexcept {
   const std::lock_guard<std::mutex> lock(state_->mutex);
+  if (state_->listener != nullptr) state_->listener->released(address, bytes, tag);
   if (state_->poison) poison(address, device_, bytes);
   const auto entry = state_->pool_by_address.find(address);
   state_->pools[entry->second]->release(address);
@@ -162,6 +166,11 @@ void Allocator::release_cached() {
   const std::lock_guard<std::mutex> lock(state_->mutex);
   for (auto& pool : state_->pools) pool->release_cached();
   state_->update_reserved();
+}
+
+AllocationListener* Allocator::set_listener(AllocationListener* listener) {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  return std::exchange(state_->listener, listener);
 }
 
 void Allocator::set_poison(bool on) {

@@ -85,6 +85,14 @@ class CachingAllocator {
   void permit(const void* address, std::size_t bytes) const;
 };
 
+/// Told of every allocation of a device, in order. It is called while the allocator is locked and must not use it.
+class AllocationListener {
+ public:
+  virtual ~AllocationListener() = default;
+  virtual void allocated(const void* address, std::size_t bytes, Tag tag) noexcept = 0;
+  virtual void released(const void* address, std::size_t bytes, Tag tag) noexcept = 0;
+};
+
 /// The accounting allocator of one device. Every byte that the framework uses for tensors comes from here. Thread-safe.
 class Allocator {
  public:
@@ -105,6 +113,8 @@ class Allocator {
   std::size_t limit() const;
   /// Returns unused memory to the system.
   void release_cached();
+  /// Sets who is told of allocations, null for nobody, and returns who was. Does not own.
+  AllocationListener* set_listener(AllocationListener* listener);
   /// For tests: fills what is released with 0xFF (NaN), so that a read of freed memory shows.
   void set_poison(bool on);
 

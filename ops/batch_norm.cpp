@@ -71,7 +71,7 @@ std::vector<Spec> BatchNorm::infer(std::span<const Spec> inputs) const {
   return {{first.with_channels(channels), inputs[0].dtype}};
 }
 
-std::shared_ptr<ChannelStatistics> BatchNorm::statistics_of(const Forward& io, std::size_t part) const {
+std::shared_ptr<ChannelStatistics> BatchNorm::statistics_of(const Forward& io, std::size_t part) {
   std::shared_ptr<Note>* const note = io.note(part);
   if (note != nullptr) {
     if (auto known = std::dynamic_pointer_cast<ChannelStatistics>(*note)) return known;
@@ -86,6 +86,7 @@ std::shared_ptr<ChannelStatistics> BatchNorm::statistics_of(const Forward& io, s
     PALIMPSEST_RUN(io.device(), batch_norm_statistics<T>(x.shape.pixels(), x.shape.c(), x.as<T>(), mean,
                                                          mean + x.shape.c(), scratch.as<double>()));
   });
+  examined_ += static_cast<double>(x.bytes());
   if (note != nullptr) *note = statistics;
   return statistics;
 }

@@ -36,6 +36,7 @@ class BatchNorm : public Op {
   /// Fixes the mean and inverse deviation that every forward and the gradient will use, and lets the running statistics
   /// take part of them.
   void begin(Forward& io) override;
+  Work begin_work(std::span<const View>) const override { return {examined_ / 4, examined_}; }
   void forward(Forward& io) override;
   void backward(Backward& io) override;
 
@@ -54,7 +55,7 @@ class BatchNorm : public Op {
   static void give(Backward& io, std::size_t i, const Buffer& sum);
 
  private:
-  std::shared_ptr<ChannelStatistics> statistics_of(const Forward& io, std::size_t part) const;
+  std::shared_ptr<ChannelStatistics> statistics_of(const Forward& io, std::size_t part);
   void update_running(const Forward& io, std::int64_t rows);
   void blend(const Forward& io, const Tensor& running, std::int64_t at, double factor) const;
 
@@ -63,7 +64,8 @@ class BatchNorm : public Op {
   std::size_t parts_;
   std::int64_t channels_ = 0;
   std::vector<std::shared_ptr<ChannelStatistics>> statistics_;
-  Buffer frozen_;  // mean, then inverse deviation
+  double examined_ = 0;  // bytes of the inputs whose statistics were not known
+  Buffer frozen_;        // mean, then inverse deviation
 };
 
 }  // namespace palimpsest::ops

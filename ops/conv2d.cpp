@@ -41,6 +41,16 @@ class Conv2d : public Op {
     return {{{x.n(), weight[0], height / spec_.stride + 1, width / spec_.stride + 1}, inputs[0].dtype}};
   }
 
+  Work forward_work(std::span<const View> inputs, std::span<const View> outputs) const override {
+    return {convolution_operations(inputs[1].shape, outputs[0].shape), Op::forward_work(inputs, outputs).bytes};
+  }
+  Work backward_work(std::span<const View> inputs, std::span<const View> outputs,
+                     const std::vector<bool>& wanted) const override {
+    const int products = int{wanted[0]} + int{wanted[1]};
+    return {products * convolution_operations(inputs[1].shape, outputs[0].shape),
+            Op::backward_work(inputs, outputs, wanted).bytes};
+  }
+
   void forward(Forward& io) override {
     const View& x = io.input(0);
     const View& weight = io.input(1);

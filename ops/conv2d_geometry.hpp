@@ -24,6 +24,11 @@ inline kernels::Conv2dGeometry geometry_of(const Shape& x, const Shape& weight, 
           .pad_left = spec.padding.left};
 }
 
+/// Arithmetic of one convolution that gives y, or of one of its two gradients.
+inline double convolution_operations(const Shape& weight, const Shape& y) {
+  return 2.0 * static_cast<double>(y.count()) * static_cast<double>(weight.count() / weight[0]);
+}
+
 /// Whether each output sees one pixel, its own: the convolution is one matrix product.
 inline bool is_pointwise(const kernels::Conv2dGeometry& g) {
   return g.kernel_h == 1 && g.kernel_w == 1 && g.stride_h == 1 && g.stride_w == 1 && g.pad_top == 0 &&

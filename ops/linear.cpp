@@ -36,6 +36,15 @@ class MatrixProduct : public Op {
     return {{{inputs[0].shape.n(), inputs[1].shape[0]}, inputs[0].dtype}};
   }
 
+  Work forward_work(std::span<const View> inputs, std::span<const View> outputs) const override {
+    return {product_operations(inputs), Op::forward_work(inputs, outputs).bytes};
+  }
+  Work backward_work(std::span<const View> inputs, std::span<const View> outputs,
+                     const std::vector<bool>& wanted) const override {
+    const int products = int{wanted[0]} + int{wanted[1]};
+    return {products * product_operations(inputs), Op::backward_work(inputs, outputs, wanted).bytes};
+  }
+
   void forward(Forward& io) override {
     const View& x = io.input(0);
     const View& weight = io.input(1);
@@ -67,6 +76,11 @@ class MatrixProduct : public Op {
       multiply<T>(io.device(), weight.shape[0], x.shape[1], x.shape[0], {dy.as<T>(), weight.shape[0], true},
                   {x.as<T>(), x.shape[1]}, dw, workspace);
     });
+  }
+
+ private:
+  static double product_operations(std::span<const View> inputs) {
+    return 2.0 * static_cast<double>(inputs[0].shape.count()) * static_cast<double>(inputs[1].shape[0]);
   }
 };
 

@@ -32,6 +32,20 @@ class NormConv : public Op {
     return {{{geometry_.n, geometry_.c_out, geometry_.h_out, geometry_.w_out}, y.dtype}, y};
   }
 
+  Work forward_work(std::span<const View> inputs, std::span<const View> outputs) const override {
+    const double normalised = static_cast<double>(outputs[1].shape.count());
+    return {convolution_operations(inputs[parts_ + 2].shape, outputs[0].shape) + normalised,
+            Op::forward_work(inputs, outputs).bytes};
+  }
+  Work backward_work(std::span<const View> inputs, std::span<const View> outputs,
+                     const std::vector<bool>& wanted) const override {
+    const double normalised = static_cast<double>(outputs[1].shape.count());
+    Work work = Op::backward_work(inputs, outputs.first(1), wanted);
+    work.bytes += outputs[1] ? static_cast<double>(outputs[1].bytes()) : 0.0;
+    work.operations = 2 * convolution_operations(inputs[parts_ + 2].shape, outputs[0].shape) + 2 * normalised;
+    return work;
+  }
+
   void forward(Forward& io) override {
     if (io.phase() == Phase::First) {
       for (const auto& statistics : norm_->statistics()) ++statistics->readers;
