@@ -79,6 +79,9 @@ class Policy {
   /// whole step is reported to the user, who asked for it in vain.
   virtual bool acts_on(const Op&) const { return true; }
 
+  /// Whether the policy, set for a whole model, decides about what is outside every block, too. Otherwise that is kept.
+  virtual bool covers_the_rest() const { return false; }
+
   /// Names of policies that would act on these ops, and of those among them that need less memory than this one: advice
   /// for error messages, by default none.
   virtual std::vector<std::string_view> alternatives(std::span<const Op* const>) const { return {}; }

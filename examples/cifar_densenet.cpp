@@ -34,5 +34,6 @@ int main(int argc, char** argv) {
     spec.dropout = dropout.value_or(options.augment ? 0.0 : 0.2);
     return std::make_unique<nn::DenseNet>(spec, std::move(init));
   };
+  example.depth_flag = [&] { return harness::DepthFlag{&depth, bottleneck ? 10 : 7, bottleneck ? 6 : 3}; };
   return example.run(argc, argv);
 }

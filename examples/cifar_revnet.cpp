@@ -34,5 +34,6 @@ int main(int argc, char** argv) {
     spec.grid = grid;
     return std::make_unique<nn::RevNet>(spec, std::move(init));
   };
+  example.depth_flag = [&] { return harness::DepthFlag{&depth, bottleneck ? 20 : 14, bottleneck ? 18 : 12}; };
   return example.run(argc, argv);
 }

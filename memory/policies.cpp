@@ -106,12 +106,66 @@ std::vector<std::string_view> BuiltIn::thriftier(Ops ops) const {
   return acting(ops, static_cast<std::size_t>(self - built_in().begin()) + 1);
 }
 
+/// The names of the two are in the composed one's: "checkpoint+shared".
+class Composed : public Policy {
+ public:
+  Composed(PolicyPtr outer, PolicyPtr inner)
+      : outer_(std::move(outer)), inner_(std::move(inner)), name_(concat_text(outer_->name(), "+", inner_->name())) {}
+
+  std::string_view name() const override { return name_; }
+  bool acts_on(const Op& op) const override { return outer_->acts_on(op) || inner_->acts_on(op); }
+
+  RecipePtr decide(const Value& value, const Op& op, const BlockInfo& block) const override {
+    RecipePtr recipe = inner_->decide(value, op, block);
+    return recipe != nullptr ? recipe : outer_->decide(value, op, block);
+  }
+
+  std::optional<RecipePtr> reconsider(const Value& value, const Offer& offer, const BlockInfo& block) const override {
+    const bool inner_has_decided = value.producer() != nullptr && value.recipe() != nullptr &&
+                                   value.producer()->block.get() == &block &&
+                                   inner_->decide(value, *value.producer()->op, block) != nullptr;
+    if (offer.kind == Offer::Kind::InsideBranch && inner_has_decided) return std::nullopt;
+    std::optional<RecipePtr> recipe = outer_->reconsider(value, offer, block);
+    return recipe ? recipe : inner_->reconsider(value, offer, block);
+  }
+
+  std::vector<std::string_view> alternatives(Ops ops) const override { return outer_->alternatives(ops); }
+  std::vector<std::string_view> thriftier(Ops ops) const override { return outer_->thriftier(ops); }
+
+ private:
+  PolicyPtr outer_;
+  PolicyPtr inner_;
+  std::string name_;
+};
+
+PolicyPtr parse_name(std::string_view name) {
+  for (const PolicyPtr& policy : built_in()) {
+    if (policy->name() == name) return policy;
+  }
+  std::string known;
+  for (const std::string_view other : names()) known += concat_text(known.empty() ? "" : ", ", other);
+  throw ValueError(concat_text("unknown memory policy '", name, "', expected one of ", known));
+}
+
 }  // namespace
+
+PolicyPtr compose(PolicyPtr outer, PolicyPtr inner) {
+  return std::make_shared<Composed>(std::move(outer), std::move(inner));
+}
 
 PolicyPtr store_all() { return built_in()[0]; }
 PolicyPtr checkpoint() { return built_in()[1]; }
 PolicyPtr shared() { return built_in()[2]; }
 PolicyPtr reversible() { return built_in()[3]; }
+
+std::vector<PolicyPtr> combinations() {
+  return {store_all(),
+          shared(),
+          checkpoint(),
+          reversible(),
+          compose(checkpoint(), shared()),
+          compose(reversible(), shared())};
+}
 
 std::vector<std::string_view> names() {
   std::vector<std::string_view> all;
@@ -119,13 +173,15 @@ std::vector<std::string_view> names() {
   return all;
 }
 
-PolicyPtr parse(std::string_view name) {
-  for (const PolicyPtr& policy : built_in()) {
-    if (policy->name() == name) return policy;
+PolicyPtr parse(std::string_view text) {
+  PolicyPtr policy;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const std::size_t end = std::min(text.find('+', begin), text.size());
+    PolicyPtr next = parse_name(text.substr(begin, end - begin));
+    policy = policy == nullptr ? std::move(next) : compose(std::move(policy), std::move(next));
+    begin = end + 1;
   }
-  std::string known;
-  for (const std::string_view other : names()) known += concat_text(known.empty() ? "" : ", ", other);
-  throw ValueError(concat_text("unknown memory policy '", name, "', expected one of ", known));
+  return policy;
 }
 
 }  // namespace palimpsest::memory

@@ -23,10 +23,19 @@ PolicyPtr checkpoint();
 /// everything. Exact where every coupling is on a grid (see ops::couple), otherwise up to rounding.
 PolicyPtr reversible();
 
+/// Two policies at once: `inner` decides first, and what it leaves alone is `outer`'s. checkpoint+shared replays a
+/// block from its inputs, and what its memory-bound ops make lives in arenas in both runs. Offers are answered by
+/// `outer`, but for values that `inner` has given a recipe, unless they can be solved for. Its name is "outer+inner".
+PolicyPtr compose(PolicyPtr outer, PolicyPtr inner);
+
+/// All policies and their compositions that make a difference.
+std::vector<PolicyPtr> combinations();
+
 /// The policies' names, as a flag takes them: "store-all", "shared", "checkpoint", "reversible".
 std::vector<std::string_view> names();
 
-/// The policy of that name. Throws ValueError, listing the names, for any other.
-PolicyPtr parse(std::string_view name);
+/// The policy of that name, or those of several names joined by '+', composed from left (outer) to right (inner).
+/// Throws ValueError, listing the names, for any other.
+PolicyPtr parse(std::string_view text);
 
 }  // namespace palimpsest::memory

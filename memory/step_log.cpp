@@ -82,8 +82,6 @@ int StepLog::number_of(const palimpsest::Value& value) {
     made.dtype = value.dtype();
     made.bytes = value.bytes();
     made.requires_grad = value.requires_grad();
-    made.optional = value.optional();
-    made.output = static_cast<int>(value.output());
   }
   return entry->second;
 }
@@ -97,9 +95,12 @@ int StepLog::number_of(const Node& node) {
     op.block = node.block != nullptr ? node.block->name : "";
     op.cost = node.op->cost();
     for (const ValuePtr& input : node.inputs) op.inputs.push_back(number_of(*input));
-    for (const ValuePtr& output : node.outputs) {
-      op.outputs.push_back(number_of(*output));
-      record_.values[static_cast<std::size_t>(op.outputs.back())].op = number;
+    for (std::size_t o = 0; o < node.outputs.size(); ++o) {
+      op.outputs.push_back(number_of(*node.outputs[o]));
+      StepRecord::Value& output = record_.values[static_cast<std::size_t>(op.outputs.back())];
+      output.op = number;
+      output.output = static_cast<int>(o);
+      output.optional = node.needs.optional_output(o);
     }
   }
   return number;

@@ -2,6 +2,7 @@
 
 #include "core/cuda_runtime.hpp"
 #include "core/hash.hpp"
+#include "memory/policies.hpp"
 
 namespace palimpsest::nn {
 
@@ -40,6 +41,22 @@ void Module::train(bool on) {
 void Module::set_memory(const PolicyPtr& policy) {
   visit("", [&](Module& module, const std::string&) {
     if (BlockInfo* const info = module.block_info()) info->policy = policy;
+    if (BlockInfo* const rest = module.rest_info()) {
+      rest->policy = policy != nullptr && policy->covers_the_rest() ? policy : nullptr;
+    }
+  });
+}
+
+void Module::set_memory(std::span<const memory::Rule> rules) {
+  const std::vector<std::string> names = block_names();
+  const std::vector<PolicyPtr> policies = memory::assign(rules, names);
+  auto policy = policies.begin();
+  visit("", [&](Module& module, const std::string&) {
+    if (BlockInfo* const info = module.block_info()) {
+      info->policy = *policy != nullptr ? *policy : memory::store_all();
+      ++policy;
+    }
+    if (BlockInfo* const rest = module.rest_info()) rest->policy = nullptr;
   });
 }
 

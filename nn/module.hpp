@@ -1,10 +1,12 @@
 #pragma once
 
+#include <span>
 #include <string>
 #include <vector>
 
 #include "autograd/policy.hpp"
 #include "autograd/tensor.hpp"
+#include "memory/rules.hpp"
 
 namespace palimpsest::nn {
 
@@ -35,6 +37,9 @@ class Module {
 
   /// The memory policy of every block in this module, from the next forward on.
   void set_memory(const PolicyPtr& policy);
+  /// The memory policy of each block, by its name: see memory::parse_rules. Throws ValueError for a pattern that names
+  /// none of the blocks; nothing has changed then.
+  void set_memory(std::span<const memory::Rule> rules);
 
   /// Names of the blocks, the units of memory policy.
   std::vector<std::string> block_names() const;
@@ -51,6 +56,9 @@ class Module {
 
   /// What a block tells policies about itself; null for a module that is no block.
   virtual BlockInfo* block_info() { return nullptr; }
+  /// What a whole model tells policies about its ops outside every block (Policy::covers_the_rest); null for a module
+  /// that leaves those alone.
+  virtual BlockInfo* rest_info() { return nullptr; }
 
  private:
   struct Part {

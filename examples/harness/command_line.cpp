@@ -8,7 +8,9 @@
 
 #include "core/error.hpp"
 #include "datasets/catalogue.hpp"
-#include "memory/policies.hpp"
+#include "examples/harness/memory_choice.hpp"
+#include "memory/planner.hpp"
+#include "memory/rules.hpp"
 
 namespace palimpsest::harness {
 namespace {
@@ -63,6 +65,33 @@ CLI::Validator whole_numbers_of(Integer low, Integer high) {
     const auto [stop, error] = std::from_chars(given.data(), end, number);
     const bool fits = error == std::errc() && stop == end && number >= low && number <= high;
     return fits ? std::string() : concat_text("'", given, "' is not a whole number from ", low, " to ", high);
+  };
+  return CLI::Validator(check, "");
+}
+
+/// Bytes or a share of the device, which is not known here.
+std::string complaint_about_bytes(const std::string& given) {
+  try {
+    memory::parse_bytes(given, 1 << 20);
+    return "";
+  } catch (const ValueError& error) {
+    return error.what();
+  }
+}
+
+CLI::Validator byte_count() {
+  return CLI::Validator([](std::string& given) { return complaint_about_bytes(given); }, "");
+}
+
+CLI::Validator memory_policy() {
+  const auto check = [](std::string& given) -> std::string {
+    if (is_budget(given)) return complaint_about_bytes(given.substr(given.find('=') + 1));
+    try {
+      memory::parse_rules(given);
+      return "";
+    } catch (const ValueError& error) {
+      return error.what();
+    }
   };
   return CLI::Validator(check, "");
 }
@@ -127,11 +156,21 @@ void CommandLine::add_shared_flags() {
 }
 
 void CommandLine::add_memory_flags() {
-  const std::vector<std::string> policies = strings(memory::names());
-  app_.add_option("--memory", options.memory, "memory policy: " + listed(policies))
-      ->type_name("NAME")
-      ->check(one_of(policies))
+  app_.add_option("--memory", options.memory,
+                  "memory policy: " + memory::rules_help() +
+                      "; or a budget that the planner keeps to, as budget=2GiB (also MB, MiB, %)")
+      ->type_name("POLICY")
+      ->check(memory_policy())
       ->capture_default_str()
+      ->group("Memory and device");
+  app_.add_flag("--plan", options.plan, "print what a step takes under every policy, without running it, and exit")
+      ->group("Memory and device");
+  app_.add_option("--budget", options.budget, "with --plan: also the largest batch and depth within so many bytes")
+      ->type_name("BYTES")
+      ->check(byte_count())
+      ->group("Memory and device");
+  app_.add_option("--rates", options.rates, "the device's rates, for predicted times (default: built in)")
+      ->type_name("FILE")
       ->group("Memory and device");
   app_.add_option("--device", options.device, "where to compute: auto (cuda if there is a device, else cpu), cpu, cuda")
       ->type_name("NAME")

@@ -1,27 +1,30 @@
 #pragma once
 
-#include <functional>
 #include <memory>
 
 #include "examples/harness/image_data.hpp"
+#include "examples/harness/memory_choice.hpp"
+#include "examples/harness/meta_training.hpp"
 #include "examples/harness/peak_meter.hpp"
 #include "nn/classifier.hpp"
 #include "nn/layers.hpp"
 
 namespace palimpsest::harness {
 
-/// Makes the model that the flags describe, for images of this data set.
-using MakeModel = std::function<std::unique_ptr<nn::Classifier>(const DataFacts& data, nn::Init init)>;
-
 /// What a training run will be, found out without data and without computing anything.
 struct Forecast {
   std::int64_t parameters = 0;
-  MemoryPeak peak;  ///< `reserved` is not predicted
+  MemoryPeak peak;        ///< of the training steps
+  MemoryPeak evaluation;  ///< of an evaluation between two steps; zero without --eval
 };
 
 /// Runs the first steps on Device::Meta, standing for `device`: milliseconds in which a model that cannot be, a policy
-/// that has nothing to act on and the peak of memory come to light. Throws UsageError for what the flags are to blame
-/// for.
+/// that has nothing to act on, a budget that is too small and the peak of memory come to light. Throws UsageError for
+/// what the flags are to blame for.
+Forecast dry_run(const MakeModel& make_model, const MemoryChoice& memory, const Options& options,
+                 const TrainingDefaults& defaults, Device device = Device::Cpu);
+
+/// The same for the --memory in the options.
 Forecast dry_run(const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults,
                  Device device = Device::Cpu);
 

@@ -3,10 +3,10 @@
 #include <iostream>
 
 #include "core/cuda_runtime.hpp"
+#include "examples/harness/blame_flags.hpp"
 #include "examples/harness/interrupt.hpp"
 #include "examples/harness/report_file.hpp"
 #include "examples/harness/trainer.hpp"
-#include "memory/policies.hpp"
 #include "ops/gemm.hpp"
 
 namespace palimpsest::harness {
@@ -38,6 +38,10 @@ int Example::run(int argc, const char* const* argv) {
   const std::string& program = command_line_.name();
   try {
     if (!command_line_.parse(argc, argv)) return Done;
+    if (options().plan) {
+      plan(choose_device(options().device));
+      return Done;
+    }
     return train() ? Done : Interrupted;
   } catch (const UsageError& error) {
     return complain(program, error.what(), Usage);
@@ -50,7 +54,8 @@ int Example::run(int argc, const char* const* argv) {
 bool Example::train() {
   const Device device = choose_device(options().device);
   apply_precision(device);
-  const Forecast forecast = dry_run(make_model, options(), defaults, device);
+  const MemoryChoice memory = blame_flags([&] { return choose_memory(make_model, options(), defaults, device); });
+  const Forecast forecast = dry_run(make_model, memory, options(), defaults, device);
   const ReportFile file(options().report);
   announce(forecast);
   set_thread_count(options().threads);
@@ -58,7 +63,8 @@ bool Example::train() {
 
   const ImageData data = load_data(options(), defaults);
   const auto model = make_model(data_facts(options().data), nn::Init(options().seed, device));
-  model->set_memory(memory::parse(options().memory));
+  memory.apply(*model);
+  if (memory.budget != 0) allocator(device).set_limit(memory.budget);
   Trainer trainer(*model, data, options(), defaults, device);
   const auto report = [&] {
     return Report{.model = model_name(),
@@ -84,6 +90,12 @@ bool Example::train() {
   print_summary(std::cout, done);
   save(done);
   return !trainer.record().interrupted;
+}
+
+void Example::plan(Device device) const {
+  const Options& given = command_line_.options;
+  const std::vector<PlanRow> rows = plan_rows(make_model, given, defaults, device, depth_flag());
+  print_plan(std::cout, model_name(), rows, make_model, given, defaults, device);
 }
 
 void Example::apply_precision(Device device) const {

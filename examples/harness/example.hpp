@@ -9,6 +9,7 @@
 #include "examples/harness/command_line.hpp"
 #include "examples/harness/dry_run.hpp"
 #include "examples/harness/options.hpp"
+#include "examples/harness/plan_table.hpp"
 #include "examples/harness/report.hpp"
 
 namespace palimpsest::harness {
@@ -26,6 +27,9 @@ class Example {
   std::function<std::string()> model_name;
   MakeModel make_model;
   TrainingDefaults defaults;
+
+  /// The depths that --plan may try; none where the model has no such flag. Called when the flags have been read.
+  std::function<std::optional<DepthFlag>()> depth_flag = [] { return std::nullopt; };
 
   /// A flag of the model that takes a value; the variable holds its default. It will be in the report.
   template <class T>
@@ -60,6 +64,7 @@ class Example {
   }
 
   bool train();
+  void plan(Device device) const;
   Json model_flags() const;
   void announce(const Forecast& forecast) const;
   void apply_precision(Device device) const;

@@ -1,0 +1,66 @@
+#include "examples/harness/meta_training.hpp"
+
+#include "core/cuda_runtime.hpp"
+#include "memory/policies.hpp"
+#include "ops/cross_entropy.hpp"
+
+namespace palimpsest::harness {
+namespace {
+
+Samples samples_without_data(const DataFacts& data, std::int64_t size) {
+  const Shape images{size, data.channels, image_size, image_size};
+  return {Tensor::empty(images, Dtype::Float32, Device::Meta, Tag::Data),
+          Tensor::empty({size}, Dtype::Int32, Device::Meta, Tag::Data)};
+}
+
+}  // namespace
+
+StandIn::StandIn(Device device) : before_(forecast_device()) { set_forecast_device(device); }
+StandIn::~StandIn() { set_forecast_device(before_); }
+
+MetaFeed::MetaFeed(const DataFacts& data, std::int64_t batch_size, const TrainingDefaults& defaults) {
+  if (forecast_device() == Device::Cuda) {
+    memory_.emplace(Device::Meta, batch_size, data.channels, data.stored_size, data.stored_size,
+                    defaults.subtract_mean_image);
+  } else {
+    const datasets::LoaderSpec loader;
+    for (int slot = 0; slot < loader.ahead + 1; ++slot) ring_.push_back(samples_without_data(data, batch_size));
+  }
+}
+
+MetaTraining::MetaTraining(const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults,
+                           Device device)
+    : stand_in_(device),
+      data_(data_facts(options.data)),
+      defaults_(defaults),
+      batch_size_(run_length(options).batch_size),
+      model_(make_model(data_, nn::Init(options.seed, Device::Meta))),
+      sgd_(make_sgd(*model_, options, defaults)),
+      feed_(data_, batch_size_, defaults) {}
+
+void MetaTraining::step() {
+  train_step(*model_, sgd_, samples_without_data(data_, batch_size_));
+  begun_ = true;
+}
+
+void MetaTraining::evaluate() {
+  const NoGrad no_grad;
+  const MetaFeed feed(data_, batch_size_, defaults_);
+  const Samples samples = samples_without_data(data_, batch_size_);
+  model_->train(false);
+  ops::count_correct((*model_)(samples.images), samples.labels);
+  model_->train(true);
+}
+
+memory::Rehearsal MetaTraining::rehearsal() {
+  return [this](const PolicyPtr& policy) {
+    if (!begun_) {
+      model_->set_memory(memory::store_all());
+      step();
+    }
+    if (policy != nullptr) model_->set_memory(policy);
+    step();
+  };
+}
+
+}  // namespace palimpsest::harness

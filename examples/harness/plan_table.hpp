@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <ostream>
+#include <string>
+#include <vector>
+
+#include "examples/harness/memory_choice.hpp"
+
+namespace palimpsest::harness {
+
+/// The flag that sets a model's depth and the depths that there are: first, first + step, ...
+struct DepthFlag {
+  std::int64_t* value;
+  std::int64_t first;
+  std::int64_t step;
+};
+
+/// What a training step takes under one policy.
+struct PlanRow {
+  std::string policy;
+  memory::StepForecast forecast;
+  std::optional<std::int64_t> largest_batch;  ///< that fits the budget; 0: none does
+  std::optional<std::int64_t> largest_depth;
+};
+
+/// A row for each policy that applies, for what --memory asks for if that is none of them, and, where --budget is
+/// given, for the planner's choice. With a budget, too, the largest batch and depth that stay within it (training, and
+/// the evaluation unless it is off). Throws UsageError for what the flags are to blame for.
+std::vector<PlanRow> plan_rows(const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults,
+                               Device device, const std::optional<DepthFlag>& depth);
+
+/// The rows as a table, and which policy each block has under --memory.
+void print_plan(std::ostream& out, const std::string& model, const std::vector<PlanRow>& rows,
+                const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults, Device device);
+
+}  // namespace palimpsest::harness

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <string>
+
+#include "autograd/op.hpp"
+#include "core/types.hpp"
+
+namespace palimpsest::memory {
+
+/// What a device does in a second: the table that turns the work of a step into a predicted time. Plans compare times
+/// of one table, so what counts is how the rates stand to each other.
+struct Rates {
+  double operations_per_second = 0;
+  double bytes_per_second = 0;
+  double seconds_per_run = 0;           ///< of every run of an op, whatever it does
+  double offload_bytes_per_second = 0;  ///< to and from where the offload recipe keeps values
+
+  /// Arithmetic, memory and the run itself, one after the other.
+  double seconds(const Work& work) const {
+    return work.operations / operations_per_second + work.bytes / bytes_per_second + seconds_per_run;
+  }
+
+  /// The table that comes with the library, for the CPU (two cores with AVX-512) or CUDA.
+  static Rates standard(Device device);
+
+  /// Reads lines "name value", as save() writes them; what a line does not name is as in standard(). Lines that begin
+  /// with # are left out. Throws DataError, naming the file and the line.
+  static Rates load(const std::string& file, Device device);
+  /// Throws DataError.
+  void save(const std::string& file) const;
+};
+
+}  // namespace palimpsest::memory

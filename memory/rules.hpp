@@ -1,0 +1,37 @@
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "autograd/policy.hpp"
+
+namespace palimpsest::memory {
+
+/// Gives the blocks whose name matches a pattern a policy. In a pattern `*` stands for any characters and `?` for one.
+/// A pattern without a dot is also compared with the last part of a block's name: `unit*` matches "stage1.unit3".
+struct Rule {
+  std::string pattern;
+  PolicyPtr policy;
+};
+
+/// Reads what the flag --memory takes:
+///
+///     shared                                       one policy for every block
+///     checkpoint+shared                            composed, see compose()
+///     block1=shared,transition*=store-all,*=checkpoint    by block: the first pattern that matches decides
+///
+/// Blocks that no pattern names keep everything. Throws ValueError, saying what was expected where.
+std::vector<Rule> parse_rules(std::string_view text);
+
+/// What parse_rules() takes, for help texts.
+std::string rules_help();
+
+bool matches(std::string_view pattern, std::string_view block);
+
+/// The policy that the rules give to each of these blocks, null for those that no pattern names. Throws ValueError,
+/// listing the blocks, for a pattern that names none of them.
+std::vector<PolicyPtr> assign(std::span<const Rule> rules, std::span<const std::string> blocks);
+
+}  // namespace palimpsest::memory
