@@ -83,9 +83,9 @@ void CachingAllocator::permit([[maybe_unused]] const void* address, [[maybe_unus
 #endif
 }
 
-bool CachingAllocator::grow(std::size_t bytes) {
+bool CachingAllocator::grow(std::size_t bytes, bool whole) {
   std::size_t missing = bytes;
-  if (source_->granule() != 0 && !blocks_->by_address.empty() && blocks_->by_address.rbegin()->second.free) {
+  if (!whole && source_->granule() != 0 && !blocks_->by_address.empty() && blocks_->by_address.rbegin()->second.free) {
     missing -= std::min(missing, blocks_->by_address.rbegin()->second.bytes);
   }
   std::size_t granted = 0;
@@ -104,10 +104,10 @@ void* CachingAllocator::allocate(std::size_t asked) {
   const std::size_t bytes = round_up(std::max<std::size_t>(asked, 1), alignment);
   auto fit = blocks_->free_by_size.lower_bound({bytes, nullptr});
   // Twice where the source, asked for what is missing at the end, answers with a piece that does not continue it.
-  while (fit == blocks_->free_by_size.end()) {
-    if (!grow(bytes)) {
+  for (bool whole = false; fit == blocks_->free_by_size.end(); whole = true) {
+    if (!grow(bytes, whole)) {
       release_cached();
-      if (!grow(bytes)) return nullptr;
+      if (!grow(bytes, true)) return nullptr;
     }
     fit = blocks_->free_by_size.lower_bound({bytes, nullptr});
   }

@@ -79,7 +79,8 @@ class CachingAllocator {
   std::size_t reserved_ = 0;
   std::uint64_t system_calls_ = 0;
 
-  bool grow(std::size_t bytes);
+  /// Takes a piece in which, or with whose help, `bytes` fit; `whole`: in which they do by itself.
+  bool grow(std::size_t bytes, bool whole);
   // Tell the address sanitizer, where there is one, what may be read and written.
   void forbid(const void* address, std::size_t bytes) const;
   void permit(const void* address, std::size_t bytes) const;

@@ -4,8 +4,11 @@
 Arguments: the paths of cifar_densenet, cifar_revnet and tour. The last line says how many checks passed.
 """
 
+import itertools
 import json
 import pathlib
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -114,6 +117,13 @@ def test_help(_):
 def test_usage_errors(_):
     fails_with([DENSENET, "--no-such-flag"], 2, "--no-such-flag")
     fails_with([DENSENET, "--memory", "none"], 2, "none", "store-all", "reversible")
+    fails_with([DENSENET, "--memory", "unit*=shared"], 2, "unit*", "block1", "transition2")
+    fails_with([DENSENET, "--memory", "block1"], 2, "block1", "store-all")
+    fails_with([DENSENET, "--memory", "budget=1MiB"], 2, "too small", "least feasible", "pinned by")
+    fails_with([DENSENET, "--memory", "budget=lots"], 2, "lots", "2GiB")
+    fails_with([DENSENET, "--plan", "--budget", "0"], 2, "--budget", "2GiB")
+    fails_with([DENSENET, "--plan", "--rates", "/does/not/exist"], 1, "/does/not/exist")
+    fails_with([DENSENET, "--batch-size", "60000"], 1, "needs", "no policy fits", "--batch-size")
     fails_with([DENSENET, "--data", "imagenet"], 2, "imagenet", "cifar10")
     fails_with([DENSENET, "--batch-size", "0"], 2, "--batch-size")
     fails_with([DENSENET, "--grid", "16"], 2, "--grid")
@@ -185,6 +195,67 @@ def test_auto_says_once_why_it_is_the_cpu(_):
 
 def test_tf32_is_for_cuda(_):
     fails_with([*SMALL_DENSENET, "--precision", "tf32"], 2, "tf32", "cuda", "cpu")
+
+
+def plan_of(command):
+    """The rows of --plan: policy -> cells."""
+    code, output, errors = run([*command, "--plan"])
+    assert code == 0 and errors == "", errors
+    rows = [re.split(r"  +", line) for line in output.splitlines()[3:]]
+    return {row[0]: row[1:] for row in itertools.takewhile(lambda row: len(row) > 1, rows)}
+
+
+def test_the_plan_is_what_is_then_measured(folder):
+    rows = plan_of(SMALL_DENSENET)
+    assert list(rows)[:3] == ["store-all", "shared", "checkpoint"] and "reversible" not in rows, rows
+    for policy in ("store-all", "shared", "checkpoint+shared"):
+        report = report_of(folder, [*SMALL_DENSENET, "--memory", policy, "--max-steps", "3", "--no-eval"])
+        assert rows[policy][0] == f"{report['peak_bytes']['total'] / 2**20:.1f}", (rows[policy], report["peak_bytes"])
+    assert "reversible" in plan_of(SMALL_REVNET)
+
+
+def test_the_plan_finds_the_largest_batch_and_depth(folder):
+    budget = 6 << 20
+    rows = plan_of([*SMALL_DENSENET, "--budget", "6MiB", "--no-eval"])
+    for policy in ("store-all", "shared"):
+        batch, depth = (int(cell) for cell in rows[policy][-2:])
+        for flag, fits, beyond in (("--batch-size", batch, batch + 1), ("--depth", depth, depth + 6)):
+            for number, within in ((fits, True), (beyond, False)):
+                command = [*SMALL_DENSENET, "--memory", policy, "--max-steps", "2", "--no-eval", flag, str(number)]
+                assert (report_of(folder, command)["peak_bytes"]["total"] <= budget) == within, (policy, flag, number)
+    assert int(rows["shared"][-1]) > int(rows["store-all"][-1])
+
+
+def test_a_budget_is_kept_and_changes_no_bit(folder):
+    for command in (SMALL_DENSENET, SMALL_REVNET):
+        command = [*command, "--batch-size", "8", "--max-steps", "3"]
+        free = report_of(folder, command)
+        refusal = run([*command, "--memory", "budget=1KiB"])[2]
+        least = int(re.search(r"least feasible is (\d+) bytes", refusal)[1])
+        assert least < free["peak_bytes"]["total"]
+        for share in (0, 0.5, 0.9):
+            budget = int(least + (free["peak_bytes"]["total"] - least) * share)
+            kept = report_of(folder, [*command, "--memory", f"budget={budget}"])
+            assert kept["peak_bytes"]["total"] <= budget and kept["predicted_peak_bytes"] == kept["peak_bytes"]["total"]
+            assert kept["state_digest"] == free["state_digest"] and kept["test_accuracy"] == free["test_accuracy"]
+
+
+def test_the_forecast_of_an_evaluation_is_what_it_takes(folder):
+    for command in (SMALL_DENSENET, SMALL_REVNET):
+        report = report_of(folder, [*command, "--max-steps", "2"])
+        assert report["evaluation_peak_bytes"]["total"] == report["predicted_evaluation_peak_bytes"] > 0
+        report = report_of(folder, [*command, "--max-steps", "2", "--no-eval"])
+        assert report["evaluation_peak_bytes"]["total"] == report["predicted_evaluation_peak_bytes"] == 0
+
+
+def test_out_of_memory_says_what_would_fit(_):
+    def little_memory():
+        resource.setrlimit(resource.RLIMIT_AS, (900 << 20, 900 << 20))
+    command = [DENSENET, "--device", "cpu", "--data", "synthetic", "--threads", "1", "--no-eval", "--quiet", "--max-steps", "2"]
+    code, _, errors = run(command, preexec_fn=little_memory)
+    assert code == 1 and errors.count("\n") == 1, errors
+    for word in ("out of memory", "--memory shared (", "--memory checkpoint (", "--memory budget=", "MiB or more"):
+        assert word in errors, errors
 
 
 def test_tour_shows_the_same_bits_under_every_policy(_):

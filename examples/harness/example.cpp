@@ -56,6 +56,21 @@ bool Example::train() {
   apply_precision(device);
   const MemoryChoice memory = blame_flags([&] { return choose_memory(make_model, options(), defaults, device); });
   const Forecast forecast = dry_run(make_model, memory, options(), defaults, device);
+  const std::size_t there = device_bytes(device);
+  if (forecast.peak.total > there) {
+    throw OutOfMemory(concat_text("a step under ", options().memory, " needs ", format_mebibytes(forecast.peak.total),
+                                  ", ", device, " has ", format_mebibytes(there),
+                                  memory_advice(make_model, options(), defaults, device, there)));
+  }
+  try {
+    return train(device, memory, forecast);
+  } catch (const OutOfMemory& error) {
+    const std::size_t limit = allocator(device).limit();
+    throw OutOfMemory(error.what() + memory_advice(make_model, options(), defaults, device, limit));
+  }
+}
+
+bool Example::train(Device device, const MemoryChoice& memory, const Forecast& forecast) {
   const ReportFile file(options().report);
   announce(forecast);
   set_thread_count(options().threads);
@@ -74,6 +89,7 @@ bool Example::train() {
                   .forecast = forecast,
                   .record = trainer.record(),
                   .peak = trainer.peak(),
+                  .evaluation_peak = trainer.evaluation_peak(),
                   .resident = peak_resident_bytes(),
                   .state_digest = model->state_digest(),
                   .model_flags = model_flags()};

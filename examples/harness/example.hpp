@@ -64,6 +64,7 @@ class Example {
   }
 
   bool train();
+  bool train(Device device, const MemoryChoice& memory, const Forecast& forecast);
   void plan(Device device) const;
   Json model_flags() const;
   void announce(const Forecast& forecast) const;

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "core/cuda_runtime.hpp"
+#include "memory/policies.hpp"
 
 namespace palimpsest::harness {
 namespace {
@@ -37,6 +38,41 @@ MemoryChoice choose_memory(const MakeModel& make_model, const Options& options, 
   MetaTraining training(make_model, options, defaults, device);
   const memory::Planner planner(training.rehearsal(), rates_for(options, device));
   return {{}, planner.within(budget).policy, budget};
+}
+
+std::string memory_advice(const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults,
+                          Device device, std::size_t limit) {
+  MetaTraining training(make_model, options, defaults, device);
+  const memory::Rehearsal rehearsal = training.rehearsal();
+  const memory::Rates rates = rates_for(options, device);
+  std::size_t below = limit;
+  if (limit == 0) {
+    rehearsal(memory::store_all());
+    choose_memory(make_model, options, defaults, device).apply(training.model());
+    below = memory::forecast(rehearsal, nullptr, rates).peak - 1;
+  }
+  std::string fitting;
+  for (const PolicyPtr& policy : memory::combinations()) {
+    try {
+      const std::size_t peak = memory::forecast(rehearsal, policy, rates).peak;
+      if (peak <= below) {
+        fitting +=
+            concat_text(fitting.empty() ? "" : ", ", "--memory ", policy->name(), " (", format_mebibytes(peak), ")");
+      }
+    } catch (const ValueError&) {
+      continue;  // it has nothing to act on in this model
+    }
+  }
+  const std::size_t least = memory::Planner(rehearsal, rates).candidates().front().forecast.peak;
+  if (least <= below) {
+    const std::size_t mebibytes = (least >> 20) + 1;
+    fitting += concat_text(fitting.empty() ? "" : ", ", "--memory budget=", mebibytes, "MiB or more");
+  }
+  if (!fitting.empty()) {
+    return limit == 0 ? "; by the forecast these need less: " + fitting : "; by the forecast these fit: " + fitting;
+  }
+  return concat_text("; by the forecast no policy fits with batches of ", run_length(options).batch_size,
+                     ": the least is ", format_mebibytes(least), "; try a smaller --batch-size");
 }
 
 }  // namespace palimpsest::harness

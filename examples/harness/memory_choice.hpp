@@ -33,4 +33,10 @@ memory::Rates rates_for(const Options& options, Device device);
 MemoryChoice choose_memory(const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults,
                            Device device);
 
+/// What to do about a run that has run out of memory, for the end of the error message: the policies whose forecast is
+/// below `limit` bytes (0: not known; then below that of the run itself), and the least budget that can be kept to.
+/// Empty if nothing would help.
+std::string memory_advice(const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults,
+                          Device device, std::size_t limit);
+
 }  // namespace palimpsest::harness

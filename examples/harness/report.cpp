@@ -66,6 +66,8 @@ Json to_json(const Report& report) {
   json["interrupted"] = report.record.interrupted;
   json["evaluations"] = json_of(report.record.evaluations);
   json["predicted_peak_bytes"] = report.forecast.peak.total;
+  json["evaluation_peak_bytes"] = json_of(report.evaluation_peak);
+  json["predicted_evaluation_peak_bytes"] = report.forecast.evaluation.total;
   json["vm_hwm_bytes"] = report.resident;
   json["precision"] = options.precision;
   json["device_name"] = report.card ? Json(report.card->name) : Json(nullptr);

@@ -29,8 +29,9 @@ struct Report {
   Options options;
   Forecast forecast;
   RunRecord record;
-  MemoryPeak peak;
-  std::size_t resident = 0;  ///< the process's own peak, VmHWM
+  MemoryPeak peak;             ///< of the training steps
+  MemoryPeak evaluation_peak;  ///< of the evaluations; zero if there was none
+  std::size_t resident = 0;    ///< the process's own peak, VmHWM
   std::string state_digest;
   Json model_flags = Json::object();
 };

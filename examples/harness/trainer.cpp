@@ -67,8 +67,11 @@ bool Trainer::time_to_evaluate(std::int64_t epoch) const {
 
 void Trainer::evaluate(Progress& progress) {
   meter_.pause();
+  const PeakMeter meter(device_);
   const std::optional<double> accuracy =
       test_accuracy(model_, data_.test, test_batches(options_, data_), device_, progress);
+  const MemoryPeak peak = meter.peak();
+  if (peak.total > evaluation_peak_.total) evaluation_peak_ = peak;
   meter_.resume();
   if (accuracy) record_.evaluations.push_back({static_cast<std::int64_t>(record_.steps.size()), *accuracy});
 }

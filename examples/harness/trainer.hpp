@@ -24,6 +24,8 @@ class Trainer {
   const RunRecord& record() const { return record_; }
   /// The peak of the device's memory over the training steps.
   MemoryPeak peak() const { return meter_.peak(); }
+  /// The same over the evaluations.
+  MemoryPeak evaluation_peak() const { return evaluation_peak_; }
 
  private:
   nn::Classifier& model_;
@@ -35,6 +37,7 @@ class Trainer {
   nn::Schedule schedule_;
   datasets::Feed feed_;
   PeakMeter meter_;
+  MemoryPeak evaluation_peak_;
   RunRecord record_;
 
   void train_epoch(std::int64_t epoch, Progress& progress);

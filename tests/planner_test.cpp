@@ -1,0 +1,244 @@
+// Plans within a budget: on Meta for what is predicted, on the device for what it then takes.
+
+#include "memory/planner.hpp"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <memory>
+
+#include "memory/policies.hpp"
+#include "nn/densenet.hpp"
+#include "nn/resnet.hpp"
+#include "nn/revnet.hpp"
+#include "nn/sgd.hpp"
+#include "ops/cross_entropy.hpp"
+#include "tests/test_device.hpp"
+
+namespace palimpsest {
+namespace {
+
+using memory::Candidate;
+using memory::Planner;
+using memory::Rates;
+
+using MakeModel = std::function<std::unique_ptr<nn::Classifier>(Device device)>;
+
+/// A model in training.
+struct Training {
+  Training(const MakeModel& make, std::int64_t batch, Device device)
+      : model(make(device)),
+        sgd(model->parameters(), {.learning_rate = 0.1, .momentum = 0.9}),
+        images(Tensor::empty({batch, 3, 32, 32}, Dtype::Float32, device, Tag::Data)),
+        labels(Tensor::zeros({batch}, Dtype::Int32, device, Tag::Data)) {
+    if (device == Device::Meta) return;
+    Random random(3);
+    std::vector<float> pixels(static_cast<std::size_t>(images.shape().count()));
+    for (float& pixel : pixels) pixel = static_cast<float>(random.normal());
+    images = Tensor::from_vector({batch, 3, 32, 32}, pixels, device, Tag::Data);
+  }
+
+  void step() {
+    sgd.zero_grad();
+    ops::cross_entropy((*model)(images), labels).backward();
+    sgd.step();
+  }
+
+  memory::Rehearsal rehearsal() {
+    step();
+    return [this](const PolicyPtr& policy) {
+      if (policy != nullptr) model->set_memory(policy);
+      step();
+    };
+  }
+
+  std::unique_ptr<nn::Classifier> model;
+  nn::Sgd sgd;
+  Tensor images;
+  Tensor labels;
+};
+
+struct Case {
+  std::string name;
+  MakeModel make;
+  std::int64_t batch;
+};
+
+std::vector<Case> cases() {
+  const auto densenet = [](Device device) {
+    return std::make_unique<nn::DenseNet>(nn::DenseNetSpec::cifar(22, 8), nn::Init(5, device));
+  };
+  const auto revnet = [](Device device) {
+    nn::ResidualSpec spec = nn::RevNet::cifar(26);
+    spec.grid = 12;
+    return std::make_unique<nn::RevNet>(spec, nn::Init(5, device));
+  };
+  const auto resnet = [](Device device) {
+    return std::make_unique<nn::ResNet>(nn::ResNet::cifar(20), nn::Init(5, device));
+  };
+  return {{"DenseNet", densenet, 8}, {"RevNet", revnet, 6}, {"ResNet", resnet, 6}};
+}
+
+class PlannerTest : public testing::TestWithParam<Case> {
+ protected:
+  static constexpr int budgets = 50;
+
+  Training meta_{GetParam().make, GetParam().batch, Device::Meta};
+  memory::Rehearsal rehearsal_ = meta_.rehearsal();
+  Rates rates_ = Rates::standard(Device::Cpu);
+  Planner planner_{rehearsal_, rates_};
+  std::size_t least_ = planner_.candidates().front().forecast.peak;
+  std::size_t most_ = memory::forecast(rehearsal_, memory::store_all(), rates_).peak;
+
+  std::size_t budget(int i) const { return least_ + (most_ - least_) * static_cast<std::size_t>(i) / (budgets - 1); }
+};
+
+TEST_P(PlannerTest, EveryBudgetIsKeptAndMoreOfItIsNeverSlower) {
+  ASSERT_LT(least_, most_);
+  double seconds = std::numeric_limits<double>::infinity();
+  for (int i = 0; i < budgets; ++i) {
+    const Candidate& chosen = planner_.within(budget(i));
+    EXPECT_LE(chosen.forecast.peak, budget(i));
+    EXPECT_LE(chosen.forecast.seconds, seconds);
+    seconds = chosen.forecast.seconds;
+  }
+}
+
+TEST_P(PlannerTest, NoSinglePolicyThatFitsIsBetter) {
+  for (const PolicyPtr& policy : memory::combinations()) {
+    std::optional<memory::StepForecast> single;
+    try {
+      single = memory::forecast(rehearsal_, policy, rates_);
+    } catch (const ValueError&) {
+      continue;  // nothing to act on
+    }
+    EXPECT_LE(planner_.within(single->peak).forecast.seconds, single->seconds) << policy->name();
+  }
+}
+
+TEST_P(PlannerTest, ThereIsMoreToChooseFromThanSinglePolicies) {
+  EXPECT_GE(planner_.candidates().size(), 3U);
+  std::size_t single = most_;
+  for (const PolicyPtr& policy : {memory::shared(), memory::checkpoint()})
+    single = std::min(single, memory::forecast(rehearsal_, policy, rates_).peak);
+  EXPECT_LT(least_, single);
+}
+
+TEST_P(PlannerTest, TheSamePlansEveryTime) {
+  const Planner again(rehearsal_, rates_);
+  ASSERT_EQ(again.candidates().size(), planner_.candidates().size());
+  for (std::size_t i = 0; i < again.candidates().size(); ++i) {
+    EXPECT_EQ(again.candidates()[i].forecast.peak, planner_.candidates()[i].forecast.peak);
+    EXPECT_EQ(again.candidates()[i].forecast.seconds, planner_.candidates()[i].forecast.seconds);
+  }
+}
+
+TEST_P(PlannerTest, TooLittleIsRefusedWithTheLeastAndWhatPinsIt) {
+  try {
+    planner_.within(least_ - 1);
+    FAIL() << "a budget below the least feasible";
+  } catch (const ValueError& error) {
+    const std::string text = error.what();
+    EXPECT_NE(text.find(std::to_string(least_)), std::string::npos) << text;
+    EXPECT_NE(text.find("pinned by"), std::string::npos) << text;
+    EXPECT_NE(text.find("(" + std::to_string(GetParam().batch) + ", "), std::string::npos) << text;
+  }
+  EXPECT_EQ(planner_.within(least_).forecast.peak, least_);
+}
+
+/// Digest, measured peak and predicted peak of three steps under some of the candidates, the first and the last among
+/// them: as measured, they need exactly what was predicted, and they compute what keeping everything computes.
+TEST_P(PlannerTest, MeasuredPeaksAreThePredictedOnesAndTheBitsAreStoreAlls) {
+  const auto run = [&](const PolicyPtr& policy) {
+    Training training(GetParam().make, GetParam().batch, test::device());
+    training.model->set_memory(policy);
+    training.step();
+    allocator(test::device()).reset_peak();
+    for (int i = 0; i < 2; ++i) training.step();
+    return std::pair(training.model->state_digest(), allocator(test::device()).stats().peak);
+  };
+  const std::size_t beside = allocator(test::device()).stats().live;
+  const std::string expected = run(memory::store_all()).first;
+  const auto& all = planner_.candidates();
+  for (std::size_t i = 0; i < all.size(); i += std::max<std::size_t>(1, (all.size() - 1) / 7)) {
+    const auto [digest, peak] = run(all[i].policy);
+    EXPECT_EQ(digest, expected) << i;
+    EXPECT_EQ(peak - beside, all[i].forecast.peak) << i;
+  }
+}
+
+TEST_P(PlannerTest, APlanServesASmallerLastBatch) {
+  Training training(GetParam().make, 2, test::device());
+  training.model->set_memory(planner_.candidates().front().policy);
+  allocator(test::device()).reset_peak();
+  const std::size_t before = allocator(test::device()).stats().live;
+  training.step();
+  EXPECT_LT(allocator(test::device()).stats().peak - before, least_);
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, PlannerTest, testing::ValuesIn(cases()),
+                         [](const auto& info) { return info.param.name; });
+
+TEST(PlanTest, AnotherModelsPlanIsRefused) {
+  Training dense(cases()[0].make, 2, Device::Meta);
+  const Planner planner(dense.rehearsal(), Rates::standard(Device::Cpu));
+  Training residual(cases()[2].make, 2, Device::Meta);
+  residual.model->set_memory(planner.candidates().front().policy);
+  EXPECT_THROW(residual.step(), StateError);
+}
+
+TEST(PlanTest, ADeepNetworkIsPlannedInSeconds) {
+  const MakeModel make = [](Device device) {
+    return std::make_unique<nn::DenseNet>(nn::DenseNetSpec::cifar(190, 40), nn::Init(0, device));
+  };
+  Training training(make, 64, Device::Meta);
+  const Planner planner(training.rehearsal(), Rates::standard(Device::Cpu));
+  EXPECT_LT(planner.rehearsals(),
+            400U);  // of about 10 ms each: what bounds the time, and does not depend on the machine
+  EXPECT_LT(planner.candidates().front().forecast.peak, std::size_t{1600} << 20);
+}
+
+TEST(RatesTest, AreReadBackAsWritten) {
+  const std::string file = testing::TempDir() + "rates.txt";
+  const Rates written{1.5e11, 2e10, 3e-6, 7e8};
+  written.save(file);
+  const Rates read = Rates::load(file, Device::Cpu);
+  EXPECT_EQ(read.operations_per_second, written.operations_per_second);
+  EXPECT_EQ(read.bytes_per_second, written.bytes_per_second);
+  EXPECT_EQ(read.seconds_per_run, written.seconds_per_run);
+  EXPECT_EQ(read.offload_bytes_per_second, written.offload_bytes_per_second);
+  std::filesystem::remove(file);
+  EXPECT_THROW(Rates::load(file, Device::Cpu), DataError);
+}
+
+TEST(RatesTest, BadLinesAreNamed) {
+  const std::string file = testing::TempDir() + "bad_rates.txt";
+  for (const char* line : {"operations 3", "bytes_per_second", "bytes_per_second fast", "bytes_per_second 0",
+                           "bytes_per_second -1", "bytes_per_second inf", "bytes_per_second 1 2"}) {
+    std::ofstream(file) << "# a comment\n" << line << '\n';
+    try {
+      Rates::load(file, Device::Cpu);
+      ADD_FAILURE() << line;
+    } catch (const DataError& error) {
+      EXPECT_NE(std::string(error.what()).find("line 2"), std::string::npos) << error.what();
+    }
+  }
+  std::filesystem::remove(file);
+}
+
+TEST(ParseBytes, UnitsAndShares) {
+  constexpr std::size_t device = 1000;
+  EXPECT_EQ(memory::parse_bytes("123", device), 123U);
+  EXPECT_EQ(memory::parse_bytes("2GiB", device), std::size_t{2} << 30);
+  EXPECT_EQ(memory::parse_bytes("1.5 MiB", device), 1572864U);
+  EXPECT_EQ(memory::parse_bytes("1500MB", device), 1500000000U);
+  EXPECT_EQ(memory::parse_bytes("40%", device), 400U);
+  for (const char* bad :
+       {"", "GiB", "-1", "0", "1e400", "nan", "2Gib", "101%", "0.1", "5 %%", "1e30GB", "0x10", "1,5MB"})
+    EXPECT_THROW(memory::parse_bytes(bad, device), ValueError) << bad;
+  EXPECT_THROW(memory::parse_bytes("40%", 0), ValueError);
+}
+
+}  // namespace
+}  // namespace palimpsest
