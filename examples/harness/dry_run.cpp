@@ -47,7 +47,9 @@ class StandIn {
   Device before_;
 };
 
-Forecast forecast(const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults) {
+/// Records the last step if there is somewhere to put the record.
+Forecast forecast(const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults,
+                  memory::StepRecord* last_step) {
   const DataFacts& data = data_facts(options.data);
   const RunLength length = run_length(options);
   make_schedule(options, length.steps);
@@ -57,23 +59,39 @@ Forecast forecast(const MakeModel& make_model, const Options& options, const Tra
   nn::Sgd sgd = make_sgd(*model, options, defaults);
   const Feeding feeding(data, length.batch_size, defaults);
   // The first step differs from all others: the optimiser's state does not exist yet.
-  for (std::int64_t step = 0; step < std::min<std::int64_t>(length.steps, 2); ++step) {
+  const std::int64_t steps = std::min<std::int64_t>(length.steps, 2);
+  for (std::int64_t step = 0; step < steps; ++step) {
+    std::optional<memory::StepLog> log;
+    if (last_step != nullptr && step + 1 == steps) log.emplace(Device::Meta);
     train_step(*model, sgd, samples_without_data(data, length.batch_size));
+    if (log) *last_step = log->take();
   }
   return {model->parameter_count(), meter.peak()};
 }
 
-}  // namespace
-
-Forecast dry_run(const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults, Device device) {
+Forecast forecast_for(Device device, const MakeModel& make_model, const Options& options,
+                      const TrainingDefaults& defaults, memory::StepRecord* last_step) {
   const StandIn stand_in(device);
   try {
-    return forecast(make_model, options, defaults);
+    return forecast(make_model, options, defaults, last_step);
   } catch (const ValueError& error) {
     throw UsageError(error.what());
   } catch (const ShapeError& error) {
     throw UsageError(error.what());
   }
+}
+
+}  // namespace
+
+Forecast dry_run(const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults, Device device) {
+  return forecast_for(device, make_model, options, defaults, nullptr);
+}
+
+memory::StepRecord record_dry_run(const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults,
+                                  Device device) {
+  memory::StepRecord last_step;
+  forecast_for(device, make_model, options, defaults, &last_step);
+  return last_step;
 }
 
 }  // namespace palimpsest::harness

@@ -5,6 +5,7 @@
 
 #include "examples/harness/image_data.hpp"
 #include "examples/harness/peak_meter.hpp"
+#include "memory/step_log.hpp"
 #include "nn/classifier.hpp"
 #include "nn/layers.hpp"
 
@@ -24,5 +25,9 @@ struct Forecast {
 /// for.
 Forecast dry_run(const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults,
                  Device device = Device::Cpu);
+
+/// The second of those steps, or the first of a run that has no other, as memory::StepLog records it; throws likewise.
+memory::StepRecord record_dry_run(const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults,
+                                  Device device = Device::Cpu);
 
 }  // namespace palimpsest::harness
