@@ -26,7 +26,7 @@ Owner owner_of(const StepRecord& record, int allocation) {
       return {block_label(made_by.block), made_by.name};
     }
   }
-  if (held.run < 0) return {block_label(""), "between ops"};
+  if (held.run < 0) return {block_label(""), std::string(to_string(held.tag))};
   const StepRecord::Run& run = record.runs[static_cast<std::size_t>(held.run)];
   return {block_label(run.block), run.name};
 }

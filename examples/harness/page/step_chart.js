@@ -34,41 +34,37 @@ function niceStep(range, wanted) {
 const highest = total.reduce((most, bytes) => Math.max(most, bytes), 1);
 const y = bytes => margin.top + (1 - bytes / (highest * 1.04)) * innerHeight();
 
-// The states to draw: of those that fall on one pixel the first, the last, the lowest and the highest. So the peak is
-// always among them.
+// What to draw, by columns of pixels: the highest of the states that begin in a column, then the last of them. So no
+// peak is lost, and none is thinner than a pixel.
 function visibleStates() {
-  const kept = [];
-  let column = -1;
-  let group = null;
-  const flush = () => {
-    if (group) kept.push(...[...new Set([group.first, group.low, group.high, group.last])].sort((a, b) => a - b));
-  };
+  const columns = [];
   for (let state = 0; state < stateCount; ++state) {
     const pixel = Math.floor(x(edge(state)));
-    if (pixel !== column) {
-      flush();
-      group = {first: state, low: state, high: state, last: state};
-      column = pixel;
+    const column = columns[columns.length - 1];
+    if (!column || column.pixel !== pixel) {
+      columns.push({pixel, high: state, last: state});
+    } else {
+      if (total[state] > total[column.high]) column.high = state;
+      column.last = state;
     }
-    if (total[state] < total[group.low]) group.low = state;
-    if (total[state] > total[group.high]) group.high = state;
-    group.last = state;
   }
-  flush();
-  return kept;
+  return columns.flatMap(({pixel, high, last}, i) => {
+    const lasts = high !== last && (i + 1 === columns.length || columns[i + 1].pixel > pixel + 1);
+    return [{pixel, state: high}, ...(lasts ? [{pixel: pixel + 1, state: last}] : [])];
+  });
 }
 
 // Each tag's area reaches down to the axis and the next one covers it, so that no seams show.
 function addAreas(root) {
-  const states = visibleStates();
-  const height = new Float64Array(states.length);
+  const points = visibleStates();
+  const height = new Float64Array(points.length);
   const paths = stackOrder.map(tag => {
-    const parts = states.map((state, i) => {
+    const parts = points.map(({pixel, state}, i) => {
       height[i] += live[tag][state];
-      return `${i === 0 ? 'M' : 'H'}${x(edge(state)).toFixed(1)}${i === 0 ? ',' : 'V'}${y(height[i]).toFixed(1)}`;
+      return `${i === 0 ? 'M' : 'H'}${pixel}${i === 0 ? ',' : 'V'}${y(height[i]).toFixed(1)}`;
     });
-    const shape = `${parts.join('')}H${x(across()).toFixed(1)}V${y(0)}H${margin.left}Z`;
-    return svg('path', {d: shape, fill: colour(tag), 'data-tag': data.tags[tag]});
+    const shape = `${parts.join('')}H${Math.round(x(across()))}V${y(0)}H${margin.left}Z`;
+    return svg('path', {class: 'area', d: shape, fill: colour(tag), 'data-tag': data.tags[tag]});
   });
   paths.reverse().forEach(path => root.append(path));
 }
@@ -115,7 +111,7 @@ function addPeak(root) {
 function draw() {
   const width = Math.floor(chart.clientWidth);
   if (width === 0) return;
-  size = {width, height: Math.round(Math.min(500, Math.max(290, width * 0.44)))};
+  size = {width, height: Math.round(Math.min(540, Math.max(290, width * 0.48)))};
   const root = svg('svg', {viewBox: `0 0 ${size.width} ${size.height}`, height: size.height, 'aria-hidden': 'true'});
   addPhases(root);
   addAxes(root);
@@ -238,7 +234,7 @@ const keys = {
   ArrowUp: () => chooseNext(-1),
   ArrowDown: () => chooseNext(1),
   p: () => moveTo(peakStop),
-  b: () => moveTo(stopAt(Math.min(turnState + 1, eventCount))),
+  b: () => moveTo(stops.findIndex(stop => stop.run === data.backward_run)),
 };
 
 function startChart() {

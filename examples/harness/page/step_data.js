@@ -152,11 +152,18 @@ function recipeText(value) {
   if (value.recipe === '') return 'none: a leaf';
   return meaningOf[value.recipe] ? `${value.recipe}: ${meaningOf[value.recipe]}` : value.recipe;
 }
+function lastRunBefore(event) {
+  for (let i = event; i >= 0; --i) {
+    if (data.events.run[i] >= 0) return `run ${count(data.events.run[i] + 1)}`;
+  }
+  return 'the beginning';
+}
 function lifeText(held) {
-  const begin = held.run >= 0 ? `from run ${count(held.run + 1)}` : 'from between two runs';
-  if (held.to === Infinity) return `${begin} beyond the end of the step`;
+  const begin = held.run >= 0 ? `from run ${count(held.run + 1)}` : `from after ${lastRunBefore(held.from - 1)}`;
+  if (held.to === Infinity) return `${begin}, beyond the end of the step`;
   const end = data.events.run[held.to - 1];
-  return end >= 0 ? `${begin} to run ${count(end + 1)}` : `${begin} to between two runs`;
+  if (end === held.run && end >= 0) return `in run ${count(end + 1)} alone`;
+  return end >= 0 ? `${begin} into run ${count(end + 1)}` : `${begin} until after ${lastRunBefore(held.to - 1)}`;
 }
 
 // What is alive at a state: allocations of one tag, oldest first.

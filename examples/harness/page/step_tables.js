@@ -10,7 +10,10 @@ function element(name, attributes, ...children) {
 const swatch = tag => element('span', {class: 'swatch', style: `background: ${colour(tag)}`});
 const sized = (bytes, unit = '') =>
   element('span', {title: exactly(bytes), 'data-bytes': bytes}, mebibytes(bytes) + unit);
-const percent = fraction => `${(fraction * 100).toFixed(fraction < 0.0995 ? 1 : 0)} %`;
+const percent = fraction => fraction > 0 && fraction < 0.0005 ? '< 0.1 %'
+  : `${(fraction * 100).toFixed(fraction < 0.0995 && fraction > 0 ? 1 : 0)} %`;
+// Names may be cut where their parts meet.
+const breakable = name => name.split(/(?<=[._])/).flatMap(part => [part, element('wbr')]);
 const times = factor => factor > 0 ? `× ${factor.toFixed(2)}` : '–';
 const pairs = rows => rows.flatMap(([term, what]) => [element('dt', null, term), element('dd', null, what)]);
 const stackBar = (byTag, most) => stackOrder.filter(tag => byTag[tag] > 0).map(tag => element('span', {
@@ -33,8 +36,9 @@ function showFacts() {
   const tiles = [
     ['Peak', element('span', {id: 'peak'}, sized(peak, ' MiB')), predicted],
     ['Reached in', runs.length > 0 && stops[peakStop].run >= 0 ? runs[stops[peakStop].run].kind : 'between runs',
-      runText(stops[peakStop])],
-    ['Kept over the turn', sized(total[turnState], ' MiB'), `alive when backward begins, ${percent(total[turnState] / peak)} of the peak`],
+      runs.length > 0 && stops[peakStop].run >= 0
+        && `${runs[stops[peakStop].run].name} in ${runs[stops[peakStop].run].block}`],
+    ['Kept for backward', sized(total[turnState], ' MiB'), `alive when backward begins, ${percent(total[turnState] / peak)} of the peak`],
     ['Before the step', sized(total[0], ' MiB'), `${plural(facts.parameters, 'parameter')}`],
     ['Runs of ops', count(runs.length), again.length > 0
       ? `${plural(again.length, 'time')} again, ${percent(sum(again, 'operations') / Math.max(1, sum(runs, 'operations')))} of the operations`
@@ -42,7 +46,7 @@ function showFacts() {
     ['Step', duration(stepTime), `${operations(sum(runs, 'operations'))} operations`],
   ];
   byId('facts').append(...tiles.map(([term, big, more]) => element('div', null, element('dt', null, term),
-    element('dd', {class: 'big'}, big), more && element('dd', {class: 'more'}, more))));
+    element('dd', {class: 'big'}, big), more && element('dd', {class: 'more'}, breakable(more)))));
 }
 
 function showLegend() {
@@ -95,11 +99,11 @@ function detailOf(owned) {
 
 function ownerRow([block, op, bytes, owned], index) {
   const button = element('button', {type: 'button', class: 'opens', 'aria-expanded': 'false',
-    'aria-controls': `owner-${index}`}, text(block));
+    'aria-controls': `owner-${index}`}, breakable(text(block)));
   const byTag = data.tags.map((_, tag) => owned.filter(number => allocations[number].tag === tag)
     .reduce((sum, number) => sum + allocations[number].bytes, 0));
   if (owned.length === 0) byTag[data.tags.indexOf(text(op))] = bytes;
-  const row = element('tr', {class: 'owner'}, element('th', {scope: 'row'}, button), element('td', null, text(op)),
+  const row = element('tr', {class: 'owner'}, element('th', {scope: 'row'}, button), element('td', null, breakable(text(op))),
     element('td', {class: 'number'}, sized(bytes)), element('td', {class: 'share'}, element('div', {class: 'meter'},
       element('i', null, stackBar(byTag, data.owners[0][2])), element('b', null, percent(bytes / data.peak.bytes)))));
   const detail = element('tr', {class: 'detail', id: `owner-${index}`, hidden: ''});
@@ -176,7 +180,7 @@ function startTheme() {
   let dark = matchMedia('(prefers-color-scheme: dark)').matches;
   const show = () => {
     document.documentElement.style.colorScheme = dark ? 'dark' : 'light';
-    button.setAttribute('aria-pressed', String(dark));
+    button.textContent = dark ? 'Light mode' : 'Dark mode';
   };
   button.addEventListener('click', () => { dark = !dark; show(); });
   show();
