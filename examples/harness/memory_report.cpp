@@ -8,8 +8,8 @@
 #include <utility>
 
 #include "core/error.hpp"
+#include "examples/harness/memory_report_page.hpp"
 #include "examples/harness/step_owners.hpp"
-#include "examples/memory_report_page.hpp"
 
 namespace palimpsest::harness {
 namespace {

@@ -8,8 +8,8 @@
 
 namespace palimpsest::harness {
 
-/// Whom memory belongs to: the op that made the value, or that ran when it was taken, and that op's block; the tag where
-/// no op ran.
+/// Whom memory belongs to: the op that made the value, or that ran when it was taken, and that op's block; the tag
+/// where no op ran.
 struct Owner {
   std::string block;
   std::string op;
