@@ -96,6 +96,13 @@ CLI::Validator memory_policy() {
   return CLI::Validator(check, "");
 }
 
+CLI::Validator file_names() {
+  const auto check = [](std::string& given) {
+    return given.starts_with("-") ? "FILE is missing: " + given + " is a flag" : std::string();
+  };
+  return CLI::Validator(check, "");
+}
+
 std::string one_line(std::string text) {
   std::replace(text.begin(), text.end(), '\n', ' ');
   while (!text.empty() && text.back() == ' ') text.pop_back();
@@ -236,14 +243,14 @@ void CommandLine::add_output_flags() {
       ->check(whole_numbers(1, 1'000'000))
       ->capture_default_str()
       ->group("Output");
-  app_.add_option("--report", options.report, "write a report in JSON, after every epoch and at the end")
-      ->check(CLI::Validator(
-          [](std::string& given) {
-            return given.starts_with("-") ? "FILE is missing: " + given + " is a flag" : std::string();
-          },
-          ""))
-      ->type_name("FILE")
-      ->group("Output");
+  const auto add_file = [this](const std::string& flag, std::string& variable, const std::string& description) {
+    app_.add_option(flag, variable, description)->check(file_names())->type_name("FILE")->group("Output");
+  };
+  add_file("--report", options.report, "write a report in JSON, after every epoch and at the end");
+  add_file("--memory-report", options.memory_report, "write a page (HTML) of where a step's memory goes");
+  add_file("--memory-snapshot", options.memory_snapshot,
+           "write a step's memory (JSON) as PyTorch's memory_viz reads it");
+  add_file("--trace", options.trace, "write a step's ops (JSON) as Perfetto and chrome://tracing read them");
   app_.add_flag("--quiet", options.quiet, "no progress, only the summary")->group("Output");
   app_.set_help_flag("-h,--help", "print this and exit")->group("Output");
 }

@@ -6,6 +6,7 @@
 #include "examples/harness/memory_choice.hpp"
 #include "examples/harness/meta_training.hpp"
 #include "examples/harness/peak_meter.hpp"
+#include "memory/step_log.hpp"
 #include "nn/classifier.hpp"
 #include "nn/layers.hpp"
 
@@ -27,5 +28,9 @@ Forecast dry_run(const MakeModel& make_model, const MemoryChoice& memory, const 
 /// The same for the --memory in the options.
 Forecast dry_run(const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults,
                  Device device = Device::Cpu);
+
+/// The second of those steps, or the first of a run that has no other, as memory::StepLog records it; throws likewise.
+memory::StepRecord record_dry_run(const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults,
+                                  Device device = Device::Cpu);
 
 }  // namespace palimpsest::harness

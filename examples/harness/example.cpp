@@ -5,7 +5,9 @@
 #include "core/cuda_runtime.hpp"
 #include "examples/harness/blame_flags.hpp"
 #include "examples/harness/interrupt.hpp"
+#include "examples/harness/policy_forecasts.hpp"
 #include "examples/harness/report_file.hpp"
+#include "examples/harness/step_pictures.hpp"
 #include "examples/harness/trainer.hpp"
 #include "ops/gemm.hpp"
 
@@ -72,6 +74,7 @@ bool Example::train() {
 
 bool Example::train(Device device, const MemoryChoice& memory, const Forecast& forecast) {
   const ReportFile file(options().report);
+  const StepPictures pictures(options());
   announce(forecast);
   set_thread_count(options().threads);
   const InterruptGuard interrupt_guard;
@@ -97,6 +100,24 @@ bool Example::train(Device device, const MemoryChoice& memory, const Forecast& f
   const auto save = [&](const Report& so_far) {
     if (file) file.write(to_json(so_far).dump(1) + "\n");
   };
+  if (pictures) {
+    const std::int64_t watched = step_to_record(run_length(options()), data.training.count);
+    trainer.watch(watched, [&, watched](const memory::StepRecord& step) {
+      pictures.write(step, concat_text(model_name(), " under ", options().memory), [&] {
+        return MemoryReport{.model = model_name(),
+                            .policy = options().memory,
+                            .device = std::string(to_string(device)),
+                            .data = options().data,
+                            .batch_size = trainer.record().steps.back().images,
+                            .step = watched + 1,
+                            .parameters = forecast.parameters,
+                            .predicted_peak = forecast.peak.total,
+                            .reserved = trainer.peak().reserved,
+                            .policies = policy_forecasts(make_model, options(), defaults, device, step),
+                            .savings = {}};
+      });
+    });
+  }
   explain(device);
   {
     Progress progress(run_length(options()), options().quiet);

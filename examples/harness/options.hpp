@@ -36,6 +36,9 @@ struct Options {
   bool evaluate = true;
   std::int64_t evaluate_every = 1;  ///< epochs
   std::string report;               ///< file name; empty: no report
+  std::string memory_report;        ///< likewise, of one step: the page,
+  std::string memory_snapshot;      ///< the snapshot for PyTorch's memory_viz,
+  std::string trace;                ///< the trace for Perfetto
   bool quiet = false;
 };
 

@@ -49,6 +49,8 @@ void Trainer::step(const datasets::FedBatch& batch) {
   const auto start = std::chrono::steady_clock::now();
   sgd_.set_learning_rate(schedule_.at(index));
   double loss = 0;
+  std::optional<memory::StepLog> log;
+  if (index == watched_step_) log.emplace(device_);
   try {
     loss = train_step(model_, sgd_, take(feed_, batch));
   } catch (const DivergedError& error) {
@@ -59,6 +61,7 @@ void Trainer::step(const datasets::FedBatch& batch) {
   }
   const std::chrono::duration<double, std::milli> taken = std::chrono::steady_clock::now() - start;
   record_.steps.push_back({loss, taken.count(), batch.size});
+  if (log) take_(log->take());
 }
 
 bool Trainer::time_to_evaluate(std::int64_t epoch) const {

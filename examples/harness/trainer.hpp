@@ -1,12 +1,14 @@
 #pragma once
 
 #include <functional>
+#include <utility>
 
 #include "examples/harness/image_data.hpp"
 #include "examples/harness/peak_meter.hpp"
 #include "examples/harness/progress.hpp"
 #include "examples/harness/run_record.hpp"
 #include "examples/harness/training_step.hpp"
+#include "memory/step_log.hpp"
 
 namespace palimpsest::harness {
 
@@ -20,6 +22,12 @@ class Trainer {
   /// Trains until the run is over or a signal asks for its end (see InterruptGuard); calls `after_epoch` after every
   /// epoch. Throws DivergedError, saying in which step, RangeError likewise, and what the library throws.
   void run(Progress& progress, const std::function<void()>& after_epoch);
+
+  /// Step `step` of the run, from 0, will be recorded and handed over when it is done. Without this call nothing is.
+  void watch(std::int64_t step, std::function<void(const memory::StepRecord&)> take) {
+    watched_step_ = step;
+    take_ = std::move(take);
+  }
 
   const RunRecord& record() const { return record_; }
   /// The peak of the device's memory over the training steps.
@@ -39,6 +47,8 @@ class Trainer {
   PeakMeter meter_;
   MemoryPeak evaluation_peak_;
   RunRecord record_;
+  std::int64_t watched_step_ = -1;
+  std::function<void(const memory::StepRecord&)> take_;
 
   void train_epoch(std::int64_t epoch, Progress& progress);
   void step(const datasets::FedBatch& batch);

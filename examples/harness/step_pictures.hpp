@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+#include "examples/harness/image_data.hpp"
+#include "examples/harness/memory_report.hpp"
+#include "examples/harness/options.hpp"
+#include "examples/harness/report_file.hpp"
+
+namespace palimpsest::harness {
+
+/// The step of a run to look at, from 0: the first with a whole batch after the very first step, which differs from all
+/// others; the very first where there is no such step.
+std::int64_t step_to_record(const RunLength& length, std::int64_t training_images);
+
+/// The files that show one step of a run: --memory-report, --memory-snapshot, --trace.
+class StepPictures {
+ public:
+  /// Finds out at once whether the files can be written. Throws Error as ReportFile, UsageError for one name given
+  /// twice.
+  explicit StepPictures(const Options& options);
+
+  /// Whether any is asked for.
+  explicit operator bool() const { return report_ || snapshot_ || trace_; }
+
+  /// Writes those that are asked for; calls `facts` if the page is among them. Throws Error as ReportFile.
+  void write(const memory::StepRecord& step, const std::string& title,
+             const std::function<MemoryReport()>& facts) const;
+
+ private:
+  ReportFile report_;
+  ReportFile snapshot_;
+  ReportFile trace_;
+};
+
+}  // namespace palimpsest::harness

@@ -1,0 +1,110 @@
+// Uses the page of --memory-report as a reader would and tells the frame around it what it saw. Stands behind the page's
+// own script; window.failures is set in front of it (memory_report_test.py).
+
+(() => {
+  const all = selector => [...document.querySelectorAll(selector)];
+  const bytes = element => Number(element.querySelector('[data-bytes]').dataset.bytes);
+  const cursor = () => Number(document.getElementById('chart').getAttribute('aria-valuenow'));
+  const here = () => bytes(document.getElementById('here'));
+  const overflow = () => document.documentElement.scrollWidth - window.innerWidth;
+
+  function press(key) {
+    const chart = document.getElementById('chart');
+    chart.focus();
+    const event = new KeyboardEvent('keydown', {key, bubbles: true, cancelable: true});
+    document.activeElement.dispatchEvent(event);
+    return {cursor: cursor(), here: here(), handled: event.defaultPrevented,
+      said: chart.getAttribute('aria-valuetext'), value: document.getElementById('value').textContent};
+  }
+
+  function pointAtPeak() {
+    press('Home');
+    const box = document.querySelector('#chart .peak').getBoundingClientRect();
+    document.getElementById('chart').dispatchEvent(new PointerEvent('pointerdown',
+      {clientX: box.x + box.width / 2, clientY: box.y + box.height / 2 + 3, bubbles: true}));
+    return {cursor: cursor(), here: here(), value: document.getElementById('value').textContent};
+  }
+
+  // Where the drawn areas reach highest, and where the peak is marked, in the drawing's own units.
+  function drawnPeak() {
+    const tops = all('#chart .area').flatMap(path =>
+      [...path.getAttribute('d').matchAll(/V([\d.]+)/g)].map(match => Number(match[1])));
+    return {highest: Math.min(...tops), marked: Number(document.querySelector('#chart .peak').getAttribute('cy'))};
+  }
+
+  // WCAG 2: the contrast of all text that can be seen with what is behind it.
+  const channels = colour => (colour.match(/[\d.]+/g) ?? []).map(Number);
+  const luminance = colour => channels(colour).slice(0, 3).map(c => c / 255)
+    .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  function behind(element) {
+    for (let at = element; at; at = at.parentElement) {
+      const colour = getComputedStyle(at).backgroundColor;
+      const alpha = channels(colour)[3] ?? 1;
+      if (alpha > 0) return colour;
+    }
+    return 'rgb(255, 255, 255)';
+  }
+  function lowestContrast() {
+    const found = all('body *').filter(element => element.checkVisibility() && !element.closest('script, noscript, .skip') &&
+      [...element.childNodes].some(node => node.nodeType === Node.TEXT_NODE && node.textContent.trim()))
+      .map(element => {
+        const style = getComputedStyle(element);
+        const text = luminance(element instanceof SVGElement ? style.fill : style.color);
+        const ground = luminance(behind(element));
+        const ratio = (Math.max(text, ground) + 0.05) / (Math.min(text, ground) + 0.05);
+        return {ratio, text: element.textContent.trim().slice(0, 40)};
+      });
+    return {count: found.length, lowest: found.sort((a, b) => a.ratio - b.ratio)[0]};
+  }
+
+  function look() {
+    const seen = {width: window.innerWidth, dark: matchMedia('(prefers-color-scheme: dark)').matches};
+    seen.title = document.title;
+    seen.subtitle = document.getElementById('subtitle').textContent;
+    seen.peak = bytes(document.getElementById('peak'));
+    seen.atStart = {cursor: cursor(), here: here()};
+    seen.tags = Object.fromEntries(all('#live tbody tr').map(row => [row.dataset.tag, bytes(row.cells[1])]));
+    seen.overflow = overflow();
+    const keys = ['Home', 'ArrowRight', 'ArrowRight', 'ArrowLeft', 'PageDown', 'PageUp', 'ArrowLeft', 'End', 'ArrowRight',
+      'b', 'ArrowDown', 'ArrowUp', 'p', 'x'];
+    seen.keys = keys.map(key => ({key, ...press(key)}));
+    seen.last = Number(document.getElementById('chart').getAttribute('aria-valuemax'));
+    seen.outline = getComputedStyle(document.activeElement).outlineStyle;
+    seen.pointed = pointAtPeak();
+    seen.drawn = drawnPeak();
+    document.querySelector('input[value="time"]').click();
+    seen.pointedInTime = pointAtPeak();
+    seen.drawnInTime = drawnPeak();
+    if (!document.getElementById('all-owners').hidden) document.getElementById('all-owners').click();
+    seen.owners = all('#owners tr.owner').map(row => bytes(row.cells[2]));
+    all('#owners .opens').forEach(button => button.click());
+    seen.opened = all('#owners .opens').every(button => button.getAttribute('aria-expanded') === 'true' &&
+      document.getElementById(button.getAttribute('aria-controls')).checkVisibility());
+    seen.details = all('#owners tr.detail').length;
+    seen.overflowOpened = overflow();
+    seen.policies = Object.fromEntries(all('#policies tbody tr').map(row => [row.dataset.policy, bytes(row.cells[1])]));
+    seen.mine = all('#policies .mine').map(cell => cell.closest('tr').dataset.policy);
+    seen.savings = document.getElementById('savings-note').textContent;
+    seen.headersWithoutScope = all('th:not([scope])').length;
+    seen.headings = all('h1, h2, h3').filter(heading => heading.checkVisibility()).map(heading => heading.tagName);
+    seen.untitled = all('[data-bytes]').filter(element =>
+      element.title.replace(/\D/g, '') !== element.dataset.bytes).length;
+    seen.contrast = lowestContrast();
+    const ground = getComputedStyle(document.body).backgroundColor;
+    document.getElementById('theme').click();
+    seen.themeChanges = getComputedStyle(document.body).backgroundColor !== ground;
+    seen.contrastOther = lowestContrast();
+    seen.requests = performance.getEntriesByType('resource').map(entry => entry.name);
+    return seen;
+  }
+
+  let seen = {};
+  try {
+    seen = look();
+  } catch (error) {
+    window.failures.push(String(error.stack));
+  }
+  seen.failures = window.failures;
+  parent.postMessage(btoa(unescape(encodeURIComponent(JSON.stringify(seen)))), '*');
+})();
