@@ -4,6 +4,7 @@
 #include <optional>
 #include <vector>
 
+#include "autograd/verify.hpp"
 #include "core/cuda_runtime.hpp"
 #include "examples/harness/command_line.hpp"
 #include "examples/harness/training_step.hpp"
@@ -51,6 +52,7 @@ Forecast forecast(const MakeModel& make_model, const Options& options, const Tra
   const DataFacts& data = data_facts(options.data);
   const RunLength length = run_length(options);
   make_schedule(options, length.steps);
+  const VerifyScope verify(parse_verify(options.verify));
   PeakMeter meter(Device::Meta);
   const std::unique_ptr<nn::Classifier> model = make_model(data, nn::Init(options.seed, Device::Meta));
   model->set_memory(memory::parse(options.memory));

@@ -2,6 +2,7 @@
 
 #include <functional>
 
+#include "autograd/verify.hpp"
 #include "examples/harness/image_data.hpp"
 #include "examples/harness/peak_meter.hpp"
 #include "examples/harness/progress.hpp"
@@ -35,6 +36,7 @@ class Trainer {
   nn::Schedule schedule_;
   datasets::Feed feed_;
   PeakMeter meter_;
+  VerifyScope verify_;  // of the thread that makes the trainer, as long as that lives
   RunRecord record_;
 
   void train_epoch(std::int64_t epoch, Progress& progress);
