@@ -40,7 +40,7 @@ Fingerprint of_piece(const unsigned char* data, std::size_t bytes, std::uint64_t
 }  // namespace
 
 Fingerprint fingerprint(const void* data, std::size_t bytes, Sample sample) {
-  constexpr std::uint64_t task_pieces = 32;
+  constexpr std::uint64_t task_pieces = 128;  // less is not worth waking another thread for
   const auto* const octets = static_cast<const unsigned char*>(data);
   const std::uint64_t pieces = sample.pieces(bytes);
   const Fingerprint of_length = contribution(bytes);
