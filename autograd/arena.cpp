@@ -2,7 +2,7 @@
 
 namespace palimpsest {
 
-void Arenas::lease(Value& value, int id) {
+void Arenas::lease(Value& value, int id, const std::function<void(Value&)>& save) {
   Slot* chosen = nullptr;
   for (Slot& slot : slots_) {
     if (slot.id != id || (slot.tenant != nullptr && slot.tenant->pins_ > 0)) continue;
@@ -11,12 +11,8 @@ void Arenas::lease(Value& value, int id) {
   }
   if (chosen == nullptr) chosen = &slots_.emplace_back(Slot{id, nullptr});
   if (chosen->tenant != nullptr) {
-    Value& tenant = *chosen->tenant;
-    if (tenant.recipe_ != nullptr && !tenant.saved_) {
-      tenant.recipe_->save(tenant.view());
-      tenant.saved_ = true;
-    }
-    vacate(tenant);
+    save(*chosen->tenant);
+    vacate(*chosen->tenant);
   }
   value.storage_ = std::make_shared<Storage>(value.device(), value.bytes(), Tag::Arena);
   value.arena_ = id;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -12,8 +13,9 @@ namespace palimpsest {
 /// lease gets another one. An arena is as large as its tenant, so what it does not need is free for others.
 class Arenas {
  public:
-  /// Gives `value` memory in an arena numbered `id`. Strong guarantee: on OutOfMemory `value` stays absent.
-  void lease(Value& value, int id);
+  /// Gives `value` memory in an arena numbered `id`; calls `save` on a tenant that is about to be evicted. Strong
+  /// guarantee: on OutOfMemory and on what `save` throws, `value` stays absent.
+  void lease(Value& value, int id, const std::function<void(Value&)>& save);
   /// The tenant leaves and keeps its bytes.
   void release(Value& value);
   /// The tenant leaves; its bytes are released with it.

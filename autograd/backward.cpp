@@ -8,6 +8,7 @@
 #include "autograd/pins.hpp"
 #include "autograd/run_op.hpp"
 #include "autograd/tape.hpp"
+#include "autograd/verifier.hpp"
 #include "core/cuda_runtime.hpp"
 #include "core/elementwise.hpp"
 
@@ -132,6 +133,7 @@ void Tape::backward(const Tensor& loss) {
       backward_through(nodes_[i]);
       retire(nodes_[i]);
     }
+    if (verifier_ != nullptr) verifier_->conclude();
     commit_gradients();
     if (Observer* const there = observer()) there->backward_ends(*this);
   } catch (const OutOfMemory& error) {
@@ -260,6 +262,7 @@ void Tape::finish(State state) noexcept {
   deferred_.clear();
   leaf_gradients_.clear();
   leaves_with_gradient_.clear();
+  verifier_.reset();
   arenas_.dissolve();
   for (Node& node : nodes_) {
     for (Value* value : node.held) --value->readers_;
@@ -276,6 +279,8 @@ void Tape::finish(State state) noexcept {
   }
   nodes_.clear();
 }
+
+Tape::Tape() = default;
 
 Tape::~Tape() {
   if (state_ == State::Recording) finish(State::Consumed);

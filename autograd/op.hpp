@@ -216,6 +216,12 @@ class Op {
   /// Computes that input. `inputs` has a null view in its place; `solved` may have the memory of the output or of
   /// another input that nobody will read again.
   virtual void solve(std::span<const View> inputs, const View& output, const View& solved) const;
+  /// Whether solve() returns the very bits. Only then can they be verified.
+  virtual bool solves_exactly() const { return false; }
+
+  /// What the first forward changes outside the op and its outputs, as it is now: running statistics, a random counter
+  /// (of any type: its bytes count). Running the op again must leave it alone, and verification sees to it.
+  virtual std::vector<View> state() const { return {}; }
 };
 
 }  // namespace palimpsest

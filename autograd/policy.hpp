@@ -30,6 +30,10 @@ class Recipe {
   /// producer.
   virtual std::vector<Value*> sources(const Value& value) const;
 
+  /// Whether restore() writes the very bytes of the first forward, given sources that are what they were. Where it does
+  /// not, they cannot be verified, nor can what is made from them.
+  virtual bool exact(const Value& value) const;
+
   /// The arena that the bytes live in, in forward and when restored; -1 for memory of the value's own.
   virtual int arena() const { return -1; }
 

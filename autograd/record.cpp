@@ -9,6 +9,7 @@
 #include "autograd/pins.hpp"
 #include "autograd/run_op.hpp"
 #include "autograd/tape.hpp"
+#include "autograd/verifier.hpp"
 
 namespace palimpsest {
 namespace {
@@ -247,6 +248,7 @@ std::shared_ptr<Tape> Tape::current() {
 std::shared_ptr<Tape> Tape::current_or_new() {
   if (std::shared_ptr<Tape> tape = current()) return tape;
   auto tape = std::make_shared<Tape>();
+  tape->verifier_ = Verifier::begin_step();
   current_tape = tape;
   for (BlockScope* scope = current_scope; scope != nullptr; scope = scope->outer_) scope->tape_ = tape;
   return tape;
@@ -379,6 +381,9 @@ bool Tape::adopt(Value& value, RecipePtr recipe) {
   }
   // A value that no recipe and no gradient reads is on no way back to itself.
   if (value.readers_ > 0 && depend_on(sources, value)) return false;
+  if (verifier_ != nullptr) {
+    for (const Value* source : sources) verifier_->remember(*source);
+  }
   Node* const via = const_cast<Node*>(recipe->via(value));
   Node& last_use = via != nullptr ? *via : *value.producer_;
   for (Value* source : sources) {
@@ -395,7 +400,7 @@ bool Tape::adopt(Value& value, RecipePtr recipe) {
 void Tape::make_memory(Value& value) {
   const int arena = value.recipe_ != nullptr ? value.recipe_->arena() : -1;
   if (arena >= 0) {
-    arenas_.lease(value, arena);
+    arenas_.lease(value, arena, [this](Value& tenant) { save(tenant); });
   } else {
     value.storage_ = std::make_shared<Storage>(value.device(), value.bytes(), Tag::Activation);
   }

@@ -6,6 +6,7 @@
 #include "autograd/pins.hpp"
 #include "autograd/run_op.hpp"
 #include "autograd/tape.hpp"
+#include "autograd/verifier.hpp"
 
 namespace palimpsest {
 
@@ -18,6 +19,8 @@ std::vector<Value*> Recipe::sources(const Value& value) const {
 }
 
 void Recipe::save(const View&) {}
+
+bool Recipe::exact(const Value&) const { return true; }
 
 std::optional<RecipePtr> Policy::reconsider(const Value&, const Offer&, const BlockInfo&) const { return std::nullopt; }
 
@@ -137,6 +140,7 @@ void Tape::restore(Value& target) {
   for (auto& [source, count] : uses) {
     if (source->present()) pins.pin(*source);
   }
+  if (verifier_ != nullptr) verifier_->begin_plan();
   for (const Step& step : steps) {
     Value& value = *step.value;
     const Node* const via = value.recipe_->via(value);
@@ -149,12 +153,16 @@ void Tape::restore(Value& target) {
       run.done([&] { return work_of(value, via); });
     };
     if (via != nullptr) check_versions(*via, all_bits);
+    if (verifier_ != nullptr) verifier_->check_sources(value, step.sources);
     try {
+      StateCheck state(verifier_.get(), via);
       if (via != nullptr) {
         run_op(*via->op, via->inputs, restore_it);
       } else {
         restore_it();
       }
+      state.done();
+      if (verifier_ != nullptr) verifier_->check_restored(value, step.sources);
     } catch (...) {
       if (value.present()) drop(value);
       throw;
@@ -167,6 +175,7 @@ void Tape::restore(Value& target) {
 }
 
 void Tape::save(Value& value) {
+  if (verifier_ != nullptr) verifier_->leaves(value);
   if (value.recipe_ == nullptr || value.saved_) return;
   value.recipe_->save(value.view());
   value.saved_ = true;
@@ -196,7 +205,11 @@ void Tape::drop_if_unwanted(Value& value) noexcept {
   const bool recipe_will_do = state_ == State::Recording && value.recipe_ != nullptr;
   if (value.readers_ > 0 && !recipe_will_do) return;
   try {
-    if (value.readers_ > 0) save(value);
+    if (value.readers_ > 0) {
+      save(value);
+    } else if (verifier_ != nullptr && state_ == State::Recording) {
+      verifier_->leaves(value);  // a recipe offered later may still bring it back
+    }
     drop(value);
   } catch (...) {
     save_error_ = std::current_exception();  // the bytes stay where they are

@@ -16,13 +16,15 @@
 
 namespace palimpsest {
 
+class Verifier;
+
 /// The recorded computation of one step: nodes in the order in which they ran. Made when the first op is recorded, used
 /// up by backward, gone with the last tensor that refers to it. Nothing here recurses over the graph.
 class Tape : public std::enable_shared_from_this<Tape> {
  public:
   enum class State { Recording, Backward, Consumed, Failed };
 
-  Tape() = default;
+  Tape();
   ~Tape();
   Tape(const Tape&) = delete;
   Tape& operator=(const Tape&) = delete;
@@ -112,6 +114,7 @@ class Tape : public std::enable_shared_from_this<Tape> {
   State state_ = State::Recording;
   std::deque<Node> nodes_;  // a deque: values point to nodes
   Arenas arenas_;
+  std::unique_ptr<Verifier> verifier_;          // null where nothing is verified
   std::vector<std::weak_ptr<Value>> deferred_;  // those that still wait, and some that do not
   std::vector<std::function<void()>> undo_;
   std::vector<ValuePtr> leaves_with_gradient_;  // in the order in which backward met them

@@ -17,6 +17,7 @@
 #include <memory>
 #include <string>
 
+#include "autograd/verify.hpp"
 #include "core/cuda_runtime.hpp"
 #include "core/memory.hpp"
 #include "core/parallel.hpp"
@@ -37,7 +38,7 @@ struct Options {
   std::map<std::string, std::string> text = {
       {"model", "densenet"},   {"depth", "100"},      {"growth", "12"},  {"batch-size", "64"},
       {"memory", "store-all"}, {"threads", "2"},      {"channels", "3"}, {"classes", "10"},
-      {"device", "cpu"},       {"precision", "fp32"}, {"grid", ""}};
+      {"device", "cpu"},       {"precision", "fp32"}, {"grid", ""},      {"verify", "off"}};
 
   Options(int argc, char** argv) {
     for (int i = 1; i < argc; ++i) {
@@ -118,6 +119,7 @@ class Worker {
   explicit Worker(const Options& options)
       : device_(device_of(options["device"])),
         stopwatch_(device_),
+        verify_(parse_verify(options["verify"])),
         model_(make_model(options, nn::Init(1, device_))),
         sgd_(model_->parameters(),
              {.learning_rate = 0.1, .momentum = 0.9, .nesterov = options["model"] == "densenet"}) {
@@ -168,6 +170,7 @@ class Worker {
  private:
   Device device_;
   Stopwatch stopwatch_;
+  VerifyScope verify_;
   std::unique_ptr<nn::Classifier> model_;
   nn::Sgd sgd_;
   Tensor images_;

@@ -56,6 +56,13 @@ class StateError : public Error {
   using Error::Error;
 };
 
+/// What a recipe has brought back, or what it was brought back from, is not what forward made: names the op that made
+/// it, its block and the shapes (see autograd/verify.hpp). A defect of the program or of the machine.
+class VerificationError : public Error {
+ public:
+  using Error::Error;
+};
+
 /// Memory asked for beyond the limit or beyond what the device has. Nothing was allocated.
 class OutOfMemory : public Error {
  public:

@@ -20,6 +20,7 @@ class Invert : public Recipe {
   explicit Invert(const Node& coupling) : coupling_(coupling) {}
 
   std::string_view name() const override { return "invert"; }
+  bool exact(const Value&) const override { return coupling_.op->solves_exactly(); }
   const Node* via(const Value&) const override { return &coupling_; }
 
   std::vector<Value*> sources(const Value& value) const override {

@@ -39,6 +39,9 @@ class BatchNorm : public Op {
   Work begin_work(std::span<const View>) const override { return {examined_ / 4, examined_}; }
   void forward(Forward& io) override;
   void backward(Backward& io) override;
+  std::vector<View> state() const override {
+    return spec_.training ? std::vector<View>{running_.mean.view(), running_.variance.view()} : std::vector<View>{};
+  }
 
   const BatchNormSpec& spec() const { return spec_; }
   std::size_t parts() const { return parts_; }

@@ -79,6 +79,8 @@ class Couple : public Op {
     });
   }
 
+  bool solves_exactly() const override { return grid_.has_value(); }
+
   void backward(Backward& io) override {
     for (std::size_t i = 0; i < 2; ++i) {
       if (io.wants(i)) io.pass_through(i);

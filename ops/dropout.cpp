@@ -34,6 +34,8 @@ class Dropout : public Op {
     apply_mask(x, io.output(), false);
   }
 
+  std::vector<View> state() const override { return {{&generator_->offset, {1}, Dtype::Float64, Device::Cpu}}; }
+
   void backward(Backward& io) override {
     const View dy = io.grad_output();
     const GradientTarget dx = io.grad_input_over(0);

@@ -72,6 +72,8 @@ class NormConv : public Op {
     });
   }
 
+  std::vector<View> state() const override { return norm_->state(); }
+
   bool skip_backward() override {
     bool owes = false;
     for (const auto& statistics : norm_->statistics())

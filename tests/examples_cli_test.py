@@ -75,6 +75,15 @@ def test_revnet_policies_give_the_same_bits(folder):
     assert peaks["reversible"] < peaks["checkpoint"] < peaks["store-all"], peaks
 
 
+def test_verification_changes_nothing(folder):
+    for command in ([*SMALL_DENSENET, "--memory", "checkpoint"], [*SMALL_REVNET, "--memory", "reversible"]):
+        reports = [report_of(folder, [*command, "--max-steps", "3", "--verify", verify]) for verify in ("off", "sampled", "all")]
+        assert [report["verify"] for report in reports] == ["off", "sampled", "all"]
+        for report in reports:
+            assert report["state_digest"] == reports[0]["state_digest"], report["verify"]
+            assert report["peak_bytes"]["total"] == report["predicted_peak_bytes"] == reports[0]["peak_bytes"]["total"]
+
+
 def test_threads_do_not_matter(folder):
     first, second = (report_of(folder, [*SMALL_DENSENET, "--max-steps", "2", "--threads", n]) for n in ("1", "2"))
     assert first["state_digest"] == second["state_digest"]

@@ -63,6 +63,7 @@ TEST(CommandLine, RefusesWhatMakesNoSense) {
                                                        {"--data", "imagenet"},
                                                        {"--device", "tpu"},
                                                        {"--precision", "fp16"},
+                                                       {"--verify", "some"},
                                                        {"--schedule", "x"},
                                                        {"--batch-size", "0"},
                                                        {"--epochs", "-1"},

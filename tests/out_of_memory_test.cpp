@@ -29,6 +29,7 @@ class Told : public Recipe {
   std::string_view name() const override { return recipe_->name(); }
   const Node* via(const Value& value) const override { return recipe_->via(value); }
   std::vector<Value*> sources(const Value& value) const override { return recipe_->sources(value); }
+  bool exact(const Value& value) const override { return recipe_->exact(value); }
   int arena() const override { return recipe_->arena(); }
   void restore(Restoring& restoring) override {
     hook_();
@@ -80,6 +81,8 @@ class TellingOp : public Op {
   void solve(std::span<const View> inputs, const View& output, const View& solved) const override {
     op_->solve(inputs, output, solved);
   }
+  bool solves_exactly() const override { return op_->solves_exactly(); }
+  std::vector<View> state() const override { return op_->state(); }
   void begin(Forward& io) override { op_->begin(io); }
   void forward(Forward& io) override {
     hook_();

@@ -22,6 +22,7 @@ class Compared : public Recipe {
   std::string_view name() const override { return recipe_->name(); }
   const Node* via(const Value& value) const override { return recipe_->via(value); }
   std::vector<Value*> sources(const Value& value) const override { return recipe_->sources(value); }
+  bool exact(const Value& value) const override { return recipe_->exact(value); }
   int arena() const override { return recipe_->arena(); }
 
   void restore(Restoring& restoring) override {

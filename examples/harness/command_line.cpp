@@ -6,6 +6,7 @@
 #include <iostream>
 #include <memory>
 
+#include "autograd/verify.hpp"
 #include "core/error.hpp"
 #include "datasets/catalogue.hpp"
 #include "examples/harness/memory_choice.hpp"
@@ -187,6 +188,14 @@ void CommandLine::add_memory_flags() {
   app_.add_option("--precision", options.precision, "matrix products on cuda: fp32, or tf32 on its tensor cores")
       ->type_name("NAME")
       ->check(one_of({"fp32", "tf32"}))
+      ->capture_default_str()
+      ->group("Memory and device");
+  const std::vector<std::string> verifications = strings(verify_names());
+  app_.add_option(
+          "--verify", options.verify,
+          "compare what is restored with what forward made: off, sampled (a part, another one in every step), all")
+      ->type_name("NAME")
+      ->check(one_of(verifications))
       ->capture_default_str()
       ->group("Memory and device");
   app_.add_option("--threads", options.threads, "threads to compute with on the cpu; all cores by default")

@@ -31,6 +31,7 @@ MetaFeed::MetaFeed(const DataFacts& data, std::int64_t batch_size, const Trainin
 MetaTraining::MetaTraining(const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults,
                            Device device)
     : stand_in_(device),
+      verify_(parse_verify(options.verify)),
       data_(data_facts(options.data)),
       defaults_(defaults),
       batch_size_(run_length(options).batch_size),

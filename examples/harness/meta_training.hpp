@@ -4,6 +4,7 @@
 #include <optional>
 #include <vector>
 
+#include "autograd/verify.hpp"
 #include "datasets/feed.hpp"
 #include "examples/harness/image_data.hpp"
 #include "examples/harness/training_step.hpp"
@@ -56,6 +57,7 @@ class MetaTraining {
 
  private:
   StandIn stand_in_;
+  VerifyScope verify_;
   const DataFacts& data_;
   const TrainingDefaults& defaults_;
   std::int64_t batch_size_;

@@ -15,6 +15,7 @@ struct Options {
   std::string rates;   ///< file of memory::Rates; empty: the library's
   std::string device = "auto";
   std::string precision = "fp32";
+  std::string verify = "off";
 
   std::string data = "fashion-mnist";
   std::string data_dir;  ///< empty: the data set's usual place

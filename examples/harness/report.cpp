@@ -70,6 +70,7 @@ Json to_json(const Report& report) {
   json["predicted_evaluation_peak_bytes"] = report.forecast.evaluation.total;
   json["vm_hwm_bytes"] = report.resident;
   json["precision"] = options.precision;
+  json["verify"] = options.verify;
   json["device_name"] = report.card ? Json(report.card->name) : Json(nullptr);
   json["device_used_bytes"] = report.card ? Json(report.card->used_bytes) : Json(nullptr);
   json["learning_rate"] = options.learning_rate;

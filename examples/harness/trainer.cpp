@@ -17,7 +17,8 @@ Trainer::Trainer(nn::Classifier& model, const ImageData& data, const Options& op
       sgd_(make_sgd(model, options, defaults)),
       schedule_(make_schedule(options, length_.steps)),
       feed_(data.training, training_batches(options, defaults, data), device),
-      meter_(device) {}
+      meter_(device),
+      verify_(parse_verify(options.verify)) {}
 
 void Trainer::run(Progress& progress, const std::function<void()>& after_epoch) {
   for (std::int64_t epoch = 0; epoch < length_.epochs && !interrupted(); ++epoch) {

@@ -3,6 +3,7 @@
 #include <functional>
 #include <utility>
 
+#include "autograd/verify.hpp"
 #include "examples/harness/image_data.hpp"
 #include "examples/harness/peak_meter.hpp"
 #include "examples/harness/progress.hpp"
@@ -46,6 +47,7 @@ class Trainer {
   datasets::Feed feed_;
   PeakMeter meter_;
   MemoryPeak evaluation_peak_;
+  VerifyScope verify_;  // of the thread that makes the trainer, as long as that lives
   RunRecord record_;
   std::int64_t watched_step_ = -1;
   std::function<void(const memory::StepRecord&)> take_;
