@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <string_view>
 #include <vector>
 
@@ -23,7 +24,13 @@ PolicyPtr checkpoint();
 /// everything. Exact where every coupling is on a grid (see ops::couple), otherwise up to rounding.
 PolicyPtr reversible();
 
-/// The policies' names, as a flag takes them: "store-all", "shared", "checkpoint", "reversible".
+/// Offloading: what backward reads leaves the device's memory when forward has no more use for it and comes back ahead
+/// of need, from pinned host memory on CUDA and from a file on the CPU (memory/offload.hpp). Nothing is computed again.
+/// What an op can do without never exists, and values of fewer than `at_least` bytes (64 KiB) stay.
+PolicyPtr offload();
+PolicyPtr offload(std::size_t at_least);
+
+/// The policies' names, as a flag takes them: "store-all", "shared", "checkpoint", "reversible", "offload".
 std::vector<std::string_view> names();
 
 /// The policy of that name. Throws ValueError, listing the names, for any other.
