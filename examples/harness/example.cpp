@@ -6,6 +6,7 @@
 #include "examples/harness/interrupt.hpp"
 #include "examples/harness/report_file.hpp"
 #include "examples/harness/trainer.hpp"
+#include "memory/offload.hpp"
 #include "memory/policies.hpp"
 #include "ops/gemm.hpp"
 
@@ -52,6 +53,7 @@ bool Example::train() {
   apply_precision(device);
   const Forecast forecast = dry_run(make_model, options(), defaults, device);
   const ReportFile file(options().report);
+  prepare_offload(device);
   announce(forecast);
   set_thread_count(options().threads);
   const InterruptGuard interrupt_guard;
@@ -68,6 +70,7 @@ bool Example::train() {
                   .forecast = forecast,
                   .record = trainer.record(),
                   .peak = trainer.peak(),
+                  .offloaded = memory::offload_stats(device),
                   .resident = peak_resident_bytes(),
                   .state_digest = model->state_digest(),
                   .model_flags = model_flags()};
@@ -92,6 +95,13 @@ void Example::apply_precision(Device device) const {
     throw UsageError(concat_text("--precision tf32 is for cuda, and this run is on the ", device));
   }
   set_precision(tf32 ? Precision::Tf32 : Precision::Float32);
+}
+
+/// A folder that cannot hold the file is found out before anything takes long.
+void Example::prepare_offload(Device device) const {
+  const Options& given = command_line_.options;
+  if (device != Device::Cpu || (given.offload_dir.empty() && given.memory != "offload")) return;
+  memory::set_offload_directory(given.offload_dir.empty() ? memory::offload_directory() : given.offload_dir);
 }
 
 /// Why "auto" has not taken a device that this build could use.

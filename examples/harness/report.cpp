@@ -67,6 +67,8 @@ Json to_json(const Report& report) {
   json["evaluations"] = json_of(report.record.evaluations);
   json["predicted_peak_bytes"] = report.forecast.peak.total;
   json["vm_hwm_bytes"] = report.resident;
+  json["offloaded_peak_bytes"] = report.offloaded.peak;
+  json["offload_reserved_bytes"] = report.offloaded.reserved;
   json["precision"] = options.precision;
   json["device_name"] = report.card ? Json(report.card->name) : Json(nullptr);
   json["device_used_bytes"] = report.card ? Json(report.card->used_bytes) : Json(nullptr);
@@ -91,6 +93,11 @@ void print_summary(std::ostream& out, const Report& report) {
   out << "  peak memory    " << format_mebibytes(report.peak.total) << ": " << format_tags(report.peak.by_tag) << '\n';
   out << "  reserved       " << format_mebibytes(report.peak.reserved) << "; the process's peak is "
       << format_mebibytes(report.resident) << '\n';
+  if (report.offloaded.peak > 0) {
+    const std::string where = report.card ? "pinned host memory" : "a file in " + memory::offload_directory();
+    out << "  offloaded      " << format_mebibytes(report.offloaded.peak) << " at once, to " << where << " of "
+        << format_mebibytes(report.offloaded.reserved) << '\n';
+  }
   if (report.card) {
     out << "  card           " << report.card->name << "; " << format_mebibytes(report.card->used_bytes)
         << " of it in use\n";

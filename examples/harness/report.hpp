@@ -10,6 +10,7 @@
 #include "examples/harness/options.hpp"
 #include "examples/harness/peak_meter.hpp"
 #include "examples/harness/run_record.hpp"
+#include "memory/offload.hpp"
 
 namespace palimpsest::harness {
 
@@ -30,6 +31,7 @@ struct Report {
   Forecast forecast;
   RunRecord record;
   MemoryPeak peak;
+  memory::OffloadStats offloaded;
   std::size_t resident = 0;  ///< the process's own peak, VmHWM
   std::string state_digest;
   Json model_flags = Json::object();
