@@ -31,19 +31,19 @@ class Fetch : public Recipe {
   std::vector<Value*> sources(const Value&) const override { return {}; }
 
   void save(const View& bytes) override {
-    const std::shared_ptr<OffloadStore> store = offload_store(bytes.device);
-    const std::lock_guard<std::mutex> lock(store->mutex());
-    write(store, bytes);
+    if (store_ == nullptr) store_ = offload_store(bytes.device);
+    const std::lock_guard<std::mutex> lock(store_->mutex());
+    write(bytes);
     settle();
   }
 
   void hand_over(const View& bytes, const std::shared_ptr<Storage>& memory) override {
-    const std::shared_ptr<OffloadStore> store = offload_store(bytes.device);
-    const std::lock_guard<std::mutex> lock(store->mutex());
-    while (store->leaving().size() >= most_leaving) store->leaving().front()->leave();
-    write(store, bytes);
-    store->leaving().push_back(this);
+    if (store_ == nullptr) store_ = offload_store(bytes.device);
+    const std::lock_guard<std::mutex> lock(store_->mutex());
+    while (store_->leaving().size() >= most_leaving) store_->leaving().front()->leave();
+    write(bytes);
     memory_ = memory;
+    store_->leaving().push_back(this);
   }
 
   bool fetch_ahead(const Value& value) override {
@@ -66,9 +66,8 @@ class Fetch : public Recipe {
   /// Values on their way out at once.
   static constexpr std::size_t most_leaving = 2;
 
-  void write(const std::shared_ptr<OffloadStore>& store, const View& bytes) {
-    if (store_ != nullptr) forget();  // of a save that has failed
-    store_ = store;
+  void write(const View& bytes) {
+    forget();  // a save that has failed
     place_ = store_->take(bytes.bytes());
     bytes_ = bytes.bytes();
     under_way_ = store_->write(place_, bytes.data, bytes_);

@@ -196,7 +196,9 @@ void expect_predicted(const Spec& spec) {
   EXPECT_TRUE((peak_of_second_step<Run>(spec, memory::offload(0), Device::Meta) == measured));
   EXPECT_GT(measured.out, 0U);
   const Peak stored = peak_of_second_step<Run>(spec, memory::store_all());
-  EXPECT_LT(measured.total, stored.total * 2 / 3);
+  // Not of the whole: in a model as small as this, CUDA's bounded workspace is most of it.
+  constexpr auto activation = static_cast<std::size_t>(Tag::Activation);
+  EXPECT_LT(measured.by_tag[activation], stored.by_tag[activation] / 2);
 }
 
 TEST_F(OffloadTest, ThePeakOfADenseNetIsThePredictedOne) { expect_predicted<DenseNetTraining>(small_densenet()); }
