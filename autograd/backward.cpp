@@ -163,6 +163,7 @@ void Tape::backward_through(Node& node) {
     const bool kept = node.needs.optional_output(o) && node.outputs[o]->present();
     if (node.needs.output(o) || kept) need(*node.outputs[o]);
   }
+  fetch_ahead(node);
   Backward io(*this, node, pins);
   ObservedRun run(*node.op, &node, node.block.get(), RunKind::Backward);
   const Work work = observer() != nullptr ? backward_work(node) : Work{};
@@ -263,6 +264,7 @@ void Tape::finish(State state) noexcept {
   leaf_gradients_.clear();
   leaves_with_gradient_.clear();
   verifier_.reset();
+  on_their_way_.clear();
   arenas_.dissolve();
   for (Node& node : nodes_) {
     for (Value* value : node.held) --value->readers_;

@@ -13,6 +13,7 @@ namespace palimpsest {
 
 class Value;
 class Restoring;
+struct Storage;
 
 /// How one value crosses from forward to backward. Stateless or one object per value, as the recipe likes.
 /// The absence of a recipe (a null pointer) means: keep the bytes.
@@ -40,6 +41,16 @@ class Recipe {
   /// The forward pass has no more use for the bytes and they are about to be dropped. A recipe that moves them
   /// elsewhere does it here. Called at most once per value.
   virtual void save(const View& bytes);
+
+  /// Called in the place of save() where nobody but the value has the bytes' memory. A recipe that moves them beside
+  /// the computation holds on to `memory` until they are there. When it lets go must follow from the order of calls
+  /// alone, never from how fast the bytes move. By default save().
+  virtual void hand_over(const View& bytes, const std::shared_ptr<Storage>& memory);
+
+  /// Backward will ask for these bytes, which have been saved, before long: a recipe that can bring them back beside
+  /// the computation makes memory for them and begins. Returns whether they are on their way; by default they are not.
+  /// An exception fails the step.
+  virtual bool fetch_ahead(const Value& value);
 
   /// Brings the bytes back: `restoring` has the sources and the destination. Must write the very bytes of the first
   /// forward, unless the policy says that it is not exact. An exception leaves the value absent.

@@ -313,7 +313,15 @@ void Tape::place_output(Node& node, std::span<const Tensor> inputs, Value& outpu
     return;
   }
   Value& input = inputs[static_cast<std::size_t>(overwritable)].value();
-  save(input);
+  if (input.readers_ > 0 || node.needs.input(static_cast<std::size_t>(overwritable))) {
+    save(input);
+  } else if (verifier_ != nullptr) {
+    verifier_->leaves(input);  // an offer may still let it be restored
+  }
+  if (input.storage_.use_count() > 1) {  // its recipe is still moving the bytes
+    make_memory(output);
+    return;
+  }
   arenas_.transfer(input, output);
   observe_placed(output);
 }

@@ -22,6 +22,10 @@ void Recipe::save(const View&) {}
 
 bool Recipe::exact(const Value&) const { return true; }
 
+void Recipe::hand_over(const View& bytes, const std::shared_ptr<Storage>&) { save(bytes); }
+
+bool Recipe::fetch_ahead(const Value&) { return false; }
+
 std::optional<RecipePtr> Policy::reconsider(const Value&, const Offer&, const BlockInfo&) const { return std::nullopt; }
 
 void Op::solve(std::span<const View>, const View&, const View&) const {
@@ -42,6 +46,11 @@ View Restoring::destination_over(Value& source) {
   tape_.arenas_.transfer(source, value_);
   observe_placed(value_);
   return value_.view();
+}
+
+void Restoring::take(std::shared_ptr<Storage> memory) {
+  value_.storage_ = std::move(memory);
+  observe_placed(value_);
 }
 
 int Restoring::own_readers(const Value& source) const {
@@ -177,7 +186,11 @@ void Tape::restore(Value& target) {
 void Tape::save(Value& value) {
   if (verifier_ != nullptr) verifier_->leaves(value);
   if (value.recipe_ == nullptr || value.saved_) return;
-  value.recipe_->save(value.view());
+  if (value.storage_.use_count() == 1) {
+    value.recipe_->hand_over(value.view(), value.storage_);
+  } else {
+    value.recipe_->save(value.view());
+  }
   value.saved_ = true;
 }
 

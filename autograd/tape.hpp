@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <deque>
 #include <exception>
 #include <functional>
@@ -102,6 +103,8 @@ class Tape : public std::enable_shared_from_this<Tape> {
   void check_versions(const Node& node, std::uint64_t read) const;
   void backward_through(Node& node);
   void solve_inputs(Node& node);
+  /// While `node` runs backwards, what those before it will read may be on its way.
+  void fetch_ahead(const Node& node);
   void retire(Node& node);
   void commit_gradients();
   /// Throws ValueError for a policy that had nothing to act on in the whole step.
@@ -120,6 +123,8 @@ class Tape : public std::enable_shared_from_this<Tape> {
   std::vector<ValuePtr> leaves_with_gradient_;  // in the order in which backward met them
   std::unordered_map<Value*, std::shared_ptr<Storage>> leaf_gradients_;
   std::size_t heavy_replays_ = 0;
+  std::vector<const Value*> on_their_way_;  // fetched ahead of need, and not restored yet
+  std::size_t looked_ahead_ = SIZE_MAX;     // nodes from this one on have been looked through for what to fetch
   std::exception_ptr save_error_;  // thrown by Recipe::save where it could not be reported; fails the next operation
 };
 

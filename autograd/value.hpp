@@ -114,6 +114,8 @@ class Restoring {
   View destination();
   /// Takes over the memory of `source`, if nobody else will read it; otherwise makes memory like destination().
   View destination_over(Value& source);
+  /// Gives the value memory of its size on its device that holds its bytes already.
+  void take(std::shared_ptr<Storage> memory);
   /// Runs the forward of the value's producer again into destination().
   void replay();
 

@@ -1,5 +1,6 @@
 #include "core/cuda_backend.hpp"
 
+#include <array>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -40,6 +41,27 @@ class CardMemory : public MemorySource {
 #else
   bool on_host() const override { return false; }
 #endif
+};
+
+class PinnedMemory : public MemorySource {
+ public:
+  void* take(std::size_t bytes, std::size_t& granted) override {
+    // Pinning takes the system milliseconds: few large pieces.
+    constexpr std::size_t granule = std::size_t{32} << 20;
+    granted = (bytes + granule - 1) / granule * granule;
+    void* address = nullptr;
+    const cudaError_t status = cudaMallocHost(&address, granted);
+    if (status == cudaErrorMemoryAllocation) {
+      cudaGetLastError();
+      return nullptr;
+    }
+    check(status, "cudaMallocHost");
+    return address;
+  }
+  void give(void* address, std::size_t) override { PALIMPSEST_CUDA(cudaFreeHost(address)); }
+  std::size_t granule() const override { return 0; }
+  // A copy that was given before its memory was released may still run afterwards, in order: nothing for a sanitizer.
+  bool on_host() const override { return false; }
 };
 
 /// The process's stream, the place for faults, and a mirror of it that the host can read. Never destroyed: tensors with
@@ -124,6 +146,44 @@ class StreamUpload : public Upload {
   cudaStream_t copies_ = nullptr;
   cudaEvent_t arrived_ = nullptr;  // what was uploaded is there
   cudaEvent_t free_ = nullptr;     // the kernels that read the destination before are done
+};
+
+/// One stream for both directions: what is copied out comes back behind that, and a place in host memory that is used
+/// again is written behind its last read.
+class StreamCopies : public CopyQueue {
+ public:
+  StreamCopies() {
+    PALIMPSEST_CUDA(cudaStreamCreateWithFlags(&copies_, cudaStreamNonBlocking));
+    PALIMPSEST_CUDA(cudaEventCreateWithFlags(&ready_, cudaEventDisableTiming));
+    for (cudaEvent_t& done : done_) PALIMPSEST_CUDA(cudaEventCreateWithFlags(&done, cudaEventDisableTiming));
+  }
+  StreamCopies(const StreamCopies&) = delete;
+  StreamCopies& operator=(const StreamCopies&) = delete;
+  ~StreamCopies() override {
+    cudaStreamSynchronize(copies_);
+    for (cudaEvent_t done : done_) cudaEventDestroy(done);
+    cudaEventDestroy(ready_);
+    cudaStreamDestroy(copies_);
+  }
+
+  std::uint64_t copy(void* to, const void* from, std::size_t bytes) override {
+    PALIMPSEST_CUDA(cudaEventRecord(ready_, stream()));
+    PALIMPSEST_CUDA(cudaStreamWaitEvent(copies_, ready_, 0));
+    PALIMPSEST_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, copies_));
+    ++copied_;
+    PALIMPSEST_CUDA(cudaEventRecord(done_of(copied_), copies_));
+    return copied_;
+  }
+  void use(std::uint64_t number) override { PALIMPSEST_CUDA(cudaStreamWaitEvent(stream(), done_of(number), 0)); }
+
+ private:
+  /// An event serves copy after copy: who waits for an early one late waits for a later one, too.
+  cudaEvent_t& done_of(std::uint64_t number) { return done_[number % done_.size()]; }
+
+  cudaStream_t copies_ = nullptr;
+  cudaEvent_t ready_ = nullptr;  // the kernels so far are done
+  std::array<cudaEvent_t, 16> done_{};
+  std::uint64_t copied_ = 0;
 };
 
 class EventTimer : public DeviceTimer {
@@ -233,6 +293,10 @@ void fill_bytes(void* to, unsigned char value, std::size_t bytes) {
 void synchronize() { wait(); }
 
 std::unique_ptr<Upload> make_upload() { return std::make_unique<StreamUpload>(); }
+
+std::unique_ptr<CopyQueue> make_copy_queue() { return std::make_unique<StreamCopies>(); }
+
+std::unique_ptr<MemorySource> make_pinned_memory() { return std::make_unique<PinnedMemory>(); }
 
 std::unique_ptr<DeviceTimer> make_timer() { return std::make_unique<EventTimer>(); }
 

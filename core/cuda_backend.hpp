@@ -29,6 +29,9 @@ void fill_bytes(void* to, unsigned char value, std::size_t bytes);
 /// Waits for everything, and throws what went wrong in it.
 void synchronize();
 std::unique_ptr<Upload> make_upload();
+std::unique_ptr<CopyQueue> make_copy_queue();
+/// cudaMallocHost and cudaFreeHost.
+std::unique_ptr<MemorySource> make_pinned_memory();
 std::unique_ptr<DeviceTimer> make_timer();
 void pin(void* address, std::size_t bytes);
 void unpin(void* address) noexcept;

@@ -62,6 +62,16 @@ std::unique_ptr<Upload> make_upload() {
   return cuda::make_upload();
 }
 
+std::unique_ptr<CopyQueue> make_copy_queue() {
+  require_device();
+  return cuda::make_copy_queue();
+}
+
+std::unique_ptr<MemorySource> make_pinned_memory() {
+  require_device();
+  return cuda::make_pinned_memory();
+}
+
 std::unique_ptr<DeviceTimer> make_device_timer() {
   require_device();
   return cuda::make_timer();
@@ -84,6 +94,8 @@ std::string cuda_device_name() { refuse(); }
 std::unique_ptr<MemorySource> make_cuda_memory() { refuse(); }
 DeviceMemory cuda_device_memory() { refuse(); }
 std::unique_ptr<Upload> make_upload() { refuse(); }
+std::unique_ptr<CopyQueue> make_copy_queue() { refuse(); }
+std::unique_ptr<MemorySource> make_pinned_memory() { refuse(); }
 std::unique_ptr<DeviceTimer> make_device_timer() { refuse(); }
 Pinned::Pinned(void* address, std::size_t) : address_(address) { refuse(); }
 Pinned::~Pinned() = default;

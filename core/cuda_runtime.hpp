@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -77,6 +78,25 @@ class Upload {
 };
 /// Throws DeviceError if there is no CUDA device.
 std::unique_ptr<Upload> make_upload();
+
+/// Copies between pinned host memory and the CUDA device, one after another, beside the computation. The host waits for
+/// none of them: what needs one is put behind it.
+class CopyQueue {
+ public:
+  virtual ~CopyQueue() = default;
+
+  /// Copies when the kernels so far are done and the copies before. Returns the copy's number; they count up from 1.
+  /// Both sides are to be left alone until use() of that number. Throws DeviceError.
+  virtual std::uint64_t copy(void* to, const void* from, std::size_t bytes) = 0;
+  /// Kernels and copies that other code gives to the device after this come after that copy. Throws DeviceError.
+  virtual void use(std::uint64_t number) = 0;
+};
+/// Throws DeviceError if there is no CUDA device.
+std::unique_ptr<CopyQueue> make_copy_queue();
+
+/// Pinned host memory, from which and to which a CopyQueue copies, in large pieces. Throws DeviceError if there is no
+/// CUDA device.
+std::unique_ptr<MemorySource> make_pinned_memory();
 
 /// Times work on the CUDA device itself, between two points of the order in which it is given.
 class DeviceTimer {

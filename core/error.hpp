@@ -69,6 +69,13 @@ class OutOfMemory : public Error {
   using Error::Error;
 };
 
+/// Bytes that could not be moved out of a device's memory, or could not be brought back: a full disk, a file that has
+/// become shorter, a folder that cannot be written to, no more memory that can be pinned.
+class OffloadError : public Error {
+ public:
+  using Error::Error;
+};
+
 /// Concatenates the printed forms of its arguments; what error messages are made with.
 template <class... Parts>
 std::string concat_text(const Parts&... parts) {

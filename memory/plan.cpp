@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "memory/offload.hpp"
 #include "memory/recipes.hpp"
 
 namespace palimpsest::memory {
@@ -27,6 +28,8 @@ class PlannedPolicy : public Policy {
         return joined_;
       case Choice::Arena:
         return normalised_;
+      case Choice::Offload:
+        return fetch();
       case Choice::Keep:
       case Choice::Invert:
         return nullptr;

@@ -11,7 +11,7 @@
 namespace palimpsest::memory {
 
 /// How a plan lets a value reach backward.
-enum class Choice : std::uint8_t { Keep, Replay, ArenaOfJoins, Arena, Invert };
+enum class Choice : std::uint8_t { Keep, Replay, ArenaOfJoins, Arena, Invert, Offload };
 
 /// A recipe for each value of a step, in the order in which the step records them.
 class Plan {

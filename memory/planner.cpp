@@ -16,9 +16,14 @@ class Meter : public Observer {
  public:
   explicit Meter(const Rates& rates) : rates_(rates) {}
 
+  void run_begins(const OpRun& run) override { kinds_.push_back(run.kind); }
+
   void run_ends(const Work& work) noexcept override {
-    work_ += work;
-    seconds_ += rates_.seconds(work);
+    const RunKind kind = kinds_.back();
+    kinds_.pop_back();
+    // What comes back has been moved away before.
+    seconds_ += kind == RunKind::Fetch ? 2 * work.bytes / rates_.offload_bytes_per_second : rates_.seconds(work);
+    if (kind != RunKind::Fetch) work_ += work;
   }
 
   const Work& work() const { return work_; }
@@ -28,6 +33,7 @@ class Meter : public Observer {
   const Rates& rates_;
   Work work_;
   double seconds_ = 0;
+  std::vector<RunKind> kinds_;  // of the runs that are going on
   ObserverScope scope_{this};
 };
 
@@ -89,7 +95,7 @@ StepRecord rehearse(const Rehearsal& rehearsal, const PolicyPtr& policy) {
   return log.take();
 }
 
-Planner::Planner(const Rehearsal& rehearsal, const Rates& rates) {
+Planner::Planner(const Rehearsal& rehearsal, const Rates& rates, bool may_offload) {
   const auto try_out = [&](const PolicyPtr& policy) -> std::optional<StepForecast> {
     ++rehearsals_;
     try {
@@ -100,16 +106,17 @@ Planner::Planner(const Rehearsal& rehearsal, const Rates& rates) {
   };
   std::vector<Candidate> found;
   for (const PolicyPtr& policy : combinations()) {
+    if (policy == offload() && !may_offload) continue;
     if (const auto taken = try_out(policy)) found.push_back({policy, *taken});
   }
   const StepRecord step = rehearse(rehearsal, store_all());
   Search search(step, rates, [&](const Plan& plan) {
-    const PolicyPtr policy = plan.policy("budget");
+    const PolicyPtr policy = plan.policy(std::string(planned_name));
     const StepForecast taken = *try_out(policy);
     found.push_back({policy, taken});
     return taken;
   });
-  search.run();
+  search.run(may_offload);
   candidates_ = frontier(std::move(found));
   pinned_by_ = owners_of_peak(rehearse(rehearsal, candidates_.front().policy));
 }

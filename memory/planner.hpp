@@ -37,6 +37,9 @@ StepForecast forecast(const Rehearsal& rehearsal, const PolicyPtr& policy, const
 /// The same with the record of everything that happened.
 StepRecord rehearse(const Rehearsal& rehearsal, const PolicyPtr& policy);
 
+/// The name of the policies that the planner makes.
+inline constexpr std::string_view planned_name = "budget";
+
 /// Chooses recipes so that a step stays within a budget of bytes and takes the least predicted time.
 ///
 /// The planner never trusts an estimate of memory: it looks for promising plans and rehearses each, so that peaks are
@@ -45,12 +48,14 @@ StepRecord rehearse(const Rehearsal& rehearsal, const PolicyPtr& policy);
 /// plan, and no single policy that fits is better.
 ///
 /// How it looks: all built-in policies and their compositions; segments between cuts at which few bytes are alive (Chen
-/// et al. 2016), replayed whole or only where a replayed byte is cheap; couplings inverted from the first up to any
-/// other; and, for each of a row of budgets, the best of these with as much kept again as fits.
+/// et al. 2016), replayed whole or only where a replayed byte is cheap, the rest kept or moved elsewhere; couplings
+/// inverted from the first up to any other; and, for each of a row of budgets, the best of these with as much kept
+/// again as fits.
 class Planner {
  public:
   /// `rehearsal` must outlive the planner's construction, in which all the searching is done.
-  Planner(const Rehearsal& rehearsal, const Rates& rates);
+  /// `may_offload`: values may also be moved elsewhere (memory/offload.hpp).
+  Planner(const Rehearsal& rehearsal, const Rates& rates, bool may_offload = false);
 
   /// From the least memory to the least time.
   const std::vector<Candidate>& candidates() const { return candidates_; }

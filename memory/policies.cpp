@@ -82,9 +82,26 @@ class Reversible : public BuiltIn {
   }
 };
 
-const std::array<PolicyPtr, 4>& built_in() {
-  static const std::array<PolicyPtr, 4> policies = {std::make_shared<StoreAll>(), std::make_shared<Checkpoint>(),
-                                                    std::make_shared<Shared>(), std::make_shared<Reversible>()};
+constexpr std::size_t worth_moving = std::size_t{64} << 10;
+
+class Offload : public BuiltIn {
+ public:
+  explicit Offload(std::size_t at_least) : at_least_(at_least) {}
+
+  std::string_view name() const override { return "offload"; }
+  RecipePtr decide(const Value& value, const Op&, const BlockInfo&) const override {
+    if (value.optional()) return replay();  // never made
+    return value.bytes() < at_least_ ? nullptr : fetch();
+  }
+
+ private:
+  std::size_t at_least_;
+};
+
+const std::array<PolicyPtr, 5>& built_in() {
+  static const std::array<PolicyPtr, 5> policies = {std::make_shared<StoreAll>(), std::make_shared<Checkpoint>(),
+                                                    std::make_shared<Shared>(), std::make_shared<Offload>(worth_moving),
+                                                    std::make_shared<Reversible>()};
   return policies;
 }
 
@@ -156,7 +173,9 @@ PolicyPtr compose(PolicyPtr outer, PolicyPtr inner) {
 PolicyPtr store_all() { return built_in()[0]; }
 PolicyPtr checkpoint() { return built_in()[1]; }
 PolicyPtr shared() { return built_in()[2]; }
-PolicyPtr reversible() { return built_in()[3]; }
+PolicyPtr offload() { return built_in()[3]; }
+PolicyPtr offload(std::size_t at_least) { return std::make_shared<Offload>(at_least); }
+PolicyPtr reversible() { return built_in()[4]; }
 
 std::vector<PolicyPtr> combinations() {
   return {store_all(),
@@ -164,12 +183,14 @@ std::vector<PolicyPtr> combinations() {
           checkpoint(),
           reversible(),
           compose(checkpoint(), shared()),
-          compose(reversible(), shared())};
+          compose(reversible(), shared()),
+          offload()};
 }
 
 std::vector<std::string_view> names() {
   std::vector<std::string_view> all;
-  for (const PolicyPtr& policy : {store_all(), shared(), checkpoint(), reversible()}) all.push_back(policy->name());
+  for (const PolicyPtr& policy : {store_all(), shared(), checkpoint(), reversible(), offload()})
+    all.push_back(policy->name());
   return all;
 }
 

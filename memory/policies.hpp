@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <string_view>
 #include <vector>
 
@@ -23,6 +24,12 @@ PolicyPtr checkpoint();
 /// everything. Exact where every coupling is on a grid (see ops::couple), otherwise up to rounding.
 PolicyPtr reversible();
 
+/// Offloading: what backward reads leaves the device's memory when forward has no more use for it and comes back ahead
+/// of need, from pinned host memory on CUDA and from a file on the CPU (memory/offload.hpp). Nothing is computed again.
+/// What an op can do without never exists, and values of fewer than `at_least` bytes (64 KiB) stay.
+PolicyPtr offload();
+PolicyPtr offload(std::size_t at_least);
+
 /// Two policies at once: `inner` decides first, and what it leaves alone is `outer`'s. checkpoint+shared replays a
 /// block from its inputs, and what its memory-bound ops make lives in arenas in both runs. Offers are answered by
 /// `outer`, but for values that `inner` has given a recipe, unless they can be solved for. Its name is "outer+inner".
@@ -31,7 +38,7 @@ PolicyPtr compose(PolicyPtr outer, PolicyPtr inner);
 /// All policies and their compositions that make a difference.
 std::vector<PolicyPtr> combinations();
 
-/// The policies' names, as a flag takes them: "store-all", "shared", "checkpoint", "reversible".
+/// The policies' names, as a flag takes them: "store-all", "shared", "checkpoint", "reversible", "offload".
 std::vector<std::string_view> names();
 
 /// The policy of that name, or those of several names joined by '+', composed from left (outer) to right (inner).

@@ -148,7 +148,7 @@ Plan Search::complete(Draft draft) const {
       choice = read[i] && !draft.fixed[i] ? Choice::Replay : Choice::Keep;
     }
     plan.set(item.op, item.output, choice);
-    if (!item.optional && choice != Choice::Keep && choice != Choice::Invert)
+    if (!item.optional && choice != Choice::Keep && choice != Choice::Invert && choice != Choice::Offload)
       mark(step_.ops[static_cast<std::size_t>(item.op)].inputs);
   }
   return plan;
@@ -169,7 +169,11 @@ void Search::relax(Draft draft, std::size_t budget) {
   for (std::size_t i = 0; i < items_.size(); ++i) {
     if (draft.choices[i] != Choice::Keep && !items_[i].optional && items_[i].needed) order.push_back(i);
   }
-  const auto worth = [&](std::size_t i) { return items_[i].return_cost / static_cast<double>(items_[i].bytes); };
+  const auto worth = [&](std::size_t i) {
+    const double bytes = static_cast<double>(items_[i].bytes);
+    const bool moved = draft.choices[i] == Choice::Offload;
+    return moved ? 2 / rates_.offload_bytes_per_second : items_[i].return_cost / bytes;
+  };
   std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return worth(a) > worth(b); });
   for (std::size_t at = 0, count = std::max<std::size_t>(1, order.size() / 2); at < order.size();) {
     Draft richer = draft;
@@ -186,7 +190,17 @@ void Search::relax(Draft draft, std::size_t budget) {
   }
 }
 
-void Search::run() {
+Search::Draft Search::offloaded(Draft draft) const {
+  constexpr std::size_t worth_moving = std::size_t{64} << 10;
+  for (std::size_t i = 0; i < items_.size(); ++i) {
+    const Item& item = items_[i];
+    if (draft.choices[i] == Choice::Keep && item.needed && item.bytes >= worth_moving)
+      draft.choices[i] = Choice::Offload;
+  }
+  return draft;
+}
+
+void Search::run(bool may_offload) {
   std::size_t all = 0;
   double dearest = 0;
   for (const Item& item : items_) {
@@ -208,7 +222,9 @@ void Search::run() {
       attempt(segments(size == 0 ? 0 : bytes, limit, false));
     }
     attempt(segments(0, limit, true));
+    if (may_offload) attempt(offloaded(segments(0, limit, false)));
   }
+  if (may_offload) attempt(offloaded(everything(Choice::Keep)));
   for (std::size_t part = 1; part <= inversions && !couplings_.empty(); ++part) {
     const std::size_t count = std::max<std::size_t>(1, couplings_.size() * part / inversions);
     attempt(inverted(count, 0));

@@ -16,7 +16,7 @@ class Search {
   /// `step`: the step in which everything is kept.
   Search(const StepRecord& step, const Rates& rates, TryOut try_out);
 
-  void run();
+  void run(bool may_offload);
 
  private:
   /// A value of the step and what it would cost to do without its bytes.
@@ -52,6 +52,8 @@ class Search {
   std::vector<int> cuts(std::size_t segment_bytes) const;
   void keep_at_cuts(Draft& draft, std::size_t segment_bytes) const;
   Draft segments(std::size_t segment_bytes, double dearest, bool arenas) const;
+  /// What a draft keeps for gradients is moved elsewhere instead.
+  Draft offloaded(Draft draft) const;
   Draft inverted(std::size_t couplings, std::size_t segment_bytes) const;
   Plan complete(Draft draft) const;
   StepForecast attempt(const Draft& draft);

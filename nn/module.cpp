@@ -2,7 +2,6 @@
 
 #include "core/cuda_runtime.hpp"
 #include "core/hash.hpp"
-#include "memory/policies.hpp"
 
 namespace palimpsest::nn {
 
@@ -47,15 +46,14 @@ void Module::set_memory(const PolicyPtr& policy) {
   });
 }
 
-void Module::set_memory(std::span<const memory::Rule> rules) {
-  const std::vector<std::string> names = block_names();
-  const std::vector<PolicyPtr> policies = memory::assign(rules, names);
+void Module::set_memory(std::span<const PolicyPtr> policies) {
+  const std::size_t blocks = block_names().size();
+  if (policies.size() != blocks) {
+    throw ValueError(concat_text("set_memory: ", policies.size(), " policies for ", blocks, " blocks"));
+  }
   auto policy = policies.begin();
   visit("", [&](Module& module, const std::string&) {
-    if (BlockInfo* const info = module.block_info()) {
-      info->policy = *policy != nullptr ? *policy : memory::store_all();
-      ++policy;
-    }
+    if (BlockInfo* const info = module.block_info()) info->policy = *policy++;
     if (BlockInfo* const rest = module.rest_info()) rest->policy = nullptr;
   });
 }

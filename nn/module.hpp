@@ -6,7 +6,6 @@
 
 #include "autograd/policy.hpp"
 #include "autograd/tensor.hpp"
-#include "memory/rules.hpp"
 
 namespace palimpsest::nn {
 
@@ -37,9 +36,10 @@ class Module {
 
   /// The memory policy of every block in this module, from the next forward on.
   void set_memory(const PolicyPtr& policy);
-  /// The memory policy of each block, by its name: see memory::parse_rules. Throws ValueError for a pattern that names
-  /// none of the blocks; nothing has changed then.
-  void set_memory(std::span<const memory::Rule> rules);
+  /// The memory policy of each block, in the order of block_names(); null: keep everything. To give policies by names:
+  /// set_memory(memory::assign(memory::parse_rules("block1=shared,*=checkpoint"), block_names())). Throws ValueError
+  /// for another number of policies; nothing has changed then.
+  void set_memory(std::span<const PolicyPtr> policies);
 
   /// Names of the blocks, the units of memory policy.
   std::vector<std::string> block_names() const;

@@ -41,9 +41,9 @@ def report_of(folder, command, status=0):
     return json.loads(path.read_text())
 
 
-def fails_with(command, status, *words):
+def fails_with(command, status, *words, **how):
     """A program must end with this status and one line on standard error that has these words."""
-    code, _, errors = run(command)
+    code, _, errors = run(command, **how)
     program = pathlib.Path(command[0]).name
     assert code == status, f"{command} ended with {code}: {errors}"
     assert errors.startswith(program + ": ") and errors.count("\n") == 1, f"not one line: {errors!r}"
@@ -66,12 +66,12 @@ def policies_agree(folder, command, policies):
 
 
 def test_densenet_policies_give_the_same_bits(folder):
-    peaks = policies_agree(folder, SMALL_DENSENET, ["store-all", "shared", "checkpoint"])
-    assert peaks["shared"] < peaks["store-all"], peaks
+    peaks = policies_agree(folder, SMALL_DENSENET, ["store-all", "shared", "checkpoint", "offload"])
+    assert peaks["shared"] < peaks["store-all"] and peaks["offload"] < peaks["store-all"], peaks
 
 
 def test_revnet_policies_give_the_same_bits(folder):
-    peaks = policies_agree(folder, SMALL_REVNET, ["store-all", "shared", "checkpoint", "reversible"])
+    peaks = policies_agree(folder, SMALL_REVNET, ["store-all", "shared", "checkpoint", "reversible", "offload"])
     assert peaks["reversible"] < peaks["checkpoint"] < peaks["store-all"], peaks
 
 
@@ -119,7 +119,8 @@ def test_help(_):
     for program in (DENSENET, REVNET):
         code, output, errors = run([program, "--help"])
         assert code == 0 and errors == ""
-        for word in ("--precision", "tf32", "--memory", "store-all", "shared", "checkpoint", "reversible", "default", "Exit status"):
+        for word in ("--precision", "tf32", "--memory", "store-all", "shared", "checkpoint", "reversible", "offload", "--offload-dir", "default",
+                     "Exit status"):
             assert word in output, word
 
 
@@ -147,6 +148,28 @@ def test_impossible_depths(_):
 
 def test_a_policy_without_work_names_others(_):
     fails_with([DENSENET, "--memory", "reversible"], 2, "reversible", "shared", "checkpoint")
+
+
+def test_offload_leaves_nothing_behind(folder):
+    command = [*SMALL_DENSENET, "--memory", "offload", "--max-steps", "2", "--no-eval"]
+    with tempfile.TemporaryDirectory() as elsewhere:
+        code, output, errors = run([*command, "--offload-dir", elsewhere, "--report", str(folder / "report.json")])
+        assert code == 0 and "offloaded" in output and elsewhere in output, output + errors
+        assert not list(pathlib.Path(elsewhere).iterdir())
+    report = json.loads((folder / "report.json").read_text())
+    assert 0 < report["offloaded_peak_bytes"] <= report["offload_reserved_bytes"], report
+    assert report_of(folder, [*SMALL_DENSENET, "--max-steps", "2"])["offloaded_peak_bytes"] == 0
+
+
+def test_offload_fails_with_one_line(folder):
+    command = [*SMALL_DENSENET, "--memory", "offload", "--quiet", "--max-steps", "1"]
+    nowhere = str(folder / "nowhere")
+    # With missing data: the folder is looked at first.
+    fails_with([DENSENET, "--memory", "offload", "--offload-dir", nowhere, "--data-dir", nowhere], 1, nowhere, "offload",
+               "No such file")
+    # A disk that is full after 64 KiB. Python ignores the signal that comes with the limit.
+    fails_with([*command, "--offload-dir", str(folder)], 1, str(folder), "cannot write", "too large",
+               restore_signals=False, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16)))
 
 
 def test_missing_data(folder):
@@ -270,7 +293,7 @@ def test_out_of_memory_says_what_would_fit(_):
 def test_tour_shows_the_same_bits_under_every_policy(_):
     code, output, _ = run([TOUR])
     lines = [line.split(" ", 1) for line in output.splitlines()]
-    assert code == 0 and [name for name, _ in lines] == ["store-all", "shared", "checkpoint", "reversible"], output
+    assert code == 0 and [name for name, _ in lines] == ["store-all", "shared", "checkpoint", "reversible", "offload"], output
     assert len({text.split("loss ")[1].split(",")[0] for _, text in lines}) == 1, output
     assert len({text.split("state ")[1] for _, text in lines}) == 1, output
 

@@ -70,7 +70,7 @@ def test_densenet(folder, densenet, _):
 
 def test_revnet(folder, _, revnet):
     command = [revnet, "--depth", "14", "--grid", "16", *SMALL]
-    peaks = policies_agree(folder, command, ["store-all", "shared", "checkpoint", "reversible"])
+    peaks = policies_agree(folder, command, ["store-all", "shared", "checkpoint", "reversible", "offload"])
     assert peaks["reversible"] < peaks["store-all"], peaks
     like_the_cpu(folder, command)
 

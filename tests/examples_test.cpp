@@ -42,14 +42,16 @@ std::string refusal(std::vector<const char*> arguments) {
 }
 
 TEST(CommandLine, SetsWhatIsGivenAndKeepsTheDefaults) {
-  const Options options = parsed({"--memory", "shared", "--batch-size", "7", "--no-augment", "--no-eval", "--lr", "0.5",
-                                  "--data-dir", "somewhere", "--seed", "18446744073709551615"});
+  const Options options =
+      parsed({"--memory", "shared", "--batch-size", "7", "--no-augment", "--no-eval", "--lr", "0.5", "--data-dir",
+              "somewhere", "--offload-dir", "elsewhere", "--seed", "18446744073709551615"});
   EXPECT_EQ(options.memory, "shared");
   EXPECT_EQ(options.batch_size, 7);
   EXPECT_FALSE(options.augment);
   EXPECT_FALSE(options.evaluate);
   EXPECT_EQ(options.learning_rate, 0.5);
   EXPECT_EQ(options.data_dir, "somewhere");
+  EXPECT_EQ(options.offload_dir, "elsewhere");
   EXPECT_EQ(options.seed, UINT64_MAX);
   EXPECT_EQ(options.data, "fashion-mnist");
   EXPECT_EQ(options.momentum, 0.9);
@@ -86,7 +88,8 @@ TEST(CommandLine, RefusesWhatMakesNoSense) {
 }
 
 TEST(CommandLine, SaysWhichNamesThereAre) {
-  EXPECT_NE(refusal({"--memory", "none"}).find("store-all, shared, checkpoint, reversible"), std::string::npos);
+  EXPECT_NE(refusal({"--memory", "none"}).find("store-all, shared, checkpoint, reversible, offload"),
+            std::string::npos);
   EXPECT_NE(refusal({"--data", "none"}).find("fashion-mnist, cifar10, cifar100, synthetic"), std::string::npos);
 }
 
@@ -291,6 +294,19 @@ TEST(Report, SaysWhichCardAndHowMuchOfIt) {
   std::ostringstream out;
   print_summary(out, report);
   EXPECT_NE(out.str().find("Some Card; 3.000 MiB of it in use"), std::string::npos) << out.str();
+}
+
+TEST(Report, SaysHowMuchWasElsewhere) {
+  Report report = some_report();
+  std::ostringstream without;
+  print_summary(without, report);
+  EXPECT_EQ(without.str().find("offloaded"), std::string::npos) << without.str();
+  report.offloaded = {0, 2 << 20, 3 << 20};
+  EXPECT_EQ(to_json(report)["offloaded_peak_bytes"], 2 << 20);
+  EXPECT_EQ(to_json(report)["offload_reserved_bytes"], 3 << 20);
+  std::ostringstream out;
+  print_summary(out, report);
+  EXPECT_NE(out.str().find("offloaded      2.000 MiB at once, to a file in "), std::string::npos) << out.str();
 }
 
 TEST(Report, SummaryIsReadable) {

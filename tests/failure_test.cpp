@@ -239,14 +239,16 @@ void sweep_limits(const std::function<Training()>& make) {
 }
 
 TEST_F(StepFailureTest, EveryLimitLeavesADenseNetAlone) {
-  for (const PolicyPtr& policy : {memory::store_all(), memory::shared(), memory::checkpoint(), user::offload()}) {
+  for (const PolicyPtr& policy :
+       {memory::store_all(), memory::shared(), memory::checkpoint(), user::offload(), memory::offload(0)}) {
     SCOPED_TRACE(policy->name());
     sweep_limits([&] { return densenet(policy); });
   }
 }
 
 TEST_F(StepFailureTest, EveryLimitLeavesARevNetAlone) {
-  for (const PolicyPtr& policy : {memory::store_all(), memory::shared(), memory::checkpoint(), memory::reversible()}) {
+  for (const PolicyPtr& policy :
+       {memory::store_all(), memory::shared(), memory::checkpoint(), memory::reversible(), memory::offload(0)}) {
     SCOPED_TRACE(policy->name());
     sweep_limits([&] { return revnet(policy); });
   }
@@ -288,11 +290,11 @@ TEST_F(StepFailureTest, OutOfMemorySaysWhatWasAskedWhoHoldsItAndWhatWouldHelp) {
   const std::string message = message_of<OutOfMemory>([&] { training.step(); });
   expect_parts(message, {concat_text("out of memory on ", device(), ": "), " MiB for ", " in use (", "parameter ",
                          "activation ", "the limit is " + format_mebibytes(limit), "largest blocks: block",
-                         "memory policy in force: store-all", "(checkpoint or shared would need less)"});
+                         "memory policy in force: store-all", "(checkpoint or shared or offload would need less)"});
 }
 
 TEST_F(StepFailureTest, TheMostFrugalPolicyPromisesNothing) {
-  Training training = densenet(memory::shared());
+  Training training = densenet(memory::offload());
   training.step();
   set_limit(live_bytes());
   const std::string message = message_of<OutOfMemory>([&] { training.step(); });

@@ -85,7 +85,8 @@
     seen.overflowOpened = overflow();
     seen.policies = Object.fromEntries(all('#policies tbody tr').map(row => [row.dataset.policy, bytes(row.cells[1])]));
     seen.mine = all('#policies .mine').map(cell => cell.closest('tr').dataset.policy);
-    seen.savings = document.getElementById('savings-note').textContent;
+    seen.savings = all('#savings tbody tr').map(row => [row.cells[0].textContent, row.cells[1].textContent,
+      bytes(row.cells[2])]);
     seen.headersWithoutScope = all('th:not([scope])').length;
     seen.headings = all('h1, h2, h3').filter(heading => heading.checkVisibility()).map(heading => heading.tagName);
     seen.untitled = all('[data-bytes]').filter(element =>

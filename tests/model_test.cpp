@@ -121,7 +121,7 @@ double activation_peak(const MemoryStats& stats) {
 
 TEST(Memory, ThePeakOnMetaIsTheMeasuredOne) {
   const std::int64_t batch = test::emulated() ? 1 : 3;
-  for (const std::string_view policy : {"store-all", "shared", "checkpoint"}) {
+  for (const std::string_view policy : {"store-all", "shared", "checkpoint", "offload"}) {
     const auto meta = peak_of_step<nn::DenseNet>(densenet(22, 12), batch, policy, Device::Meta);
     const auto measured = peak_of_step<nn::DenseNet>(densenet(22, 12), batch, policy, test::device());
     EXPECT_EQ(meta.peak, measured.peak) << policy;
@@ -147,6 +147,7 @@ TEST(Memory, DenseNetBc100AtBatch64) {
   EXPECT_LE(store_all, 1500 * mebibyte);
   EXPECT_LE(densenet_peak(100, 64, "shared"), 480 * mebibyte);
   EXPECT_LE(densenet_peak(100, 64, "checkpoint"), 0.75 * store_all);
+  EXPECT_LE(densenet_peak(100, 64, "offload"), 180 * mebibyte);
 }
 
 std::vector<double> second_differences_over_first(std::string_view policy) {
@@ -229,6 +230,7 @@ TEST_P(Digest, DenseNetIsTheSameUnderEveryPolicy) {
   const std::string expected = digest_after_training<nn::DenseNet>(spec, "store-all", GetParam());
   EXPECT_EQ(digest_after_training<nn::DenseNet>(spec, "shared", GetParam()), expected);
   EXPECT_EQ(digest_after_training<nn::DenseNet>(spec, "checkpoint", GetParam()), expected);
+  EXPECT_EQ(digest_after_training<nn::DenseNet>(spec, "offload", GetParam()), expected);
 }
 
 TEST_P(Digest, RevNetIsTheSameUnderEveryPolicy) {
@@ -236,6 +238,7 @@ TEST_P(Digest, RevNetIsTheSameUnderEveryPolicy) {
   const std::string expected = digest_after_training<nn::RevNet>(spec, "store-all", GetParam());
   EXPECT_EQ(digest_after_training<nn::RevNet>(spec, "shared", GetParam()), expected);
   EXPECT_EQ(digest_after_training<nn::RevNet>(spec, "checkpoint", GetParam()), expected);
+  EXPECT_EQ(digest_after_training<nn::RevNet>(spec, "offload", GetParam()), expected);
 }
 
 TEST_P(Digest, RevNetOnAGridIsTheSameUnderReversibleToo) {
@@ -244,6 +247,7 @@ TEST_P(Digest, RevNetOnAGridIsTheSameUnderReversibleToo) {
   const std::string expected = digest_after_training<nn::RevNet>(spec, "store-all", GetParam());
   EXPECT_EQ(digest_after_training<nn::RevNet>(spec, "reversible", GetParam()), expected);
   EXPECT_EQ(digest_after_training<nn::RevNet>(spec, "checkpoint", GetParam()), expected);
+  EXPECT_EQ(digest_after_training<nn::RevNet>(spec, "offload", GetParam()), expected);
 }
 
 INSTANTIATE_TEST_SUITE_P(Threads, Digest, ::testing::Values(1, 2));

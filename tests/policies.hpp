@@ -32,7 +32,8 @@ class Lenient : public Policy {
 
 inline std::vector<PolicyPtr> all_policies() {
   std::vector<PolicyPtr> policies = {memory::store_all(),  memory::shared(), memory::checkpoint(),
-                                     memory::reversible(), user::offload(),  user::keep_every_other()};
+                                     memory::reversible(), user::offload(),  user::keep_every_other(),
+                                     memory::offload(0)};
   for (PolicyPtr& policy : policies) policy = std::make_shared<Lenient>(policy);
   return policies;
 }

@@ -367,14 +367,14 @@ class Chaos : public Policy {
       case 3:
         return memory::replay();
       case 4:
-        return fetch();
+        return drawn / 8 % 2 == 0 ? memory::fetch() : users_fetch();
       default:
         return memory::replay_into_arena(static_cast<int>(drawn % 8) - 5);
     }
   }
 
   /// The recipe of the user's policy.
-  static RecipePtr fetch();
+  static RecipePtr users_fetch();
 
   std::uint64_t salt_;
 };
@@ -385,7 +385,7 @@ class AnyHeavy : public Watch {
   AnyHeavy() : Watch({}, Cost::Heavy) {}
 };
 
-RecipePtr Chaos::fetch() {
+RecipePtr Chaos::users_fetch() {
   static const PolicyPtr policy = user::offload();
   const Value value({}, Dtype::Float32, device());
   return policy->decide(value, AnyHeavy(), BlockInfo());

@@ -60,11 +60,12 @@ TEST(RulesTest, WhatIsWrongIsNamed) {
   EXPECT_NE(error_of("").find("''"), std::string::npos);
 }
 
-TEST(RulesTest, AnUnmatchedPatternListsTheBlocksAndChangesNothing) {
+TEST(RulesTest, AnUnmatchedPatternListsTheBlocks) {
   nn::DenseNet model(nn::DenseNetSpec::cifar(10, 4), nn::Init(0, Device::Meta));
-  model.set_memory(memory::parse_rules("*=shared"));
+  const std::vector<PolicyPtr> too_few = {memory::shared()};
+  EXPECT_THROW(model.set_memory(too_few), ValueError);
   try {
-    model.set_memory(memory::parse_rules("*=checkpoint,unit*=shared"));
+    memory::assign(memory::parse_rules("*=checkpoint,unit*=shared"), model.block_names());
     FAIL() << "a DenseNet has no units";
   } catch (const ValueError& error) {
     const std::string text = error.what();
@@ -77,7 +78,7 @@ TEST(RulesTest, AnUnmatchedPatternListsTheBlocksAndChangesNothing) {
 template <class Model, class Spec>
 std::pair<std::string, std::size_t> train(const Spec& spec, std::string_view rules) {
   Model model(spec, nn::Init(7, test::device()));
-  model.set_memory(memory::parse_rules(rules));
+  model.set_memory(memory::assign(memory::parse_rules(rules), model.block_names()));
   nn::Sgd sgd(model.parameters(), {.learning_rate = 0.1, .momentum = 0.9});
   Random random(3);
   std::vector<float> pixels(4 * 3 * 32 * 32);

@@ -180,6 +180,10 @@ void CommandLine::add_memory_flags() {
   app_.add_option("--rates", options.rates, "the device's rates, for predicted times (default: built in)")
       ->type_name("FILE")
       ->group("Memory and device");
+  app_.add_option("--offload-dir", options.offload_dir,
+                  "where --memory offload puts its file on the cpu; the system's temporary folder by default")
+      ->type_name("DIR")
+      ->group("Memory and device");
   app_.add_option("--device", options.device, "where to compute: auto (cuda if there is a device, else cpu), cpu, cuda")
       ->type_name("NAME")
       ->check(one_of({"auto", "cpu", "cuda"}))

@@ -9,6 +9,7 @@
 #include "examples/harness/report_file.hpp"
 #include "examples/harness/step_pictures.hpp"
 #include "examples/harness/trainer.hpp"
+#include "memory/offload.hpp"
 #include "ops/gemm.hpp"
 
 namespace palimpsest::harness {
@@ -75,6 +76,7 @@ bool Example::train() {
 bool Example::train(Device device, const MemoryChoice& memory, const Forecast& forecast) {
   const ReportFile file(options().report);
   const StepPictures pictures(options());
+  prepare_offload(device);
   announce(forecast);
   set_thread_count(options().threads);
   const InterruptGuard interrupt_guard;
@@ -93,6 +95,7 @@ bool Example::train(Device device, const MemoryChoice& memory, const Forecast& f
                   .record = trainer.record(),
                   .peak = trainer.peak(),
                   .evaluation_peak = trainer.evaluation_peak(),
+                  .offloaded = memory::offload_stats(device),
                   .resident = peak_resident_bytes(),
                   .state_digest = model->state_digest(),
                   .model_flags = model_flags()};
@@ -114,7 +117,7 @@ bool Example::train(Device device, const MemoryChoice& memory, const Forecast& f
                             .predicted_peak = forecast.peak.total,
                             .reserved = trainer.peak().reserved,
                             .policies = policy_forecasts(make_model, options(), defaults, device, step),
-                            .savings = {}};
+                            .savings = cheapest_savings(make_model, options(), defaults, device)};
       });
     });
   }
@@ -141,6 +144,13 @@ void Example::apply_precision(Device device) const {
     throw UsageError(concat_text("--precision tf32 is for cuda, and this run is on the ", device));
   }
   set_precision(tf32 ? Precision::Tf32 : Precision::Float32);
+}
+
+/// A folder that cannot hold the file is found out before anything takes long.
+void Example::prepare_offload(Device device) const {
+  const Options& given = command_line_.options;
+  if (device != Device::Cpu || (given.offload_dir.empty() && given.memory != "offload")) return;
+  memory::set_offload_directory(given.offload_dir.empty() ? memory::offload_directory() : given.offload_dir);
 }
 
 /// Why "auto" has not taken a device that this build could use.

@@ -69,6 +69,7 @@ class Example {
   Json model_flags() const;
   void announce(const Forecast& forecast) const;
   void apply_precision(Device device) const;
+  void prepare_offload(Device device) const;
   void explain(Device device) const;
 };
 

@@ -16,7 +16,7 @@ void MemoryChoice::apply(nn::Module& model) const {
   if (planned != nullptr) {
     model.set_memory(planned);
   } else {
-    model.set_memory(rules);
+    model.set_memory(memory::assign(rules, model.block_names()));
   }
 }
 
@@ -31,12 +31,16 @@ memory::Rates rates_for(const Options& options, Device device) {
   return options.rates.empty() ? memory::Rates::standard(device) : memory::Rates::load(options.rates, device);
 }
 
+bool may_offload(const Options& options, Device device) {
+  return device == Device::Cuda || !options.offload_dir.empty();
+}
+
 MemoryChoice choose_memory(const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults,
                            Device device) {
   if (!is_budget(options.memory)) return {memory::parse_rules(options.memory), nullptr, 0};
   const std::size_t budget = memory::parse_bytes(options.memory.substr(budget_prefix.size()), device_bytes(device));
   MetaTraining training(make_model, options, defaults, device);
-  const memory::Planner planner(training.rehearsal(), rates_for(options, device));
+  const memory::Planner planner(training.rehearsal(), rates_for(options, device), may_offload(options, device));
   return {{}, planner.within(budget).policy, budget};
 }
 
@@ -63,7 +67,8 @@ std::string memory_advice(const MakeModel& make_model, const Options& options, c
       continue;  // it has nothing to act on in this model
     }
   }
-  const std::size_t least = memory::Planner(rehearsal, rates).candidates().front().forecast.peak;
+  const memory::Planner planner(rehearsal, rates, may_offload(options, device));
+  const std::size_t least = planner.candidates().front().forecast.peak;
   if (least <= below) {
     const std::size_t mebibytes = (least >> 20) + 1;
     fitting += concat_text(fitting.empty() ? "" : ", ", "--memory budget=", mebibytes, "MiB or more");

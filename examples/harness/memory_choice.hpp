@@ -28,6 +28,10 @@ std::size_t device_bytes(Device device);
 /// The rates that a forecast for this device uses: those of --rates, else the library's. Throws DataError.
 memory::Rates rates_for(const Options& options, Device device);
 
+/// Whether a plan for a budget may move values off the device: to the host's memory on CUDA, to --offload-dir on the
+/// CPU.
+bool may_offload(const Options& options, Device device);
+
 /// Reads --memory. For a budget the training is rehearsed on Meta until the planner knows what fits. Throws ValueError
 /// for what --memory is to blame for: a budget that is too small states the least feasible bytes.
 MemoryChoice choose_memory(const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults,

@@ -16,6 +16,7 @@ struct Options {
   std::string device = "auto";
   std::string precision = "fp32";
   std::string verify = "off";
+  std::string offload_dir;  ///< empty: the system's folder for temporary files
 
   std::string data = "fashion-mnist";
   std::string data_dir;  ///< empty: the data set's usual place

@@ -78,7 +78,7 @@ class Table {
   /// Plans follow the order of ops, which the batch does not change: the thriftiest plan says what batch is possible.
   PlanRow budget_row() {
     MetaTraining training(make_model_, options_, defaults_, device_);
-    const memory::Planner planner(training.rehearsal(), rates_);
+    const memory::Planner planner(training.rehearsal(), rates_, may_offload(options_, device_));
     const memory::Candidate* chosen = &planner.candidates().front();
     if (chosen->forecast.peak <= budget_) chosen = &planner.within(budget_);
     PlanRow found{"budget=" + options_.budget, chosen->forecast, std::nullopt, std::nullopt};

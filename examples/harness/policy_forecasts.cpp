@@ -106,4 +106,28 @@ std::vector<PolicyForecast> policy_forecasts(const MakeModel& make_model, const 
   return forecasts;
 }
 
+std::vector<Saving> cheapest_savings(const MakeModel& make_model, const Options& options,
+                                     const TrainingDefaults& defaults, Device device) {
+  MetaTraining training(make_model, options, defaults, device);
+  const memory::Rehearsal rehearsal = training.rehearsal();
+  const memory::Rates rates = rates_for(options, device);
+  const memory::Planner planner(rehearsal, rates, may_offload(options, device));
+  choose_memory(make_model, options, defaults, device).apply(training.model());
+  const memory::StepForecast now = memory::forecast(rehearsal, nullptr, rates);
+  std::vector<Saving> savings;
+  for (const double fraction : {0.1, 0.2, 0.5}) {
+    const auto limit = static_cast<std::size_t>(static_cast<double>(now.peak) * (1 - fraction));
+    if (planner.candidates().front().forecast.peak > limit) break;
+    const memory::Candidate& chosen = planner.within(limit);
+    const std::string name(chosen.policy->name());
+    const std::size_t mebibytes = (chosen.forecast.peak >> 20) + 1;
+    savings.push_back({.fraction = fraction,
+                       .peak = chosen.forecast.peak,
+                       .time_factor = chosen.forecast.seconds / now.seconds,
+                       .change = name == memory::planned_name ? concat_text("--memory budget=", mebibytes, "MiB")
+                                                              : "--memory " + name});
+  }
+  return savings;
+}
+
 }  // namespace palimpsest::harness

@@ -17,4 +17,9 @@ std::vector<PolicyForecast> policy_forecasts(const MakeModel& make_model, const 
                                              const TrainingDefaults& defaults, Device device,
                                              const memory::StepRecord& measured);
 
+/// The fastest plans that need a tenth, a fifth and a half less than the run does; without those that there are not.
+/// Throws as policy_forecasts.
+std::vector<Saving> cheapest_savings(const MakeModel& make_model, const Options& options,
+                                     const TrainingDefaults& defaults, Device device);
+
 }  // namespace palimpsest::harness

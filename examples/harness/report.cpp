@@ -69,6 +69,8 @@ Json to_json(const Report& report) {
   json["evaluation_peak_bytes"] = json_of(report.evaluation_peak);
   json["predicted_evaluation_peak_bytes"] = report.forecast.evaluation.total;
   json["vm_hwm_bytes"] = report.resident;
+  json["offloaded_peak_bytes"] = report.offloaded.peak;
+  json["offload_reserved_bytes"] = report.offloaded.reserved;
   json["precision"] = options.precision;
   json["verify"] = options.verify;
   json["device_name"] = report.card ? Json(report.card->name) : Json(nullptr);
@@ -94,6 +96,11 @@ void print_summary(std::ostream& out, const Report& report) {
   out << "  peak memory    " << format_mebibytes(report.peak.total) << ": " << format_tags(report.peak.by_tag) << '\n';
   out << "  reserved       " << format_mebibytes(report.peak.reserved) << "; the process's peak is "
       << format_mebibytes(report.resident) << '\n';
+  if (report.offloaded.peak > 0) {
+    const std::string where = report.card ? "pinned host memory" : "a file in " + memory::offload_directory();
+    out << "  offloaded      " << format_mebibytes(report.offloaded.peak) << " at once, to " << where << " of "
+        << format_mebibytes(report.offloaded.reserved) << '\n';
+  }
   if (report.card) {
     out << "  card           " << report.card->name << "; " << format_mebibytes(report.card->used_bytes)
         << " of it in use\n";

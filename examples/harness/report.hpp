@@ -10,6 +10,7 @@
 #include "examples/harness/options.hpp"
 #include "examples/harness/peak_meter.hpp"
 #include "examples/harness/run_record.hpp"
+#include "memory/offload.hpp"
 
 namespace palimpsest::harness {
 
@@ -31,7 +32,8 @@ struct Report {
   RunRecord record;
   MemoryPeak peak;             ///< of the training steps
   MemoryPeak evaluation_peak;  ///< of the evaluations; zero if there was none
-  std::size_t resident = 0;    ///< the process's own peak, VmHWM
+  memory::OffloadStats offloaded;
+  std::size_t resident = 0;  ///< the process's own peak, VmHWM
   std::string state_digest;
   Json model_flags = Json::object();
 };

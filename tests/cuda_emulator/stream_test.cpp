@@ -93,6 +93,39 @@ TEST_P(EmulatorStreams, AFeedOrdersItsCopiesWithoutTheHostsHelp) {
   }
 }
 
+TEST_P(EmulatorStreams, ACopyWaitsForTheKernelsBeforeItAndOthersForTheCopy) {
+  constexpr std::size_t bytes = 256;
+  const std::unique_ptr<MemorySource> pinned = make_pinned_memory();
+  std::size_t granted = 0;
+  auto* const host = static_cast<unsigned char*>(pinned->take(bytes, granted));
+  const Buffer card(Device::Cuda, bytes, Tag::Data);
+  const Buffer reader(Device::Cuda, bytes, Tag::Data);
+  const auto on_card = [&](const Buffer& buffer) {
+    unsigned char first = 0;
+    copy_bytes(&first, Device::Cpu, buffer.data(), Device::Cuda, 1);
+    return first;
+  };
+  // A queue that goes waits for its own copies, and so for what they wait for.
+  fill_bytes(card.data(), Device::Cuda, 1, bytes);
+  make_copy_queue()->copy(host, card.data(), bytes);
+  EXPECT_EQ(host[0], 1);
+  // What has read the memory before sees nothing of a copy into it; what comes behind use() does.
+  host[0] = 2;
+  copy_bytes(reader.data(), Device::Cuda, card.data(), Device::Cuda, bytes);
+  make_copy_queue()->copy(card.data(), host, bytes);
+  EXPECT_EQ(on_card(reader), 1);
+  EXPECT_EQ(on_card(card), 2);
+  // Behind a copy of which nobody has asked for the end, even if its event has served others since.
+  std::unique_ptr<CopyQueue> copies = make_copy_queue();
+  host[0] = 3;
+  const std::uint64_t first = copies->copy(card.data(), host, bytes);
+  for (int i = 0; i < 40; ++i) copies->copy(host + 1, card.data(), 1);
+  copies->use(first);
+  EXPECT_EQ(on_card(card), 3);
+  copies = nullptr;  // the last of them writes to what goes now
+  pinned->give(host, granted);
+}
+
 INSTANTIATE_TEST_SUITE_P(Timings, EmulatorStreams, testing::Values(Timing::AtOnce, Timing::Late),
                          [](const auto& info) { return info.param == Timing::Late ? "Late" : "AtOnce"; });
 

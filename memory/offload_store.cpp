@@ -1,0 +1,132 @@
+#include "memory/offload_store.hpp"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "core/cuda_runtime.hpp"
+#include "core/error.hpp"
+
+namespace palimpsest::memory {
+namespace {
+
+/// On Meta nothing moves.
+class NoStore : public OffloadStore {
+ public:
+  NoStore() : OffloadStore(std::make_unique<PlaceNumbers>()) {}
+
+  Ticket write(void*, const void*, std::size_t) override { return ++moves_; }
+  Ticket read(void*, const void*, std::size_t) override { return ++moves_; }
+  void finish(Ticket) override {}
+
+ private:
+  Ticket moves_ = 0;
+};
+
+/// Pinned host memory. A place that is given back may be written again at once: all copies come one after another. So
+/// may memory on the card behind finish(), which puts its next user behind the copy.
+class PinnedStore : public OffloadStore {
+ public:
+  PinnedStore() : OffloadStore(make_pinned_memory()), copies_(make_copy_queue()) {}
+
+  Ticket write(void* place, const void* from, std::size_t bytes) override { return copies_->copy(place, from, bytes); }
+  Ticket read(void* to, const void* place, std::size_t bytes) override { return copies_->copy(to, place, bytes); }
+  void finish(Ticket ticket) override { copies_->use(ticket); }
+
+ private:
+  std::unique_ptr<CopyQueue> copies_;
+};
+
+struct Stores {
+  std::mutex mutex;
+  std::string directory;  // empty: the system's folder for temporary files
+  std::shared_ptr<OffloadStore> cpu;
+  std::shared_ptr<OffloadStore> cuda;
+  std::shared_ptr<OffloadStore> meta = std::make_shared<NoStore>();
+
+  std::string folder() const {
+    if (!directory.empty()) return directory;
+    std::error_code error;
+    const std::filesystem::path usual = std::filesystem::temp_directory_path(error);
+    return error ? "/tmp" : usual.string();
+  }
+};
+
+/// Never destroyed: tensors with static lifetime may outlive any order of destruction.
+Stores& stores() {
+  static Stores& instance = *new Stores;
+  return instance;
+}
+
+}  // namespace
+
+void* OffloadStore::take(std::size_t bytes) {
+  void* const place = places_.allocate(bytes);
+  if (place == nullptr) {
+    throw OffloadError(concat_text("offload: the system grants no more pinned memory: ", format_mebibytes(bytes),
+                                   " beyond the ", format_mebibytes(places_.reserved())));
+  }
+  stats_.held += bytes;
+  stats_.peak = std::max(stats_.peak, stats_.held);
+  stats_.reserved = places_.reserved();
+  return place;
+}
+
+void OffloadStore::give(void* place, std::size_t bytes) noexcept {
+  places_.release(place);
+  stats_.held -= bytes;
+}
+
+OffloadStats OffloadStore::stats() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return stats_;
+}
+
+void* PlaceNumbers::take(std::size_t bytes, std::size_t& granted) {
+  granted = (bytes + unit - 1) / unit * unit;
+  void* const address = reinterpret_cast<void*>(next_);
+  next_ += granted;
+  return address;
+}
+
+std::shared_ptr<OffloadStore> offload_store(Device device) {
+  Stores& all = stores();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  switch (device) {
+    case Device::Cpu:
+      if (all.cpu == nullptr) all.cpu = make_file_store(all.folder());
+      return all.cpu;
+    case Device::Cuda:
+      if (all.cuda == nullptr) all.cuda = std::make_shared<PinnedStore>();
+      return all.cuda;
+    case Device::Meta:
+      return all.meta;
+  }
+  throw DeviceError("no such device");
+}
+
+void set_offload_directory(const std::string& directory) {
+  if (directory.empty()) throw OffloadError("offload: the name of the folder is empty");
+  std::shared_ptr<OffloadStore> made = make_file_store(directory);
+  Stores& all = stores();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  all.directory = directory;
+  all.cpu.swap(made);
+}
+
+std::string offload_directory() {
+  Stores& all = stores();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  return all.folder();
+}
+
+OffloadStats offload_stats(Device device) {
+  std::shared_ptr<OffloadStore> store;
+  {
+    Stores& all = stores();
+    const std::lock_guard<std::mutex> lock(all.mutex);
+    store = device == Device::Cpu ? all.cpu : device == Device::Cuda ? all.cuda : all.meta;
+  }
+  return store != nullptr ? store->stats() : OffloadStats{};
+}
+
+}  // namespace palimpsest::memory
