@@ -299,7 +299,7 @@ TEST(PolicyForecasts, LeaveOutAPolicyWithoutWorkAndTimesOnCuda) {
     policies.push_back(each.policy);
     EXPECT_EQ(each.time_factor, 0) << "the host does not know";
   }
-  EXPECT_EQ(policies, (std::vector<std::string>{"store-all", "shared", "checkpoint"}));
+  EXPECT_EQ(policies, (std::vector<std::string>{"store-all", "shared", "checkpoint", "offload"}));
 }
 
 TEST(StepToRecord, IsTheFirstSteadyOneWithAWholeBatch) {

@@ -53,7 +53,12 @@ class Table {
       } catch (const ValueError&) {
         continue;  // it has nothing to act on in this model
       }
-      limits(rows.back(), choice, depth);
+      if (std::any_of(rows.begin(), std::prev(rows.end()),
+                      [&](const PlanRow& other) { return alike(other, rows.back()); })) {
+        rows.pop_back();  // the one of two composed policies that acts is there already
+      } else {
+        limits(rows.back(), choice, depth);
+      }
     }
     const auto same = [&](const PlanRow& row) { return row.policy == options_.memory; };
     if (std::none_of(rows.begin(), rows.end(), same)) {
@@ -66,6 +71,10 @@ class Table {
   }
 
  private:
+  static bool alike(const PlanRow& a, const PlanRow& b) {
+    return a.forecast.peak == b.forecast.peak && a.forecast.seconds == b.forecast.seconds;
+  }
+
   PlanRow row(const std::string& name, const MemoryChoice& choice) {
     MetaTraining training(make_model_, options_, defaults_, device_);
     choice.apply(training.model());
