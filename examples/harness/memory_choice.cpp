@@ -56,12 +56,11 @@ std::string memory_advice(const MakeModel& make_model, const Options& options, c
     below = memory::forecast(rehearsal, nullptr, rates).peak - 1;
   }
   std::string fitting;
-  for (const PolicyPtr& policy : memory::combinations()) {
+  for (const std::string_view name : memory::names()) {
     try {
-      const std::size_t peak = memory::forecast(rehearsal, policy, rates).peak;
+      const std::size_t peak = memory::forecast(rehearsal, memory::parse(name), rates).peak;
       if (peak <= below) {
-        fitting +=
-            concat_text(fitting.empty() ? "" : ", ", "--memory ", policy->name(), " (", format_mebibytes(peak), ")");
+        fitting += concat_text(fitting.empty() ? "" : ", ", "--memory ", name, " (", format_mebibytes(peak), ")");
       }
     } catch (const ValueError&) {
       continue;  // it has nothing to act on in this model
