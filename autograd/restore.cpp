@@ -169,6 +169,7 @@ void Tape::restore(Value& target) {
         run_op(*via->op, via->inputs, restore_it);
       } else {
         restore_it();
+        value.storage_->version = value.saved_version_;
       }
       state.done();
       if (verifier_ != nullptr) verifier_->check_restored(value, step.sources);
@@ -192,6 +193,7 @@ void Tape::save(Value& value) {
     value.recipe_->save(value.view());
   }
   value.saved_ = true;
+  if (value.recipe_->via(value) == nullptr) value.saved_version_ = value.storage_->version;
 }
 
 bool Tape::can_return(const Value& value) {

@@ -50,7 +50,7 @@ class Value : public std::enable_shared_from_this<Value> {
   /// Made for its producer's backward alone, which can do without (Needs::optional_outputs).
   bool optional() const { return optional_; }
   /// Counts in-place changes of the bytes; 0 for bytes that no user has changed.
-  std::uint64_t version() const { return storage_ ? storage_->version : 0; }
+  std::uint64_t version() const { return storage_ ? storage_->version : saved_version_; }
 
   View view() const { return {storage_ ? storage_->data() : nullptr, shape_, dtype_, device_}; }
 
@@ -71,7 +71,8 @@ class Value : public std::enable_shared_from_this<Value> {
   Dtype dtype_;
   Device device_;
   bool requires_grad_ = false;
-  bool saved_ = false;  // Recipe::save was called
+  bool saved_ = false;               // Recipe::save was called
+  std::uint64_t saved_version_ = 0;  // of the bytes that a recipe without a node has moved elsewhere
   int handles_ = 0;
   int readers_ = 0;
   int pins_ = 0;

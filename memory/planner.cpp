@@ -95,7 +95,7 @@ StepRecord rehearse(const Rehearsal& rehearsal, const PolicyPtr& policy) {
   return log.take();
 }
 
-Planner::Planner(const Rehearsal& rehearsal, const Rates& rates, bool may_offload) {
+Planner::Planner(const Rehearsal& rehearsal, const Rates& rates, bool may_offload) : may_offload_(may_offload) {
   const auto try_out = [&](const PolicyPtr& policy) -> std::optional<StepForecast> {
     ++rehearsals_;
     try {
@@ -128,7 +128,8 @@ const Candidate& Planner::within(std::size_t budget) const {
     const std::size_t least = candidates_.front().forecast.peak;
     throw ValueError(concat_text("memory budget of ", budget, " bytes (", format_mebibytes(budget),
                                  ") is too small: the least feasible is ", least, " bytes (", format_mebibytes(least),
-                                 "), pinned by ", pinned_by_));
+                                 "), pinned by ", pinned_by_,
+                                 may_offload_ ? "" : "; values may not be offloaded in this plan"));
   }
   return *std::prev(beyond);
 }

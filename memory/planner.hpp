@@ -45,7 +45,7 @@ inline constexpr std::string_view planned_name = "budget";
 /// The planner never trusts an estimate of memory: it looks for promising plans and rehearses each, so that peaks are
 /// exact, replay transients included. What it finds does not depend on the budgets it is asked for: a list of
 /// candidates in which each needs more memory and less time than the one before. So more memory never gets a slower
-/// plan, and no single policy that fits is better.
+/// plan, and no single policy that fits (offload only where it is allowed) is better.
 ///
 /// How it looks: all built-in policies and their compositions; segments between cuts at which few bytes are alive (Chen
 /// et al. 2016), replayed whole or only where a replayed byte is cheap, the rest kept or moved elsewhere; couplings
@@ -68,6 +68,7 @@ class Planner {
  private:
   std::vector<Candidate> candidates_;
   std::size_t rehearsals_ = 0;
+  bool may_offload_;
   std::string pinned_by_;  // what is live at the peak of the thriftiest candidate
 };
 

@@ -147,7 +147,6 @@ class Composed : public Policy {
   }
 
   std::vector<std::string_view> alternatives(Ops ops) const override { return outer_->alternatives(ops); }
-  std::vector<std::string_view> thriftier(Ops ops) const override { return outer_->thriftier(ops); }
 
  private:
   PolicyPtr outer_;

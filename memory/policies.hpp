@@ -32,7 +32,7 @@ PolicyPtr offload(std::size_t at_least);
 
 /// Two policies at once: `inner` decides first, and what it leaves alone is `outer`'s. checkpoint+shared replays a
 /// block from its inputs, and what its memory-bound ops make lives in arenas in both runs. Offers are answered by
-/// `outer`, but for values that `inner` has given a recipe, unless they can be solved for. Its name is "outer+inner".
+/// `outer`, but inside a branch not for values that `inner` has given a recipe. Its name is "outer+inner".
 PolicyPtr compose(PolicyPtr outer, PolicyPtr inner);
 
 /// All policies and their compositions that make a difference.

@@ -81,13 +81,20 @@ bool matches(std::string_view pattern, std::string_view block) {
 std::vector<PolicyPtr> assign(std::span<const Rule> rules, std::span<const std::string> blocks) {
   std::vector<PolicyPtr> policies(blocks.size());
   for (const Rule& rule : rules) {
-    bool used = rule.pattern == whole_model;
+    bool matched = rule.pattern == whole_model;
+    bool decided = matched;
     for (std::size_t i = 0; i < blocks.size(); ++i) {
       if (!matches(rule.pattern, blocks[i])) continue;
-      used = true;
-      if (policies[i] == nullptr) policies[i] = rule.policy;
+      matched = true;
+      if (policies[i] != nullptr) continue;
+      decided = true;
+      policies[i] = rule.policy;
     }
-    if (!used) {
+    if (matched && !decided) {
+      throw ValueError(concat_text("memory policy: '", rule.pattern,
+                                   "' decides about no block: earlier patterns match all of its blocks"));
+    }
+    if (!matched) {
       throw ValueError(concat_text("memory policy: '", rule.pattern, "' matches no block of this model, which has ",
                                    joined(blocks)));
     }

@@ -31,7 +31,7 @@ std::string rules_help();
 bool matches(std::string_view pattern, std::string_view block);
 
 /// The policy that the rules give to each of these blocks, null for those that no pattern names. Throws ValueError,
-/// listing the blocks, for a pattern that names none of them.
+/// listing the blocks, for a pattern that names none of them, and for one whose blocks earlier patterns have all taken.
 std::vector<PolicyPtr> assign(std::span<const Rule> rules, std::span<const std::string> blocks);
 
 }  // namespace palimpsest::memory

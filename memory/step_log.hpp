@@ -98,7 +98,7 @@ struct StepRecord {
 };
 
 /// Records the step that this thread runs while it lives: from its construction to take(). Install it before the step's
-/// first op.
+/// first op. There is one log at a time for a device: other threads must not use the device's memory meanwhile.
 class StepLog : public Observer, public AllocationListener {
  public:
   explicit StepLog(Device device);

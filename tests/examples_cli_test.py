@@ -25,6 +25,10 @@ KEYS = ["model", "parameters", "policy", "device", "data", "batch_size", "seed",
 TIMEOUT = 300
 
 
+class Skip(Exception):
+    """Why a test cannot run here."""
+
+
 def run(command, **how):
     """Status, standard output and standard error of a command."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False, **how)
@@ -128,6 +132,7 @@ def test_usage_errors(_):
     fails_with([DENSENET, "--no-such-flag"], 2, "--no-such-flag")
     fails_with([DENSENET, "--memory", "none"], 2, "none", "store-all", "reversible")
     fails_with([DENSENET, "--memory", "unit*=shared"], 2, "unit*", "block1", "transition2")
+    fails_with([DENSENET, "--memory", "*=checkpoint,block1=shared"], 2, "block1", "earlier")
     fails_with([DENSENET, "--memory", "block1"], 2, "block1", "store-all")
     fails_with([DENSENET, "--memory", "budget=1MiB"], 2, "too small", "least feasible", "pinned by")
     fails_with([DENSENET, "--memory", "budget=lots"], 2, "lots", "2GiB")
@@ -269,6 +274,10 @@ def test_a_budget_is_kept_and_changes_no_bit(folder):
             budget = int(least + (free["peak_bytes"]["total"] - least) * share)
             kept = report_of(folder, [*command, "--memory", f"budget={budget}"])
             assert kept["peak_bytes"]["total"] <= budget and kept["predicted_peak_bytes"] == kept["peak_bytes"]["total"]
+            if share == 0.5:
+                pages = [*command, "--memory", f"budget={budget}", "--memory-report", str(folder.parent / (folder.name + ".html"))]
+                assert report_of(folder, pages)["state_digest"] == free["state_digest"]
+                (folder.parent / (folder.name + ".html")).unlink()
             assert kept["state_digest"] == free["state_digest"] and kept["test_accuracy"] == free["test_accuracy"]
 
 
@@ -276,11 +285,17 @@ def test_the_forecast_of_an_evaluation_is_what_it_takes(folder):
     for command in (SMALL_DENSENET, SMALL_REVNET):
         report = report_of(folder, [*command, "--max-steps", "2"])
         assert report["evaluation_peak_bytes"]["total"] == report["predicted_evaluation_peak_bytes"] > 0
+        for limits in (["--train-limit", "4", "--test-limit", "16", "--batch-size", "16"], ["--test-limit", "3"]):
+            report = report_of(folder, [*command, "--max-steps", "1", *limits])
+            assert report["evaluation_peak_bytes"]["total"] == report["predicted_evaluation_peak_bytes"] > 0, limits
         report = report_of(folder, [*command, "--max-steps", "2", "--no-eval"])
         assert report["evaluation_peak_bytes"]["total"] == report["predicted_evaluation_peak_bytes"] == 0
 
 
 def test_out_of_memory_says_what_would_fit(_):
+    if b"__asan_init" in pathlib.Path(DENSENET).read_bytes():
+        raise Skip("the address sanitizer needs more addresses than this leaves")
+
     def little_memory():
         resource.setrlimit(resource.RLIMIT_AS, (900 << 20, 900 << 20))
     command = [DENSENET, "--device", "cpu", "--data", "synthetic", "--threads", "1", "--no-eval", "--quiet", "--max-steps", "2"]
@@ -299,7 +314,7 @@ def test_tour_shows_the_same_bits_under_every_policy(_):
 
 
 def main():
-    passed = failed = 0
+    passed = failed = skipped = 0
     for name, test in list(globals().items()):
         if not name.startswith("test_"):
             continue
@@ -309,10 +324,13 @@ def main():
                 test(pathlib.Path(folder))
                 passed += 1
                 print(f"ok      {name} ({time.monotonic() - start:.1f} s)", flush=True)
+            except Skip as reason:
+                skipped += 1
+                print(f"skipped {name}: {reason}", flush=True)
             except (AssertionError, OSError, ValueError, subprocess.SubprocessError) as problem:
                 failed += 1
                 print(f"FAILED  {name}: {problem}", flush=True)
-    print(f"{passed} passed, {failed} failed, 0 skipped")
+    print(f"{passed} passed, {failed} failed, {skipped} skipped")
     return 1 if failed else 0
 
 

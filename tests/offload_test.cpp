@@ -19,6 +19,7 @@
 #include "nn/sgd.hpp"
 #include "ops/add.hpp"
 #include "ops/cross_entropy.hpp"
+#include "ops/linear.hpp"
 #include "ops/pool.hpp"
 #include "ops/relu.hpp"
 #include "tests/tape_support.hpp"
@@ -151,6 +152,26 @@ TEST_F(OffloadTest, WhatAUserChangesOnTheWayIsNotWhatComesBack) {
     return bits_of(x.grad());
   };
   EXPECT_TRUE(gradient(true) == gradient(false));
+}
+
+TEST_F(OffloadTest, AChangeInPlaceIsKnownWhereverTheBytesAre) {
+  const auto step = [](bool before_the_product) {
+    const Tensor x = random_parameter({4, 8}, 1);
+    const Tensor weight = random_parameter({3, 8}, 2);
+    const Tensor bias = random_parameter({3}, 3);
+    const Tensor y = in_block(memory::offload(0), x, [&](Tensor z) {
+      Tensor f = ops::relu(std::move(z));
+      Tensor shared = f.detach();
+      if (before_the_product) shared.assign(random_tensor({4, 8}, 4));
+      Tensor product = ops::linear(f, weight, bias);
+      if (!before_the_product) shared.assign(zeros({4, 8}));
+      return product;  // f goes, and its bytes are moved away
+    });
+    ops::cross_entropy(y, Tensor::zeros({4}, Dtype::Int32, device())).backward();
+    return bits_of(weight.grad());
+  };
+  EXPECT_NO_THROW(step(true));
+  EXPECT_THROW(step(false), StateError);
 }
 
 TEST_F(OffloadTest, WhatTheUserHoldsCanBeReadThroughout) {

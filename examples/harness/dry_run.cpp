@@ -24,10 +24,9 @@ Forecast forecast(const MakeModel& make_model, const MemoryChoice& memory, const
     training.evaluate();
     result.evaluation = evaluation.peak();
   }
-  const std::size_t most = std::max(result.peak.total, result.evaluation.total);
-  if (memory.budget != 0 && most > memory.budget) {
+  if (memory.budget != 0 && result.evaluation.total > memory.budget) {
     throw ValueError(concat_text("memory budget of ", format_mebibytes(memory.budget),
-                                 ": the evaluation between epochs needs ", format_mebibytes(most),
+                                 ": the evaluation between epochs needs ", format_mebibytes(result.evaluation.total),
                                  "; try --no-eval or a smaller --batch-size"));
   }
   return result;

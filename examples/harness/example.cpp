@@ -149,7 +149,7 @@ void Example::apply_precision(Device device) const {
 /// A folder that cannot hold the file is found out before anything takes long.
 void Example::prepare_offload(Device device) const {
   const Options& given = command_line_.options;
-  if (device != Device::Cpu || (given.offload_dir.empty() && given.memory != "offload")) return;
+  if (device != Device::Cpu || (given.offload_dir.empty() && given.memory.find("offload") == std::string::npos)) return;
   memory::set_offload_directory(given.offload_dir.empty() ? memory::offload_directory() : given.offload_dir);
 }
 

@@ -9,10 +9,10 @@
 namespace palimpsest::harness {
 namespace {
 
-constexpr std::array<DataFacts, 4> known_sets = {{{"fashion-mnist", 1, 10, 60000, 28},
-                                                  {"cifar10", 3, 10, 50000, 32},
-                                                  {"cifar100", 3, 100, 50000, 32},
-                                                  {"synthetic", 3, 10, 4096, 32}}};
+constexpr std::array<DataFacts, 4> known_sets = {{{"fashion-mnist", 1, 10, 60000, 10000, 28},
+                                                  {"cifar10", 3, 10, 50000, 10000, 32},
+                                                  {"cifar100", 3, 100, 50000, 10000, 32},
+                                                  {"synthetic", 3, 10, 4096, 1024, 32}}};
 
 std::int64_t limited(std::int64_t count, std::int64_t limit) { return limit > 0 ? std::min(count, limit) : count; }
 
@@ -29,6 +29,10 @@ const DataFacts& data_facts(std::string_view name) {
       std::find_if(known_sets.begin(), known_sets.end(), [&](const DataFacts& facts) { return facts.name == name; });
   if (found == known_sets.end()) throw ValueError(concat_text("unknown data set '", name, "'"));
   return *found;
+}
+
+std::int64_t test_images(const Options& options) {
+  return limited(data_facts(options.data).test_images, options.test_limit);
 }
 
 RunLength run_length(const Options& options) {

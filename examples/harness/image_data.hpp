@@ -18,6 +18,7 @@ struct DataFacts {
   std::int64_t channels;
   std::int64_t classes;
   std::int64_t training_images;
+  std::int64_t test_images;
   std::int64_t stored_size;  ///< height and width
 };
 
@@ -31,6 +32,9 @@ struct RunLength {
   std::int64_t epochs;  ///< begun ones
   std::int64_t steps;
 };
+
+/// Images of the test set that are used, at most. Throws ValueError as data_facts.
+std::int64_t test_images(const Options& options);
 
 /// Throws ValueError as data_facts.
 RunLength run_length(const Options& options);

@@ -46,13 +46,14 @@ MemoryChoice choose_memory(const MakeModel& make_model, const Options& options, 
 
 std::string memory_advice(const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults,
                           Device device, std::size_t limit) {
+  // Before the rehearsals, whose memory would count in its own.
+  const MemoryChoice memory = limit == 0 ? choose_memory(make_model, options, defaults, device) : MemoryChoice{};
   MetaTraining training(make_model, options, defaults, device);
   const memory::Rehearsal rehearsal = training.rehearsal();
   const memory::Rates rates = rates_for(options, device);
   std::size_t below = limit;
   if (limit == 0) {
-    rehearsal(memory::store_all());
-    choose_memory(make_model, options, defaults, device).apply(training.model());
+    memory.apply(training.model());
     below = memory::forecast(rehearsal, nullptr, rates).peak - 1;
   }
   std::string fitting;

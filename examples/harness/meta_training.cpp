@@ -1,7 +1,8 @@
 #include "examples/harness/meta_training.hpp"
 
+#include <algorithm>
+
 #include "core/cuda_runtime.hpp"
-#include "memory/policies.hpp"
 #include "ops/cross_entropy.hpp"
 
 namespace palimpsest::harness {
@@ -35,6 +36,7 @@ MetaTraining::MetaTraining(const MakeModel& make_model, const Options& options, 
       data_(data_facts(options.data)),
       defaults_(defaults),
       batch_size_(run_length(options).batch_size),
+      test_batch_size_(std::min(options.batch_size, test_images(options))),
       model_(make_model(data_, nn::Init(options.seed, Device::Meta))),
       sgd_(make_sgd(*model_, options, defaults)),
       feed_(data_, batch_size_, defaults) {}
@@ -46,19 +48,16 @@ void MetaTraining::step() {
 
 void MetaTraining::evaluate() {
   const NoGrad no_grad;
-  const MetaFeed feed(data_, batch_size_, defaults_);
-  const Samples samples = samples_without_data(data_, batch_size_);
+  const MetaFeed feed(data_, test_batch_size_, defaults_);
+  const Samples samples = samples_without_data(data_, test_batch_size_);
   model_->train(false);
   ops::count_correct((*model_)(samples.images), samples.labels);
   model_->train(true);
 }
 
 memory::Rehearsal MetaTraining::rehearsal() {
+  if (!begun_) step();
   return [this](const PolicyPtr& policy) {
-    if (!begun_) {
-      model_->set_memory(memory::store_all());
-      step();
-    }
     if (policy != nullptr) model_->set_memory(policy);
     step();
   };

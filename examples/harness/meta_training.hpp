@@ -52,7 +52,7 @@ class MetaTraining {
   /// An evaluation of a batch between two steps.
   void evaluate();
   /// step() under a policy for the whole model, or, where it is null, under those that the model has. Runs the first
-  /// step of all if there was none: it is unlike the others, since the optimiser's state does not exist yet.
+  /// step of all now if there was none: it is unlike the others, since the optimiser's state does not exist yet.
   memory::Rehearsal rehearsal();
 
  private:
@@ -61,6 +61,7 @@ class MetaTraining {
   const DataFacts& data_;
   const TrainingDefaults& defaults_;
   std::int64_t batch_size_;
+  std::int64_t test_batch_size_;
   std::unique_ptr<nn::Classifier> model_;
   nn::Sgd sgd_;
   MetaFeed feed_;

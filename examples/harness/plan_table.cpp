@@ -64,7 +64,7 @@ class Table {
     if (std::none_of(rows.begin(), rows.end(), same)) {
       const MemoryChoice choice = choose_memory(make_model_, options_, defaults_, device_);
       rows.push_back(row(options_.memory, choice));
-      limits(rows.back(), choice, choice.planned == nullptr ? depth : std::nullopt);
+      limits(rows.back(), {choice.rules, choice.planned, 0}, choice.planned == nullptr ? depth : std::nullopt);
     }
     if (budget_ != 0 && !is_budget(options_.memory)) rows.push_back(budget_row());
     return rows;
@@ -78,10 +78,7 @@ class Table {
   PlanRow row(const std::string& name, const MemoryChoice& choice) {
     MetaTraining training(make_model_, options_, defaults_, device_);
     choice.apply(training.model());
-    const memory::Rehearsal rehearsal = training.rehearsal();
-    rehearsal(nullptr);
-    choice.apply(training.model());
-    return {name, memory::forecast(rehearsal, nullptr, rates_), std::nullopt, std::nullopt};
+    return {name, memory::forecast(training.rehearsal(), nullptr, rates_), std::nullopt, std::nullopt};
   }
 
   /// Plans follow the order of ops, which the batch does not change: the thriftiest plan says what batch is possible.
@@ -89,15 +86,18 @@ class Table {
     MetaTraining training(make_model_, options_, defaults_, device_);
     const memory::Planner planner(training.rehearsal(), rates_, may_offload(options_, device_));
     const memory::Candidate* chosen = &planner.candidates().front();
-    if (chosen->forecast.peak <= budget_) chosen = &planner.within(budget_);
-    PlanRow found{"budget=" + options_.budget, chosen->forecast, std::nullopt, std::nullopt};
+    const bool fits = chosen->forecast.peak <= budget_;
+    if (fits) chosen = &planner.within(budget_);
+    PlanRow found{(fits ? "budget=" : "least, above ") + options_.budget, chosen->forecast, std::nullopt, std::nullopt};
     limits(found, {{}, planner.candidates().front().policy, 0}, std::nullopt);
     return found;
   }
 
   void limits(PlanRow& row, const MemoryChoice& choice, const std::optional<DepthFlag>& depth) {
     if (budget_ == 0) return;
-    const std::int64_t images = std::min(most_batch, data_facts(options_.data).training_images);
+    Options all = options_;
+    all.batch_size = most_batch;
+    const std::int64_t images = run_length(all).batch_size;
     row.largest_batch = last_that_fits(images, [&](std::int64_t batch) {
       Options other = options_;
       other.batch_size = batch;

@@ -108,11 +108,13 @@ std::vector<PolicyForecast> policy_forecasts(const MakeModel& make_model, const 
 
 std::vector<Saving> cheapest_savings(const MakeModel& make_model, const Options& options,
                                      const TrainingDefaults& defaults, Device device) {
+  // Before the rehearsals, whose memory would count in its own.
+  const MemoryChoice memory = choose_memory(make_model, options, defaults, device);
   MetaTraining training(make_model, options, defaults, device);
   const memory::Rehearsal rehearsal = training.rehearsal();
   const memory::Rates rates = rates_for(options, device);
   const memory::Planner planner(rehearsal, rates, may_offload(options, device));
-  choose_memory(make_model, options, defaults, device).apply(training.model());
+  memory.apply(training.model());
   const memory::StepForecast now = memory::forecast(rehearsal, nullptr, rates);
   std::vector<Saving> savings;
   for (const double fraction : {0.1, 0.2, 0.5}) {
