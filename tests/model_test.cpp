@@ -147,7 +147,9 @@ TEST(Memory, DenseNetBc100AtBatch64) {
   EXPECT_LE(store_all, 1500 * mebibyte);
   EXPECT_LE(densenet_peak(100, 64, "shared"), 480 * mebibyte);
   EXPECT_LE(densenet_peak(100, 64, "checkpoint"), 0.75 * store_all);
-  EXPECT_LE(densenet_peak(100, 64, "offload"), 180 * mebibyte);
+  // The bounded workspace of CUDA's convolutions counts where little else is left.
+  const double most = test::device() == Device::Cuda ? 220 : 180;
+  EXPECT_LE(densenet_peak(100, 64, "offload"), most * mebibyte);
 }
 
 std::vector<double> second_differences_over_first(std::string_view policy) {
