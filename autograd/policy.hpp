@@ -38,6 +38,12 @@ class Recipe {
   /// The arena that the bytes live in, in forward and when restored; -1 for memory of the value's own.
   virtual int arena() const { return -1; }
 
+  /// What is restored on the way to another value, and backward will read, stays if this is not above the nesting of
+  /// whatever the same plan restores after it; otherwise it goes again and is restored once more when it is wanted. With
+  /// all the same, everything stays. The depths of the nodes of a binary tree over a chain of values give every
+  /// schedule in which a checkpoint may be made on the way to another (Griewank & Walther 2000, "Revolve").
+  virtual int nesting() const { return 0; }
+
   /// The forward pass has no more use for the bytes and they are about to be dropped. A recipe that moves them
   /// elsewhere does it here. Called at most once per value.
   virtual void save(const View& bytes);

@@ -1,6 +1,8 @@
 // Restoring: bringing absent values back by their recipes, and letting present ones go.
 
 #include <algorithm>
+#include <limits>
+#include <unordered_set>
 
 #include "autograd/observe.hpp"
 #include "autograd/pins.hpp"
@@ -89,6 +91,7 @@ namespace {
 struct Step {
   Value* value;
   std::vector<Value*> sources;
+  bool stays = true;  ///< if somebody will read it
 };
 
 /// Depth-first search, without recursion, for everything that must be restored before `target` can be. Steps come in an
@@ -120,6 +123,12 @@ std::vector<Step> plan(Value& target) {
     if (source.present() || !visited.emplace(&source, true).second) continue;
     stack.push_back(frame_of(source));
   }
+  int least = std::numeric_limits<int>::max();
+  for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
+    const int nesting = step->value->recipe()->nesting();
+    step->stays = nesting <= least;
+    least = std::min(least, nesting);
+  }
   return steps;
 }
 
@@ -150,6 +159,7 @@ void Tape::restore(Value& target) {
     if (source->present()) pins.pin(*source);
   }
   if (verifier_ != nullptr) verifier_->begin_plan();
+  std::unordered_set<const Value*> passing;
   for (const Step& step : steps) {
     Value& value = *step.value;
     const Node* const via = value.recipe_->via(value);
@@ -178,8 +188,12 @@ void Tape::restore(Value& target) {
       throw;
     }
     pins.pin(value);
+    if (!step.stays) passing.insert(&value);
     for (Value* source : step.sources) {
-      if (--uses[source] == 0) pins.unpin(*source);
+      if (--uses[source] > 0) continue;
+      pins.unpin(*source);
+      const bool read_now = source->pins_ > 0 || source->handles_ > 0;
+      if (passing.contains(source) && !read_now && source->present()) drop(*source);
     }
   }
 }

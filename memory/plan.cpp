@@ -23,7 +23,7 @@ class PlannedPolicy : public Policy {
     }
     switch (choice(value)) {
       case Choice::Replay:
-        return replay();
+        return replay(nesting(value));
       case Choice::ArenaOfJoins:
         return joined_;
       case Choice::Arena:
@@ -46,6 +46,9 @@ class PlannedPolicy : public Policy {
   Choice choice(const Value& value) const {
     return plan_.at(static_cast<int>(value.producer()->index), static_cast<int>(value.output()));
   }
+  int nesting(const Value& value) const {
+    return plan_.nesting(static_cast<int>(value.producer()->index), static_cast<int>(value.output()));
+  }
 
   Plan plan_;
   std::string name_;
@@ -57,14 +60,15 @@ Plan::Plan(const StepRecord& step) {
   auto names = std::make_shared<std::vector<std::string>>();
   for (const StepRecord::Op& op : step.ops) {
     first_.push_back(entries_.size());
-    entries_.resize(entries_.size() + op.outputs.size(), Choice::Keep);
+    entries_.resize(entries_.size() + op.outputs.size());
     names->push_back(op.name);
   }
   op_names_ = std::move(names);
 }
 
 std::size_t Plan::count(Choice choice) const {
-  return static_cast<std::size_t>(std::count(entries_.begin(), entries_.end(), choice));
+  return static_cast<std::size_t>(
+      std::count_if(entries_.begin(), entries_.end(), [choice](const Entry& entry) { return entry.choice == choice; }));
 }
 
 PolicyPtr Plan::policy(std::string name) const { return std::make_shared<PlannedPolicy>(*this, std::move(name)); }

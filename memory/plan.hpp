@@ -19,8 +19,13 @@ class Plan {
   /// Keeps everything that the step in this record makes.
   explicit Plan(const StepRecord& step);
 
-  Choice at(int op, int output) const { return entries_[index(op, output)]; }
-  void set(int op, int output, Choice choice) { entries_[index(op, output)] = choice; }
+  Choice at(int op, int output) const { return entries_[index(op, output)].choice; }
+  int nesting(int op, int output) const { return entries_[index(op, output)].nesting; }
+  static constexpr int most_nesting = 255;
+  /// `nesting`, from 0 to most_nesting, is for Choice::Replay: see Recipe::nesting().
+  void set(int op, int output, Choice choice, int nesting = 0) {
+    entries_[index(op, output)] = {choice, static_cast<std::uint8_t>(nesting)};
+  }
   /// How many values there are of a choice.
   std::size_t count(Choice choice) const;
 
@@ -33,11 +38,18 @@ class Plan {
  private:
   friend class PlannedPolicy;
 
+  struct Entry {
+    Choice choice = Choice::Keep;
+    std::uint8_t nesting = 0;
+
+    friend bool operator==(const Entry& a, const Entry& b) { return a.choice == b.choice && a.nesting == b.nesting; }
+  };
+
   std::size_t index(int op, int output) const {
     return first_[static_cast<std::size_t>(op)] + static_cast<std::size_t>(output);
   }
 
-  std::vector<Choice> entries_;
+  std::vector<Entry> entries_;
   std::vector<std::size_t> first_;                            // entry of each op's first output
   std::shared_ptr<const std::vector<std::string>> op_names_;  // for comparison with the step
 };

@@ -110,12 +110,17 @@ Planner::Planner(const Rehearsal& rehearsal, const Rates& rates, bool may_offloa
     if (const auto taken = try_out(policy)) found.push_back({policy, *taken});
   }
   const StepRecord step = rehearse(rehearsal, store_all());
-  Search search(step, rates, [&](const Plan& plan) {
+  const auto try_plan = [&](const Plan& plan) {
     const PolicyPtr policy = plan.policy(std::string(planned_name));
     const StepForecast taken = *try_out(policy);
     found.push_back({policy, taken});
     return taken;
-  });
+  };
+  const auto watch_plan = [&](const Plan& plan) {
+    ++rehearsals_;
+    return rehearse(rehearsal, plan.policy(std::string(planned_name)));
+  };
+  Search search(step, rates, try_plan, watch_plan);
   search.run(may_offload);
   candidates_ = frontier(std::move(found));
   pinned_by_ = owners_of_peak(rehearse(rehearsal, candidates_.front().policy));

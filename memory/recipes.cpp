@@ -5,14 +5,16 @@ namespace {
 
 class Replay : public Recipe {
  public:
-  explicit Replay(int arena) : arena_(arena) {}
+  Replay(int arena, int nesting) : arena_(arena), nesting_(nesting) {}
 
   std::string_view name() const override { return arena_ < 0 ? "replay" : "replay into arena"; }
   int arena() const override { return arena_; }
+  int nesting() const override { return nesting_; }
   void restore(Restoring& restoring) override { restoring.replay(); }
 
  private:
   int arena_;
+  int nesting_;
 };
 
 class Invert : public Recipe {
@@ -51,12 +53,12 @@ class Invert : public Recipe {
 
 }  // namespace
 
-RecipePtr replay() {
-  static const RecipePtr recipe = std::make_shared<Replay>(-1);
-  return recipe;
+RecipePtr replay(int nesting) {
+  static const RecipePtr flat = std::make_shared<Replay>(-1, 0);
+  return nesting == 0 ? flat : std::make_shared<Replay>(-1, nesting);
 }
 
-RecipePtr replay_into_arena(int arena) { return std::make_shared<Replay>(arena); }
+RecipePtr replay_into_arena(int arena) { return std::make_shared<Replay>(arena, 0); }
 
 RecipePtr invert(const Node& coupling) { return std::make_shared<Invert>(coupling); }
 

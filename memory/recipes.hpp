@@ -5,8 +5,8 @@
 
 namespace palimpsest::memory {
 
-/// Run the value's op again. What it reads is itself kept or restored.
-RecipePtr replay();
+/// Run the value's op again. What it reads is itself kept or restored. `nesting`: see Recipe::nesting().
+RecipePtr replay(int nesting = 0);
 
 /// Run the value's op again, into the shared storage numbered `arena` (Pleiss et al. 2017). In forward, too, the value
 /// lives there, so that the next tenant overwrites it. `arena` must not be negative.

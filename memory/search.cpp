@@ -10,13 +10,25 @@ namespace {
 constexpr std::size_t segment_sizes = 12;
 constexpr std::size_t prices = 5;
 constexpr std::size_t inversions = 6;
-constexpr std::size_t budgets = 14;
+constexpr std::size_t budgets = 20;
+// Chains: up to how many links, and how many alternatives a list may have where it may not have all.
+constexpr int most_links = 128;
+constexpr int short_chain = 20;
+constexpr std::size_t most_alternatives = 32;
+constexpr std::size_t any_number = std::numeric_limits<std::size_t>::max();
+// As many schedules are rehearsed as make up so many ops.
+constexpr std::size_t least_schedules = 24;
+constexpr std::size_t ops_to_rehearse = 4096;
 constexpr double any_price = std::numeric_limits<double>::infinity();
 
 }  // namespace
 
-Search::Search(const StepRecord& step, const Rates& rates, TryOut try_out)
-    : step_(step), rates_(rates), try_out_(std::move(try_out)), item_of_value_(step.values.size(), -1) {
+Search::Search(const StepRecord& step, const Rates& rates, TryOut try_out, Watch watch)
+    : step_(step),
+      rates_(rates),
+      try_out_(std::move(try_out)),
+      watch_(std::move(watch)),
+      item_of_value_(step.values.size(), -1) {
   collect_items();
 }
 
@@ -66,7 +78,7 @@ void Search::add_item(const StepRecord::Op& op, const StepRecord::Value& value, 
 
 /// What an op can do without is never made: making it costs more than working it out as it is read.
 Search::Draft Search::everything(Choice needed) const {
-  Draft draft{{}, std::vector<bool>(items_.size())};
+  Draft draft{{}, std::vector<bool>(items_.size()), std::vector<int>(items_.size())};
   for (const Item& item : items_) draft.choices.push_back(item.optional ? Choice::Replay : needed);
   return draft;
 }
@@ -147,7 +159,8 @@ Plan Search::complete(Draft draft) const {
     if (!item.optional && !item.needed && choice != Choice::Invert) {
       choice = read[i] && !draft.fixed[i] ? Choice::Replay : Choice::Keep;
     }
-    plan.set(item.op, item.output, choice);
+    const bool nests = choice == Choice::Replay && !item.optional;
+    plan.set(item.op, item.output, choice, nests ? draft.nestings[i] : 0);
     if (!item.optional && choice != Choice::Keep && choice != Choice::Invert && choice != Choice::Offload)
       mark(step_.ops[static_cast<std::size_t>(item.op)].inputs);
   }
@@ -162,6 +175,45 @@ StepForecast Search::attempt(const Draft& draft) {
   const StepForecast taken = try_out_(plan);
   tried_.push_back({draft, std::move(plan), taken});
   return taken;
+}
+
+Search::Draft Search::linked(const Chain& chain, const std::function<int(int link)>& nesting) const {
+  Draft draft = everything(Choice::Replay);
+  for (std::size_t i = 0; i < items_.size(); ++i) {
+    const Item& item = items_[i];
+    const int link = chain.link_that_ends_in(item.op, item.output);
+    const int level = link >= 0 ? nesting(link) : Plan::most_nesting;
+    if (level == ChainSchedule::kept) {
+      draft.choices[i] = Choice::Keep;
+      draft.fixed[i] = true;
+    } else {
+      draft.nestings[i] = level;
+    }
+  }
+  return draft;
+}
+
+void Search::attempt_chain() {
+  std::optional<Chain> chain = Chain::find(step_, most_links);
+  if (!chain) return;
+  const int last = chain->count() - 1;
+  const auto links = chain->measure(rates_, [&](const Chain::Keeps& keeps) {
+    Plan plan =
+        complete(linked(*chain, [&](int link) { return link == last || keeps(link) ? ChainSchedule::kept : 0; }));
+    StepRecord step = watch_(plan);
+    return Chain::Rehearsed{std::move(plan), std::move(step)};
+  });
+  if (!links) return;
+  const std::vector<ChainSchedule> schedules =
+      chain_schedules(*links, chain->floor(), last < short_chain ? any_number : most_alternatives);
+  const std::size_t most = std::max(least_schedules, ops_to_rehearse / step_.ops.size());
+  const std::size_t count = std::min(schedules.size(), most);
+  for (std::size_t i = 0; i < count; ++i) {
+    const ChainSchedule& schedule = schedules[count > 1 ? i * (schedules.size() - 1) / (count - 1) : 0];
+    attempt(linked(*chain, [&](int link) {
+      return link == last ? ChainSchedule::kept : schedule.nesting[static_cast<std::size_t>(link)];
+    }));
+  }
 }
 
 void Search::relax(Draft draft, std::size_t budget) {
@@ -230,6 +282,7 @@ void Search::run(bool may_offload) {
     attempt(inverted(count, 0));
     attempt(inverted(count, all / 16));
   }
+  attempt_chain();
   std::size_t least = std::numeric_limits<std::size_t>::max();
   std::size_t most = 0;
   for (const Tried& tried : tried_) {

@@ -4,17 +4,20 @@
 #include <optional>
 #include <vector>
 
+#include "memory/chain.hpp"
 #include "memory/planner.hpp"
 
 namespace palimpsest::memory {
 
-/// Looks for plans that trade time for memory; see Planner. `try_out` rehearses a plan.
+/// Looks for plans that trade time for memory; see Planner.
 class Search {
  public:
+  /// Rehearse a plan: what it takes, and all that happens.
   using TryOut = std::function<StepForecast(const Plan& plan)>;
+  using Watch = std::function<StepRecord(const Plan& plan)>;
 
   /// `step`: the step in which everything is kept.
-  Search(const StepRecord& step, const Rates& rates, TryOut try_out);
+  Search(const StepRecord& step, const Rates& rates, TryOut try_out, Watch watch);
 
   void run(bool may_offload);
 
@@ -35,6 +38,7 @@ class Search {
   struct Draft {
     std::vector<Choice> choices;  ///< of each item
     std::vector<bool> fixed;      ///< kept, for others to be replayed from
+    std::vector<int> nestings;    ///< of those that are replayed
   };
 
   struct Tried {
@@ -55,14 +59,19 @@ class Search {
   /// What a draft keeps for gradients is moved elsewhere instead.
   Draft offloaded(Draft draft) const;
   Draft inverted(std::size_t couplings, std::size_t segment_bytes) const;
+  /// Results of links are kept, or replayed with a nesting; all else is replayed when its link's turn comes.
+  Draft linked(const Chain& chain, const std::function<int(int link)>& nesting) const;
   Plan complete(Draft draft) const;
   StepForecast attempt(const Draft& draft);
+  /// If the step is a chain: its best schedules.
+  void attempt_chain();
   /// Keeps again as much as fits, dearest first.
   void relax(Draft draft, std::size_t budget);
 
   const StepRecord& step_;
   Rates rates_;
   TryOut try_out_;
+  Watch watch_;
   std::vector<Item> items_;
   std::vector<int> item_of_value_;
   std::vector<std::size_t> crossing_bytes_;

@@ -1,0 +1,225 @@
+#include "memory/chain.hpp"
+
+#include <algorithm>
+
+namespace palimpsest::memory {
+
+std::optional<Chain> Chain::find(const StepRecord& step, int most_links) {
+  const int ops = static_cast<int>(step.ops.size());
+  std::vector<int> last_use(step.values.size(), -1);
+  for (int op = 0; op < ops; ++op) {
+    for (const int input : step.ops[static_cast<std::size_t>(op)].inputs)
+      last_use[static_cast<std::size_t>(input)] = op;
+  }
+  // How many values are made before an op and read by it or a later one.
+  std::vector<int> passed_on(static_cast<std::size_t>(ops) + 1);
+  for (std::size_t v = 0; v < step.values.size(); ++v) {
+    for (int op = step.values[v].op + 1; step.values[v].op >= 0 && op <= last_use[v]; ++op)
+      ++passed_on[static_cast<std::size_t>(op)];
+  }
+  std::vector<std::pair<int, int>> ends;  // op and output
+  for (int op = 0; op + 1 < ops; ++op) {
+    if (passed_on[static_cast<std::size_t>(op) + 1] != 1) continue;
+    for (const int output : step.ops[static_cast<std::size_t>(op)].outputs) {
+      const StepRecord::Value& value = step.values[static_cast<std::size_t>(output)];
+      if (last_use[static_cast<std::size_t>(output)] > op && !value.user_holds) ends.emplace_back(op, value.output);
+    }
+  }
+  const int stride = (static_cast<int>(ends.size()) + most_links - 1) / most_links;
+  Chain chain;
+  for (std::size_t i = 0; i < ends.size(); ++i) {
+    if ((static_cast<int>(i) + 1) % stride != 0) continue;
+    chain.last_op_.push_back(ends[i].first);
+    chain.output_.push_back(ends[i].second);
+  }
+  if (chain.last_op_.size() < 2) return std::nullopt;
+  chain.last_op_.push_back(ops - 1);
+  chain.output_.push_back(0);
+  int link = 0;
+  for (int op = 0; op < ops; ++op) {
+    if (op > chain.last_op_[static_cast<std::size_t>(link)]) ++link;
+    chain.link_of_op_.push_back(link);
+  }
+  return chain;
+}
+
+int Chain::link_that_ends_in(int op, int output) const {
+  const auto link = static_cast<std::size_t>(link_of(op));
+  return last_op_[link] == op && output_[link] == output ? static_cast<int>(link) : -1;
+}
+
+/// What one rehearsal says about the links.
+class Chain::Reading {
+ public:
+  Reading(const Chain& chain, Rehearsed rehearsed)
+      : chain_(chain), plan_(std::move(rehearsed.plan)), step_(std::move(rehearsed.step)) {
+    live_.push_back(static_cast<std::int64_t>(step_.live_before));
+    for (const StepRecord::Event& event : step_.events) {
+      const auto bytes = static_cast<std::int64_t>(event.bytes);
+      live_.push_back(live_.back() + (event.allocates ? bytes : -bytes));
+    }
+    read();
+  }
+
+  /// A stretch of runs, or of events.
+  struct Stretch {
+    std::size_t begin = 0;
+    std::size_t end = 0;
+  };
+
+  bool complete() const { return complete_; }
+
+  /// The events of a link's forward.
+  Stretch forward(int link) const { return forward_[index(link)]; }
+  /// The runs of a link's backward, with those for what is inside it.
+  Stretch backward(int link) const { return backward_[index(link)]; }
+  /// The runs that first made its result again; empty if none did.
+  Stretch replayed(int link) const { return replayed_[index(link)]; }
+
+  std::int64_t live_at(std::size_t event) const { return live_[event]; }
+  /// The most that is live from just before the first event to just after the last.
+  std::int64_t most(Stretch events) const {
+    return *std::max_element(live_.begin() + static_cast<std::ptrdiff_t>(events.begin),
+                             live_.begin() + static_cast<std::ptrdiff_t>(events.end) + 1);
+  }
+  Stretch events_of(Stretch runs) const {
+    return {step_.runs[runs.begin].first_event, step_.runs[runs.end - 1].last_event};
+  }
+  std::size_t end() const { return step_.events.size(); }
+  std::size_t first_forward() const { return step_.runs.front().first_event; }
+
+  bool keeps(int link) const {
+    return plan_.at(chain_.last_op_[index(link)], chain_.output_[index(link)]) == Choice::Keep;
+  }
+  double seconds(Stretch runs, const Rates& rates) const {
+    double sum = 0;
+    for (std::size_t i = runs.begin; i < runs.end; ++i) sum += rates.seconds(step_.runs[i].work);
+    return sum;
+  }
+  const StepRecord& step() const { return step_; }
+
+ private:
+  static std::size_t index(int link) { return static_cast<std::size_t>(link); }
+
+  void read() {
+    const std::size_t links = index(chain_.count());
+    std::vector<std::size_t> ends(links);           // events
+    std::vector<std::size_t> last_backward(links);  // one more than the run
+    replayed_.resize(links);
+    for (std::size_t r = 0; r < step_.runs.size(); ++r) {
+      const StepRecord::Run& run = step_.runs[r];
+      if (run.op < 0) continue;
+      const std::size_t link = index(chain_.link_of(run.op));
+      if (run.kind == RunKind::Forward) ends[link] = std::max(ends[link], run.last_event);
+      if (run.kind == RunKind::Backward) last_backward[link] = r + 1;
+      Stretch& again = replayed_[link];
+      if (run.kind == RunKind::Replay && again.end == 0) {
+        // Of a link, the runs just before the one that makes its result.
+        if (again.begin == 0 || step_.runs[r - 1].op < 0 || index(chain_.link_of(step_.runs[r - 1].op)) != link)
+          again.begin = r;
+        if (run.op == chain_.last_op_[link]) again.end = r + 1;
+      }
+    }
+    for (std::size_t link = 0; link < links; ++link) {
+      forward_.push_back({link == 0 ? first_forward() : ends[link - 1], ends[link]});
+      if (last_backward[link] == 0 || forward_[link].end < forward_[link].begin) complete_ = false;
+      if (!complete_) return;
+      const std::size_t end = last_backward[link];
+      std::size_t begin = end - 1;
+      const int first_op = link == 0 ? 0 : chain_.last_op_[link - 1] + 1;
+      const bool one_op = first_op == chain_.last_op_[link];
+      while (!one_op && begin > 0 && step_.runs[begin - 1].op >= 0 && step_.runs[begin - 1].kind != RunKind::Forward &&
+             index(chain_.link_of(step_.runs[begin - 1].op)) == link)
+        --begin;
+      backward_.push_back({begin, end});
+    }
+  }
+
+  const Chain& chain_;
+  Plan plan_;
+  StepRecord step_;
+  std::vector<std::int64_t> live_;  // before each event, and at the end
+  std::vector<Stretch> forward_;
+  std::vector<Stretch> backward_;
+  std::vector<Stretch> replayed_;
+  bool complete_ = true;
+};
+
+std::optional<std::vector<ChainLink>> Chain::measure(const Rates& rates, const Rehearse& rehearse) {
+  const Reading all_kept(*this, rehearse([](int) { return true; }));
+  const Reading none_kept(*this, rehearse([](int) { return false; }));
+  const Reading even_kept(*this, rehearse([](int link) { return link % 2 == 0; }));
+  const Reading odd_kept(*this, rehearse([](int link) { return link % 2 == 1; }));
+  for (const Reading* reading : {&all_kept, &none_kept, &even_kept, &odd_kept}) {
+    if (!reading->complete()) return std::nullopt;
+  }
+
+  const int links = count();
+  std::vector<ChainLink> chain(static_cast<std::size_t>(links));
+  const auto at = [&](int link) -> ChainLink& { return chain[static_cast<std::size_t>(link)]; };
+  const StepRecord& step = all_kept.step();
+  for (std::size_t v = 0; v < step.values.size(); ++v) {
+    const StepRecord::Value& value = step.values[v];
+    if (value.op < 0) continue;
+    const int own = link_that_ends_in(value.op, value.output);
+    if (own >= 0 && own + 1 < links) at(own).bytes = static_cast<std::int64_t>(value.bytes);
+    for (const int reader : value.read_by) {
+      const int link = link_of(reader);
+      if (link == link_of(value.op)) {
+        // What is inside a link is made from the result of the one before.
+        (own >= 0 ? at(link).reads_output : at(link).reads_input) |= own < 0 ? !value.optional : own + 1 < links;
+      } else {
+        at(link).reads_input = true;
+      }
+    }
+  }
+  const auto wanted = [&](int link) {
+    return link >= 0 && (at(link).reads_output || (link + 1 < links && at(link + 1).reads_input));
+  };
+  int last_wanted = links - 2;
+  while (last_wanted >= 0 && !wanted(last_wanted)) --last_wanted;
+  const int first_to_want = last_wanted + (last_wanted >= 0 && at(last_wanted + 1).reads_input ? 1 : 0);
+
+  /// Results before `end` that stay from forward on.
+  const auto kept_before = [&](const Reading& reading, int end) {
+    std::int64_t bytes = 0;
+    for (int link = 0; link < end; ++link) {
+      const bool read = wanted(link) || (link + 1 < links && !reading.keeps(link + 1));
+      if (reading.keeps(link) && read) bytes += at(link).bytes;
+    }
+    return bytes;
+  };
+  const auto forward_peak = [&](const Reading& reading, int link) {
+    return reading.most(reading.forward(link)) - kept_before(reading, link - 1);
+  };
+
+  for (int link = 0; link < links; ++link) {
+    ChainLink& made = at(link);
+    const Reading& own_kept = link % 2 == 0 ? even_kept : odd_kept;
+    const Reading& own_replayed = link % 2 == 0 ? odd_kept : even_kept;
+    made.forward_peak = {{{forward_peak(none_kept, link), forward_peak(own_kept, link)},
+                          {forward_peak(own_replayed, link), forward_peak(all_kept, link)}}};
+
+    std::int64_t own = made.reads_output ? made.bytes : 0;
+    for (int before = 0; before < link; ++before) own += wanted(before) ? at(before).bytes : 0;
+    const Reading::Stretch kept = all_kept.events_of(all_kept.backward(link));
+    made.before_backward = all_kept.live_at(kept.begin) - own;
+    made.backward_peak[1] = all_kept.most(kept) - own;
+    made.backward_peak[0] = made.backward_peak[1];
+    if (link <= first_to_want) {
+      std::int64_t restored = made.reads_output ? made.bytes : 0;
+      for (int before = 0; before < link; ++before) restored += at(before).bytes;
+      made.backward_peak[0] = none_kept.most(none_kept.events_of(none_kept.backward(link))) - restored;
+    }
+    const Reading::Stretch again = none_kept.replayed(link);
+    if (again.end == 0) continue;
+    const Reading::Stretch events = none_kept.events_of(again);
+    made.replay_bytes = none_kept.most(events) - none_kept.live_at(events.begin);
+    made.replay_seconds = none_kept.seconds(again, rates);
+  }
+  floor_ = std::max(all_kept.most({0, all_kept.first_forward()}),
+                    all_kept.most({all_kept.events_of(all_kept.backward(0)).end, all_kept.end()}));
+  return chain;
+}
+
+}  // namespace palimpsest::memory
