@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <set>
+#include <utility>
 
 namespace palimpsest::memory {
 namespace {
@@ -10,7 +12,9 @@ namespace {
 constexpr std::size_t segment_sizes = 12;
 constexpr std::size_t prices = 5;
 constexpr std::size_t inversions = 6;
-constexpr std::size_t budgets = 20;
+// To be filled with what is kept again: evenly spread, and such as plans without it have peaks.
+constexpr std::size_t even_budgets = 14;
+constexpr std::size_t peak_budgets = 12;
 // Chains: up to how many links, and how many alternatives a list may have where it may not have all.
 constexpr int most_links = 128;
 constexpr int short_chain = 20;
@@ -283,16 +287,7 @@ void Search::run(bool may_offload) {
     attempt(inverted(count, all / 16));
   }
   attempt_chain();
-  std::size_t least = std::numeric_limits<std::size_t>::max();
-  std::size_t most = 0;
-  for (const Tried& tried : tried_) {
-    least = std::min(least, tried.forecast.peak);
-    most = std::max(most, tried.forecast.peak);
-  }
-  for (std::size_t i = 0; i < budgets; ++i) {
-    const double share = static_cast<double>(i) / budgets;
-    const auto budget = static_cast<std::size_t>(
-        static_cast<double>(least) * std::pow(static_cast<double>(most) / static_cast<double>(least), share));
+  for (const std::size_t budget : budgets()) {
     const Tried* best = nullptr;
     for (const Tried& tried : tried_) {
       if (tried.forecast.peak > budget) continue;
@@ -300,6 +295,29 @@ void Search::run(bool may_offload) {
     }
     relax(Draft(best->draft), budget);
   }
+}
+
+std::vector<std::size_t> Search::budgets() const {
+  std::vector<const Tried*> sorted;
+  for (const Tried& tried : tried_) sorted.push_back(&tried);
+  std::sort(sorted.begin(), sorted.end(), [](const Tried* a, const Tried* b) {
+    return std::pair(a->forecast.peak, a->forecast.seconds) < std::pair(b->forecast.peak, b->forecast.seconds);
+  });
+  std::vector<std::size_t> peaks;
+  double seconds = std::numeric_limits<double>::infinity();
+  for (const Tried* tried : sorted) {
+    if (tried->forecast.seconds < seconds) peaks.push_back(tried->forecast.peak);
+    seconds = std::min(seconds, tried->forecast.seconds);
+  }
+  const auto least = static_cast<double>(sorted.front()->forecast.peak);
+  const auto most = static_cast<double>(sorted.back()->forecast.peak);
+  std::set<std::size_t> chosen;
+  for (std::size_t i = 0; i < even_budgets; ++i) {
+    const double share = static_cast<double>(i) / even_budgets;
+    chosen.insert(static_cast<std::size_t>(least * std::pow(most / least, share)));
+  }
+  for (std::size_t i = 0; i < peak_budgets; ++i) chosen.insert(peaks[i * (peaks.size() - 1) / (peak_budgets - 1)]);
+  return {chosen.begin(), chosen.end()};
 }
 
 }  // namespace palimpsest::memory

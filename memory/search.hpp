@@ -65,6 +65,9 @@ class Search {
   StepForecast attempt(const Draft& draft);
   /// If the step is a chain: its best schedules.
   void attempt_chain();
+  /// The budgets to be filled: some between the least peak so far and the greatest, and some of the peaks than which no
+  /// lower one is as fast.
+  std::vector<std::size_t> budgets() const;
   /// Keeps again as much as fits, dearest first.
   void relax(Draft draft, std::size_t budget);
 
