@@ -365,7 +365,7 @@ class Chaos : public Policy {
         return nullptr;
       case 2:
       case 3:
-        return memory::replay();
+        return memory::replay(static_cast<int>(drawn / 8 % 4));
       case 4:
         return drawn / 8 % 2 == 0 ? memory::fetch() : users_fetch();
       default:
