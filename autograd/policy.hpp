@@ -39,8 +39,8 @@ class Recipe {
   virtual int arena() const { return -1; }
 
   /// What is restored on the way to another value, and backward will read, stays if this is not above the nesting of
-  /// whatever the same plan restores after it; otherwise it goes again and is restored once more when it is wanted. With
-  /// all the same, everything stays. The depths of the nodes of a binary tree over a chain of values give every
+  /// whatever the same plan restores after it; otherwise it goes again and is restored once more when it is wanted.
+  /// With all the same, everything stays. The depths of the nodes of a binary tree over a chain of values give every
   /// schedule in which a checkpoint may be made on the way to another (Griewank & Walther 2000, "Revolve").
   virtual int nesting() const { return 0; }
 

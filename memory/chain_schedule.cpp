@@ -78,6 +78,7 @@ class Scheduler {
   void combine(Ways& all, const Combination& both) const {
     const Ways& after = *both.after;
     const Ways& before = *both.before;
+    if (after.empty()) return;  // the split would keep what nobody reads
     // The fastest of each that stay below a rising limit.
     std::size_t i = 0;
     std::size_t j = 0;

@@ -200,6 +200,20 @@ TEST(EverySchedule, AreTheBinaryTrees) {
   }
 }
 
+/// Backward of the last link but one reads nothing: keeping the result before it would be for nobody.
+TEST(ChainSchedules, NothingIsKeptForNobody) {
+  ChainLink idle;
+  idle.bytes = 8;
+  idle.replay_bytes = 8;
+  idle.replay_seconds = 1;
+  ChainLink reader = idle;
+  reader.reads_input = true;
+  const auto schedules = memory::chain_schedules(std::vector<ChainLink>{idle, reader, idle, idle}, 0, 8);
+  ASSERT_FALSE(schedules.empty());
+  EXPECT_EQ(schedules.back().replay_seconds, 0);
+  EXPECT_EQ(schedules.back().nesting.front(), ChainSchedule::kept);
+}
+
 struct Net {
   std::uint64_t seed;
   int layers;
