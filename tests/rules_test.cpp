@@ -4,13 +4,8 @@
 
 #include <gtest/gtest.h>
 
-#include "core/parallel.hpp"
 #include "memory/policies.hpp"
-#include "nn/densenet.hpp"
-#include "nn/revnet.hpp"
-#include "nn/sgd.hpp"
-#include "ops/cross_entropy.hpp"
-#include "tests/test_device.hpp"
+#include "tests/training.hpp"
 
 namespace palimpsest {
 namespace {
@@ -77,21 +72,15 @@ TEST(RulesTest, AnUnmatchedPatternListsTheBlocks) {
 /// Digest of the weights after three steps, and the peak of the last.
 template <class Model, class Spec>
 std::pair<std::string, std::size_t> train(const Spec& spec, std::string_view rules) {
-  Model model(spec, nn::Init(7, test::device()));
+  test::Training training = test::training_of<Model>(spec, nn::Init(7, test::device()), test::noise(4, test::device()),
+                                                     {.learning_rate = 0.1, .momentum = 0.9});
+  nn::Classifier& model = training.model();
   model.set_memory(memory::assign(memory::parse_rules(rules), model.block_names()));
-  nn::Sgd sgd(model.parameters(), {.learning_rate = 0.1, .momentum = 0.9});
-  Random random(3);
-  std::vector<float> pixels(4 * 3 * 32 * 32);
-  for (float& pixel : pixels) pixel = static_cast<float>(random.normal());
-  const Tensor images = Tensor::from_vector({4, 3, 32, 32}, pixels, test::device());
-  const Tensor labels = Tensor::zeros({4}, Dtype::Int32, test::device());
   for (int step = 0; step < 3; ++step) {
     allocator(test::device()).reset_peak();
-    sgd.zero_grad();
-    ops::cross_entropy(model(images), labels).backward();
-    sgd.step();
+    training.step();
   }
-  return {model.state_digest(), allocator(test::device()).stats().peak};
+  return {training.digest(), allocator(test::device()).stats().peak};
 }
 
 TEST(RulesTest, MixedAndComposedPoliciesGiveTheSameBits) {
