@@ -107,7 +107,7 @@ class Tape : public std::enable_shared_from_this<Tape> {
   void fetch_ahead(const Node& node);
   void retire(Node& node);
   void commit_gradients();
-  /// Throws ValueError for a policy that had nothing to act on in the whole step.
+  /// Throws ValueError for a policy, or a part of one, that had nothing to act on in the whole step.
   void check_policies_acted() const;
   std::map<const Policy*, std::vector<const Op*>> ops_by_policy() const;
   std::shared_ptr<Storage>& gradient_slot(Value& value);

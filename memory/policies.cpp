@@ -153,7 +153,12 @@ class Composed : public Policy {
     return offer.kind == Offer::Kind::EntersBlock && to_be_kept ? kept_or_moved(value) : recipe;
   }
 
-  std::vector<std::string_view> alternatives(Ops ops) const override { return outer_->alternatives(ops); }
+  std::vector<const Policy*> parts() const override {
+    std::vector<const Policy*> all = outer_->parts();
+    const std::vector<const Policy*> others = inner_->parts();
+    all.insert(all.end(), others.begin(), others.end());
+    return all;
+  }
 
  private:
   /// The answer for a value that enters a block and whose bytes the block's replay will want.

@@ -48,6 +48,8 @@ PolicyPtr offload(std::size_t at_least);
 ///   a block would take replaying those before it, so under checkpoint+shared an input stays, but for one that is in
 ///   an arena, which other values take over. What the policy of the block that made it keeps (what has no recipe, nor
 ///   has what was made outside every block) stays as well.
+///
+/// Each of the two must find something to act on in a step (Policy::parts).
 PolicyPtr compose(PolicyPtr outer, PolicyPtr inner);
 
 /// All policies and their compositions that make a difference.

@@ -1,4 +1,5 @@
-// Policies composed of two: what each value's recipe is, and the bits and the peak that come of it.
+// Policies composed of two: what each value's recipe is, the bits and the peak that come of it, and which of the two
+// was asked for in vain.
 
 #include <gtest/gtest.h>
 
@@ -127,6 +128,22 @@ TEST_F(CompositionTest, CompositionsOfSeveralAreExact) {
   for (const PolicyPtr& policy : {compose(reversible, offload), compose(offload, reversible),
                                   compose(compose(offload, checkpoint), reversible)}) {
     expect_exact(small_revnet(grid), policy);
+  }
+}
+
+// --- A part asked for in vain ----------------------------------------------------------------------------------------
+
+TEST_F(CompositionTest, APartThatFindsNothingToActOnIsNamed) {
+  for (const char* text : {"reversible+shared", "shared+reversible", "checkpoint+reversible+shared"}) {
+    Training training = small_densenet()(memory::parse(text), device());
+    const std::vector<Bits> before = training.state();
+    const std::string message = message_of<ValueError>([&] { training.step(); });
+    for (const std::string& part : {concat_text("'reversible' of '", text, "' finds nothing to act on"),
+                                    std::string("these do: store-all, checkpoint, shared, offload")}) {
+      EXPECT_NE(message.find(part), std::string::npos) << part << " is not in: " << message;
+    }
+    EXPECT_TRUE(training.state() == before);
+    EXPECT_NO_THROW(small_revnet()(memory::parse(text), device()).step()) << text;
   }
 }
 
