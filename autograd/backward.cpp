@@ -124,6 +124,7 @@ void Tape::backward(const Tensor& loss) {
   try {
     if (save_error_) std::rethrow_exception(save_error_);
     check_policies_acted();
+    mark_reached(root);
     state_ = State::Backward;
     if (Observer* const there = observer()) there->backward_begins(*this);
     root.gradient_ = make_gradient(root);

@@ -101,6 +101,8 @@ class Tape : public std::enable_shared_from_this<Tape> {
   void let_go(Value& value) noexcept;
 
   void check_versions(const Node& node, std::uint64_t read) const;
+  /// Marks the nodes that the loss depends on (Node::reached).
+  void mark_reached(const Value& loss);
   void backward_through(Node& node);
   void solve_inputs(Node& node);
   /// While `node` runs backwards, what those before it will read may be on its way.

@@ -16,6 +16,7 @@
 
 #include "ops/add.hpp"
 #include "ops/linear.hpp"
+#include "ops/pad_channels.hpp"
 #include "ops/relu.hpp"
 #include "tests/offload_support.hpp"
 
@@ -136,6 +137,42 @@ TEST_F(OffloadTest, TwoValuesAreOnTheirWayOutAndTwoOnTheirWayBack) {
   ASSERT_EQ(backward.size(), layers);
   EXPECT_LE(backward[0], 2 + head / bytes);
   EXPECT_EQ(std::vector<std::size_t>(backward.begin() + 1, backward.end()), (std::vector<std::size_t>{2, 2, 2, 2, 1}));
+}
+
+/// Activations, in values, when each of six relus has run backwards, and the peak. With `aside` there are three more in
+/// their midst, of values eight times as large, which nothing is made from.
+std::pair<std::vector<std::size_t>, std::size_t> backward_of_chain(bool aside, Device where) {
+  const Shape shape{1, 2, 8, 8};
+  const std::size_t bytes = static_cast<std::size_t>(shape.count()) * sizeof(float);
+  Allocator& memory = allocator(where);
+  const auto live = [&] { return memory.stats().live_by_tag[static_cast<std::size_t>(Tag::Activation)]; };
+  const std::size_t before = live();
+  std::vector<std::size_t> alive;
+  const Tensor x = where != Device::Meta ? random_parameter(shape, 1)
+                                         : Tensor::empty(shape, Dtype::Float32, where, Tag::Parameter).requires_grad();
+  const Tensor y = in_block(memory::offload(0), x, [&](Tensor z) {
+    for (int i = 0; i < 6; ++i) {
+      z = watch(ops::relu(std::move(z)), [&](Moment moment) {
+        if (moment == Moment::Backward) alive.push_back((live() - before) / bytes);
+      });
+      if (i != 2 || !aside) continue;
+      Tensor large = ops::pad_channels(z, 0, 14);
+      for (int k = 0; k < 3; ++k) large = ops::relu(std::move(large));
+    }
+    return z;
+  });
+  memory.reset_peak();
+  ops::cross_entropy(ops::global_avg_pool(y), Tensor::zeros({1}, Dtype::Int32, where)).backward();
+  return {alive, memory.stats().peak};
+}
+
+TEST_F(OffloadTest, NothingIsFetchedForWhatGetsNoGradient) {
+  const auto chain = backward_of_chain(false, device());
+  const auto branched = backward_of_chain(true, device());
+  ASSERT_EQ(chain.first.size(), 6U);
+  EXPECT_EQ(std::count(chain.first.begin() + 1, chain.first.end() - 1, chain.first[1]), 4);  // as many on their way
+  EXPECT_EQ(branched, chain);
+  EXPECT_EQ(backward_of_chain(true, Device::Meta), branched);
 }
 
 TEST_F(OffloadTest, NothingGrowsAfterTheFirstStep) {
