@@ -228,7 +228,7 @@ TEST_F(StepFailureTest, OutOfMemorySaysWhatWasAskedWhoHoldsItAndWhatWouldHelp) {
   set_limit(limit);
   const std::string message = message_of<OutOfMemory>([&] { training.step(); });
   expect_parts(message, {concat_text("out of memory on ", device(), ": "), " MiB for ", " in use (", "parameter ",
-                         "activation ", "the limit is " + format_mebibytes(limit), "largest blocks: block",
+                         "activation ", "the limit is " + format_mebibytes(limit), "largest blocks: dense",
                          "memory policy in force: store-all", "(checkpoint or shared or offload would need less)"});
 }
 

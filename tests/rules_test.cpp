@@ -25,18 +25,18 @@ TEST(RulesTest, PatternsMatchNamesAndTheirLastParts) {
   EXPECT_TRUE(memory::matches("unit?", "stage1.unit3"));
   EXPECT_TRUE(memory::matches("stage1.*", "stage1.unit3"));
   EXPECT_TRUE(memory::matches("*1*3", "stage1.unit3"));
-  EXPECT_TRUE(memory::matches("block1", "block1"));
+  EXPECT_TRUE(memory::matches("dense1", "dense1"));
   EXPECT_FALSE(memory::matches("unit?", "stage1.unit13"));
   EXPECT_FALSE(memory::matches("unit", "stage1.unit3"));
   EXPECT_FALSE(memory::matches("x.unit*", "stage1.unit3"));
-  EXPECT_FALSE(memory::matches("", "block1"));
-  EXPECT_FALSE(memory::matches("*x", "block1"));
-  EXPECT_FALSE(memory::matches("block1?", "block1"));
+  EXPECT_FALSE(memory::matches("", "dense1"));
+  EXPECT_FALSE(memory::matches("*x", "dense1"));
+  EXPECT_FALSE(memory::matches("dense1?", "dense1"));
 }
 
 TEST(RulesTest, TheFirstMatchDecidesAndTheRestKeepsEverything) {
-  const auto rules = memory::parse_rules("block1=shared,block*=checkpoint+shared");
-  const std::vector<std::string> blocks = {"block1", "transition1", "block2"};
+  const auto rules = memory::parse_rules("dense1=shared,dense*=checkpoint+shared");
+  const std::vector<std::string> blocks = {"dense1", "transition1", "dense2"};
   const auto policies = memory::assign(rules, blocks);
   EXPECT_EQ(policies[0], memory::shared());
   EXPECT_EQ(policies[1], nullptr);
@@ -47,9 +47,9 @@ TEST(RulesTest, WhatIsWrongIsNamed) {
   EXPECT_NE(error_of("none").find("'none'"), std::string::npos);
   EXPECT_NE(error_of("none").find("reversible"), std::string::npos);
   EXPECT_NE(error_of("checkpoint+").find("''"), std::string::npos);
-  EXPECT_NE(error_of("block1=").find("PATTERN=POLICY"), std::string::npos);
+  EXPECT_NE(error_of("dense1=").find("PATTERN=POLICY"), std::string::npos);
   EXPECT_NE(error_of("=shared").find("PATTERN=POLICY"), std::string::npos);
-  EXPECT_NE(error_of("block1=shared,").find("PATTERN=POLICY"), std::string::npos);
+  EXPECT_NE(error_of("dense1=shared,").find("PATTERN=POLICY"), std::string::npos);
   EXPECT_NE(error_of("shared,checkpoint").find("PATTERN=POLICY"), std::string::npos);
   EXPECT_NE(error_of("a=b=shared").find("'b=shared'"), std::string::npos);
   EXPECT_NE(error_of("").find("''"), std::string::npos);
@@ -86,8 +86,8 @@ std::pair<std::string, std::size_t> train(const Spec& spec, std::string_view rul
 TEST(RulesTest, MixedAndComposedPoliciesGiveTheSameBits) {
   const auto dense = nn::DenseNetSpec::cifar(16, 4);
   const auto kept = train<nn::DenseNet>(dense, "store-all");
-  for (const char* rules : {"checkpoint+shared", "shared+checkpoint", "block1=shared,*=checkpoint",
-                            "transition*=checkpoint+shared,block2=checkpoint", "store-all+shared"}) {
+  for (const char* rules : {"checkpoint+shared", "shared+checkpoint", "dense1=shared,*=checkpoint",
+                            "transition*=checkpoint+shared,dense2=checkpoint", "store-all+shared"}) {
     const auto mixed = train<nn::DenseNet>(dense, rules);
     EXPECT_EQ(mixed.first, kept.first) << rules;
     EXPECT_LT(mixed.second, kept.second) << rules;
