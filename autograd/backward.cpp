@@ -124,6 +124,7 @@ void Tape::backward(const Tensor& loss) {
   try {
     if (save_error_) std::rethrow_exception(save_error_);
     check_policies_acted();
+    mark_reached(root);
     state_ = State::Backward;
     if (Observer* const there = observer()) there->backward_begins(*this);
     root.gradient_ = make_gradient(root);
@@ -232,13 +233,16 @@ std::map<const Policy*, std::vector<const Op*>> Tape::ops_by_policy() const {
 
 void Tape::check_policies_acted() const {
   for (const auto& [policy, used] : ops_by_policy()) {
-    if (std::any_of(used.begin(), used.end(), [chosen = policy](const Op* op) { return chosen->acts_on(*op); }))
-      continue;
-    std::string others;
-    for (const std::string_view name : policy->alternatives(used))
-      others += concat_text(others.empty() ? "" : ", ", name);
-    throw ValueError(concat_text("memory policy '", policy->name(), "' finds nothing to act on in this model",
-                                 others.empty() ? "" : "; these do: ", others));
+    for (const Policy* const part : policy->parts()) {
+      if (std::any_of(used.begin(), used.end(), [part](const Op* op) { return part->acts_on(*op); })) continue;
+      const std::string whole = part != policy ? concat_text(" of '", policy->name(), "'") : "";
+      std::string others;
+      for (const std::string_view name : part->alternatives(used))
+        others += concat_text(others.empty() ? "" : ", ", name);
+      throw ValueError(concat_text("memory policy '", part->name(), "'", whole,
+                                   " finds nothing to act on in this model",
+                                   others.empty() ? "" : "; these do: ", others));
+    }
   }
 }
 

@@ -25,12 +25,25 @@ std::vector<Value*> read_by(const Node& node) {
 
 }  // namespace
 
+void Tape::mark_reached(const Value& loss) {
+  const auto mark = [](const Value& value) {
+    if (value.producer_ != nullptr) value.producer_->reached = true;
+  };
+  mark(loss);
+  for (std::size_t i = nodes_.size(); i-- > 0;) {
+    if (!nodes_[i].reached) continue;
+    for (const ValuePtr& input : nodes_[i].inputs) mark(*input);
+  }
+}
+
 void Tape::fetch_ahead(const Node& node) {
   std::erase_if(on_their_way_, [](const Value* value) { return value->present() || value->recipe_ == nullptr; });
   const auto is_on_its_way = [&](const Value* value) {
     return std::find(on_their_way_.begin(), on_their_way_.end(), value) != on_their_way_.end();
   };
   for (looked_ahead_ = std::min(looked_ahead_, node.index); looked_ahead_ > 0; --looked_ahead_) {
+    // Without a gradient a node reads nothing, and what was fetched for it would take a place from what is read.
+    if (!nodes_[looked_ahead_ - 1].reached) continue;
     for (Value* value : read_by(nodes_[looked_ahead_ - 1])) {
       // What a node must be run for is made again when it is needed.
       const bool saved = !value->present() && value->saved_ && value->recipe_ != nullptr;

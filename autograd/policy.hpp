@@ -100,6 +100,10 @@ class Policy {
   /// whole step is reported to the user, who asked for it in vain.
   virtual bool acts_on(const Op&) const { return true; }
 
+  /// The policies that this one is composed of, each of which the user has asked for: it is reported if it acts on
+  /// nothing, whatever the others do. A policy that is not composed is its only part.
+  virtual std::vector<const Policy*> parts() const { return {this}; }
+
   /// Whether the policy, set for a whole model, decides about what is outside every block, too. Otherwise that is kept.
   virtual bool covers_the_rest() const { return false; }
 

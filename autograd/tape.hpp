@@ -101,13 +101,15 @@ class Tape : public std::enable_shared_from_this<Tape> {
   void let_go(Value& value) noexcept;
 
   void check_versions(const Node& node, std::uint64_t read) const;
+  /// Marks the nodes that the loss depends on (Node::reached).
+  void mark_reached(const Value& loss);
   void backward_through(Node& node);
   void solve_inputs(Node& node);
   /// While `node` runs backwards, what those before it will read may be on its way.
   void fetch_ahead(const Node& node);
   void retire(Node& node);
   void commit_gradients();
-  /// Throws ValueError for a policy that had nothing to act on in the whole step.
+  /// Throws ValueError for a policy, or a part of one, that had nothing to act on in the whole step.
   void check_policies_acted() const;
   std::map<const Policy*, std::vector<const Op*>> ops_by_policy() const;
   std::shared_ptr<Storage>& gradient_slot(Value& value);

@@ -103,6 +103,7 @@ struct Node {
   std::shared_ptr<const BlockInfo> block;  ///< null outside every block
   PolicyPtr policy;                        ///< the block's when the op was recorded; null: keep everything
   std::size_t index = 0;
+  bool reached = false;  ///< in backward: whether the loss depends on an output, which will get a gradient
 };
 
 /// What Recipe::restore is given.

@@ -188,12 +188,12 @@ class DenseNet(nn.Module):
         layers = (depth - 4) // 6
         channels = 2 * growth
         self.conv0 = Conv2d(image_channels, channels, 3)
-        self.block1 = DenseBlock(layers, channels, growth, efficient)
+        self.dense1 = DenseBlock(layers, channels, growth, efficient)
         for index in (1, 2):
             channels += layers * growth
             self.add_module(f"transition{index}", Transition(channels, channels // 2))
             channels //= 2
-            self.add_module(f"block{index + 1}", DenseBlock(layers, channels, growth, efficient))
+            self.add_module(f"dense{index + 1}", DenseBlock(layers, channels, growth, efficient))
         channels += layers * growth
         self.norm = BatchNorm2d(channels, DENSENET_NORM)
         self.classifier = nn.Linear(channels, classes)
@@ -206,9 +206,9 @@ class DenseNet(nn.Module):
         _initialise_linear(self.classifier, 1 / math.sqrt(self.classifier.in_features))
 
     def forward(self, images: Tensor) -> Tensor:
-        h = self.block1(self.conv0(images))
-        h = self.block2(self.transition1(h))
-        h = self.block3(self.transition2(h))
+        h = self.dense1(self.conv0(images))
+        h = self.dense2(self.transition1(h))
+        h = self.dense3(self.transition2(h))
         return _classify(h, self.norm, self.classifier)
 
 

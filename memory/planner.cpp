@@ -37,7 +37,7 @@ class Meter : public Observer {
   ObserverScope scope_{this};
 };
 
-/// "block1 concat (64, 304, 16, 16) 19.0 MiB, ...": the largest of what is live at the peak.
+/// "dense1 concat (64, 304, 16, 16) 19.0 MiB, ...": the largest of what is live at the peak.
 std::string owners_of_peak(const StepRecord& step) {
   std::map<std::string, std::size_t> bytes;
   const StepRecord::Peak peak = step.peak();

@@ -123,7 +123,12 @@ std::vector<std::string_view> BuiltIn::thriftier(Ops ops) const {
   return acting(ops, static_cast<std::size_t>(self - built_in().begin()) + 1);
 }
 
-/// The names of the two are in the composed one's: "checkpoint+shared".
+/// Whether restoring by this recipe takes nothing but what the recipe has saved.
+bool stands_alone(const Recipe* recipe, const Value& value) {
+  return recipe != nullptr && recipe->via(value) == nullptr && recipe->sources(value).empty();
+}
+
+/// What it means is said at compose().
 class Composed : public Policy {
  public:
   Composed(PolicyPtr outer, PolicyPtr inner)
@@ -143,12 +148,32 @@ class Composed : public Policy {
                                    inner_->decide(value, *value.producer()->op, block) != nullptr;
     if (offer.kind == Offer::Kind::InsideBranch && inner_has_decided) return std::nullopt;
     std::optional<RecipePtr> recipe = outer_->reconsider(value, offer, block);
-    return recipe ? recipe : inner_->reconsider(value, offer, block);
+    if (!recipe) recipe = inner_->reconsider(value, offer, block);
+    const bool to_be_kept = recipe && *recipe == nullptr;
+    return offer.kind == Offer::Kind::EntersBlock && to_be_kept ? kept_or_moved(value) : recipe;
   }
 
-  std::vector<std::string_view> alternatives(Ops ops) const override { return outer_->alternatives(ops); }
+  std::vector<const Policy*> parts() const override {
+    std::vector<const Policy*> all = outer_->parts();
+    const std::vector<const Policy*> others = inner_->parts();
+    all.insert(all.end(), others.begin(), others.end());
+    return all;
+  }
 
  private:
+  /// The answer for a value that enters a block and whose bytes the block's replay will want.
+  std::optional<RecipePtr> kept_or_moved(const Value& value) const {
+    const Node* const maker = value.producer();
+    if (maker == nullptr || maker->block == nullptr || value.recipe() == nullptr) return nullptr;
+    for (const PolicyPtr& part : {inner_, outer_}) {
+      RecipePtr recipe = part->decide(value, *maker->op, *maker->block);
+      if (!stands_alone(recipe.get(), value)) continue;
+      // One that it has already may have saved the bytes.
+      return stands_alone(value.recipe(), value) ? std::nullopt : std::optional(std::move(recipe));
+    }
+    return nullptr;
+  }
+
   PolicyPtr outer_;
   PolicyPtr inner_;
   std::string name_;

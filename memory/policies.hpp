@@ -30,9 +30,26 @@ PolicyPtr reversible();
 PolicyPtr offload();
 PolicyPtr offload(std::size_t at_least);
 
-/// Two policies at once: `inner` decides first, and what it leaves alone is `outer`'s. checkpoint+shared replays a
-/// block from its inputs, and what its memory-bound ops make lives in arenas in both runs. Offers are answered by
-/// `outer`, but inside a branch not for values that `inner` has given a recipe. Its name is "outer+inner".
+/// Two policies at once, called "outer+inner".
+///
+/// When a value is made, `inner` decides first, and what it would keep is `outer`'s. checkpoint+shared replays a block,
+/// and what its memory-bound ops make lives in arenas in both runs: an arena belongs to the recipe, whichever of the
+/// two has chosen that, and arenas of the same number are the same storage.
+///
+/// Offers go to `outer`, and to `inner` where `outer` has nothing to say:
+/// - Inside a branch, what `inner` has given a recipe when it was made is not offered: under reversible+shared it
+///   stays in its arena.
+/// - For a value that can be solved, the answer replaces the recipe it was made with, `inner`'s too: solving takes
+///   neither storage elsewhere nor a run of its own.
+/// - A value that enters a block and is to be kept, because the block is replayed from it, is moved elsewhere instead
+///   if one of the two moves such values: if its recipe for it (Policy::decide) runs no op and reads no other value, as
+///   fetch() does. The block's replay then gets it from there. So checkpoint+offload leaves block inputs offloaded, and
+///   offload+checkpoint is checkpointing whose checkpoints are offloaded. A recipe that computes does not do: replaying
+///   a block would take replaying those before it, so under checkpoint+shared an input stays, but for one that is in
+///   an arena, which other values take over. What the policy of the block that made it keeps (what has no recipe, nor
+///   has what was made outside every block) stays as well.
+///
+/// Each of the two must find something to act on in a step (Policy::parts).
 PolicyPtr compose(PolicyPtr outer, PolicyPtr inner);
 
 /// All policies and their compositions that make a difference.

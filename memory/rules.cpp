@@ -68,7 +68,7 @@ std::vector<Rule> parse_rules(std::string_view text) {
 }
 
 std::string rules_help() {
-  return concat_text(joined(names()), "; composed as checkpoint+shared; by block as 'block1=shared,*=checkpoint'");
+  return concat_text(joined(names()), "; composed as checkpoint+shared; by block as 'dense1=shared,*=checkpoint'");
 }
 
 bool matches(std::string_view pattern, std::string_view block) {

@@ -20,7 +20,7 @@ struct Rule {
 ///
 ///     shared                                       one policy for every block
 ///     checkpoint+shared                            composed, see compose()
-///     block1=shared,transition*=store-all,*=checkpoint    by block: the first pattern that matches decides
+///     dense1=shared,transition*=store-all,*=checkpoint    by block: the first pattern that matches decides
 ///
 /// Blocks that no pattern names keep everything. Throws ValueError, saying what was expected where.
 std::vector<Rule> parse_rules(std::string_view text);

@@ -123,7 +123,7 @@ DenseNet::DenseNet(const DenseNetSpec& spec, Init init) {
   }
   for (std::size_t b = 0; b < spec.layers.size(); ++b) {
     blocks_.push_back(std::make_unique<DenseBlock>(init, spec, channels, spec.layers[b]));
-    add_module(concat_text("block", b + 1), *blocks_.back());
+    add_module(concat_text("dense", b + 1), *blocks_.back());
     channels += spec.layers[b] * spec.growth_rate;
     if (b + 1 == spec.layers.size()) break;
     const auto passed = std::max<std::int64_t>(

@@ -9,7 +9,7 @@
 
 namespace palimpsest::nn {
 
-/// A parameter or buffer and its path in the model, like "block1.layer2.conv1.weight".
+/// A parameter or buffer and its path in the model, like "dense1.layer2.conv1.weight".
 struct NamedTensor {
   std::string name;
   Tensor tensor;
@@ -37,7 +37,7 @@ class Module {
   /// The memory policy of every block in this module, from the next forward on.
   void set_memory(const PolicyPtr& policy);
   /// The memory policy of each block, in the order of block_names(); null: keep everything. To give policies by names:
-  /// set_memory(memory::assign(memory::parse_rules("block1=shared,*=checkpoint"), block_names())). Throws ValueError
+  /// set_memory(memory::assign(memory::parse_rules("dense1=shared,*=checkpoint"), block_names())). Throws ValueError
   /// for another number of policies; nothing has changed then.
   void set_memory(std::span<const PolicyPtr> policies);
 

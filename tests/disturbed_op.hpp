@@ -5,10 +5,9 @@
 #include <functional>
 #include <memory>
 #include <utility>
-#include <vector>
 
-#include "autograd/tape.hpp"
 #include "core/cuda_runtime.hpp"
+#include "tests/forwarding.hpp"
 
 namespace palimpsest::test {
 
@@ -16,36 +15,19 @@ namespace palimpsest::test {
 using Replay = std::function<void(Op& op, Forward& io)>;
 
 /// An op that does something else when it is run again.
-class DisturbedOp : public Op {
+class DisturbedOp : public ForwardingOp {
  public:
-  DisturbedOp(std::unique_ptr<Op> op, Replay replay) : op_(std::move(op)), replay_(std::move(replay)) {}
+  DisturbedOp(std::unique_ptr<Op> op, Replay replay) : ForwardingOp(std::move(op)), replay_(std::move(replay)) {}
 
-  std::string_view name() const override { return op_->name(); }
-  Cost cost() const override { return op_->cost(); }
-  Cost cost(std::size_t output) const override { return op_->cost(output); }
-  std::vector<Spec> infer(std::span<const Spec> inputs) const override { return op_->infer(inputs); }
-  Needs needs() const override { return op_->needs(); }
-  int overwritable_input() const override { return op_->overwritable_input(); }
-  int solvable_input() const override { return op_->solvable_input(); }
-  void solve(std::span<const View> inputs, const View& output, const View& solved) const override {
-    op_->solve(inputs, output, solved);
-  }
-  bool solves_exactly() const override { return op_->solves_exactly(); }
-  std::vector<View> state() const override { return op_->state(); }
-  void begin(Forward& io) override { op_->begin(io); }
-  void forward(Forward& io) override { io.phase() == Phase::Replay ? replay_(*op_, io) : op_->forward(io); }
-  bool skip_backward() override { return op_->skip_backward(); }
-  void backward(Backward& io) override { op_->backward(io); }
+  void forward(Forward& io) override { io.phase() == Phase::Replay ? replay_(op(), io) : op().forward(io); }
 
  private:
-  std::unique_ptr<Op> op_;
   Replay replay_;
 };
 
-/// Lets an op that a step has recorded go wrong. What a tape shows of its nodes is const, the nodes are not.
-inline void disturb(const Node& node, Replay replay) {
-  std::unique_ptr<Op>& op = const_cast<Node&>(node).op;
-  op = std::make_unique<DisturbedOp>(std::move(op), std::move(replay));
+/// Lets an op that a step has recorded go wrong.
+inline void disturb(const Node& node, const Replay& replay) {
+  replace_op(node, [&](std::unique_ptr<Op> op) { return std::make_unique<DisturbedOp>(std::move(op), replay); });
 }
 
 /// Flips one bit of a tensor's bytes, behind everybody's back.

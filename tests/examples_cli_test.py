@@ -121,9 +121,10 @@ def test_help(_):
 def test_usage_errors(_):
     fails_with([DENSENET, "--no-such-flag"], 2, "--no-such-flag")
     fails_with([DENSENET, "--memory", "none"], 2, "none", "store-all", "reversible")
-    fails_with([DENSENET, "--memory", "unit*=shared"], 2, "unit*", "block1", "transition2")
-    fails_with([DENSENET, "--memory", "*=checkpoint,block1=shared"], 2, "block1", "earlier")
-    fails_with([DENSENET, "--memory", "block1"], 2, "block1", "store-all")
+    fails_with([DENSENET, "--memory", "unit*=shared"], 2, "unit*", "dense1", "transition2")
+    fails_with([DENSENET, "--memory", "*=checkpoint,dense1=shared"], 2, "dense1", "earlier")
+    fails_with([DENSENET, "--memory", "dense1"], 2, "dense1", "store-all")
+    fails_with([DENSENET, "--memory", "reversible+shared"], 2, "'reversible' of 'reversible+shared'", "nothing to act on", "checkpoint")
     fails_with([DENSENET, "--memory", "budget=1MiB"], 2, "too small", "least feasible", "pinned by")
     fails_with([DENSENET, "--memory", "budget=lots"], 2, "lots", "2GiB")
     fails_with([DENSENET, "--plan", "--budget", "0"], 2, "--budget", "2GiB")

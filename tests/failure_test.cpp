@@ -3,15 +3,13 @@
 
 #include <gtest/gtest.h>
 
-#include "nn/densenet.hpp"
-#include "nn/revnet.hpp"
-#include "nn/sgd.hpp"
 #include "ops/add.hpp"
 #include "ops/conv2d.hpp"
 #include "ops/cross_entropy.hpp"
 #include "ops/dropout.hpp"
 #include "ops/relu.hpp"
 #include "tests/random_graph.hpp"
+#include "tests/training.hpp"
 #include "tests/user_policy.hpp"
 
 namespace palimpsest::test {
@@ -132,65 +130,6 @@ INSTANTIATE_TEST_SUITE_P(Seeds, FailureTest, ::testing::Range<std::uint64_t>(0, 
 
 // --- Every limit on a model ------------------------------------------------------------------------------------------
 
-/// A model, its optimiser and one batch.
-class Training {
- public:
-  Training(std::unique_ptr<nn::Classifier> model, nn::Init init, const PolicyPtr& policy)
-      : model_(std::move(model)), init_(std::move(init)), sgd_(model_->parameters(), {.learning_rate = 0.05}) {
-    model_->set_memory(policy);
-  }
-
-  void step() {
-    sgd_.zero_grad();
-    ops::cross_entropy((*model_)(images_), labels_).backward();
-    sgd_.step();
-  }
-
-  /// Weights, buffers, gradients and random counters.
-  std::vector<Bits> state() const {
-    std::vector<Bits> bits;
-    for (const auto& [name, parameter] : model_->parameters()) {
-      bits.push_back(bits_of(parameter));
-      bits.push_back(bits_of(parameter.grad()));
-    }
-    for (const auto& [name, buffer] : model_->buffers()) bits.push_back(bits_of(buffer));
-    bits.emplace_back(init_.dropout_generator()->offset);
-    return bits;
-  }
-
-  nn::Classifier& model() { return *model_; }
-  nn::Sgd& sgd() { return sgd_; }
-
- private:
-  std::unique_ptr<nn::Classifier> model_;
-  nn::Init init_;
-  nn::Sgd sgd_;
-  Tensor images_ = random_tensor({2, 3, 8, 8}, 9);
-  Tensor labels_ = from_vector<std::int32_t>({2}, {0, 3});
-};
-
-Training densenet(const PolicyPtr& policy) {
-  nn::DenseNetSpec spec;
-  spec.layers = {2, 2};
-  spec.growth_rate = 4;
-  spec.stem_channels = 8;
-  spec.dropout = 0.2;
-  nn::Init init(5, device());
-  auto model = std::make_unique<nn::DenseNet>(spec, init);
-  return {std::move(model), std::move(init), policy};
-}
-
-Training revnet(const PolicyPtr& policy) {
-  nn::ResidualSpec spec;
-  spec.units = {2, 2};
-  spec.filters = {8, 16};
-  spec.stem_channels = 8;
-  spec.grid = 12;
-  nn::Init init(5, device());
-  auto model = std::make_unique<nn::RevNet>(spec, init);
-  return {std::move(model), std::move(init), policy};
-}
-
 std::size_t gradient_bytes(const nn::Module& model) {
   std::size_t bytes = 0;
   for (const auto& [name, parameter] : model.parameters()) bytes += parameter.value().bytes();
@@ -289,7 +228,7 @@ TEST_F(StepFailureTest, OutOfMemorySaysWhatWasAskedWhoHoldsItAndWhatWouldHelp) {
   set_limit(limit);
   const std::string message = message_of<OutOfMemory>([&] { training.step(); });
   expect_parts(message, {concat_text("out of memory on ", device(), ": "), " MiB for ", " in use (", "parameter ",
-                         "activation ", "the limit is " + format_mebibytes(limit), "largest blocks: block",
+                         "activation ", "the limit is " + format_mebibytes(limit), "largest blocks: dense",
                          "memory policy in force: store-all", "(checkpoint or shared or offload would need less)"});
 }
 

@@ -14,127 +14,28 @@
 #include <filesystem>
 #include <thread>
 
-#include "nn/densenet.hpp"
-#include "nn/revnet.hpp"
-#include "nn/sgd.hpp"
 #include "ops/add.hpp"
-#include "ops/cross_entropy.hpp"
 #include "ops/linear.hpp"
-#include "ops/pool.hpp"
+#include "ops/pad_channels.hpp"
 #include "ops/relu.hpp"
-#include "tests/tape_support.hpp"
+#include "tests/offload_support.hpp"
 
 namespace palimpsest::test {
 namespace {
 
 namespace fs = std::filesystem;
 
-/// Each test has a folder, and so a file, of its own.
-class OffloadTest : public TapeTest {
- protected:
-  void SetUp() override {
-    TapeTest::SetUp();
-    std::string name = (fs::temp_directory_path() / "offload-test-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(name.data()), nullptr);
-    folder_ = name;
-    before_ = memory::offload_directory();
-    memory::set_offload_directory(name);
-  }
-  void TearDown() override {
-    EXPECT_EQ(memory::offload_stats(device()).held, 0U) << "values are still out after the test";
-    EXPECT_TRUE(fs::is_empty(folder_)) << "the file has a name";
-    memory::set_offload_directory(before_);
-    fs::remove_all(folder_);
-    TapeTest::TearDown();
-  }
-
-  fs::path folder_;
-  std::string before_;
-};
-
-Tensor score(const Tensor& x) {
-  return ops::cross_entropy(ops::global_avg_pool(x), from_vector<std::int32_t>({1}, {1}));
-}
-
-nn::DenseNetSpec small_densenet() {
-  nn::DenseNetSpec spec;
-  spec.layers = {4, 4};
-  spec.growth_rate = 8;
-  spec.dropout = 0.2;
-  return spec;
-}
-
-nn::ResidualSpec small_revnet() {
-  nn::ResidualSpec spec;
-  spec.units = {4, 3};
-  spec.filters = {8, 16};
-  spec.stem_channels = 8;
-  return spec;
-}
-
-template <class Model, class Spec>
-class Training {
- public:
-  Training(const Spec& spec, const PolicyPtr& policy, Device where = device())
-      : model_(spec, nn::Init(5, where)), sgd_(model_.parameters(), {.learning_rate = 0.05}), where_(where) {
-    model_.set_memory(policy);
-    if (where_ == Device::Meta) {
-      images_ = Tensor::empty({4, 3, 16, 16}, Dtype::Float32, where_, Tag::Data);
-      labels_ = Tensor::empty({4}, Dtype::Int32, where_, Tag::Data);
-    } else {
-      images_ = random_tensor({4, 3, 16, 16}, 9);
-      labels_ = from_vector<std::int32_t>({4}, {0, 3, 7, 9}, Tag::Data);
-    }
-  }
-
-  Tensor forward() { return ops::cross_entropy(model_(images_), labels_); }
-  void step() {
-    sgd_.zero_grad();
-    const Tensor loss = forward();
-    out_ = memory::offload_stats(where_).held;
-    loss.backward();
-    sgd_.step();
-  }
-  /// Bytes that were out between forward and backward of the last step.
-  std::size_t out() const { return out_; }
-  std::string digest() const { return model_.state_digest(); }
-
- private:
-  Model model_;
-  nn::Sgd sgd_;
-  Device where_;
-  std::size_t out_ = 0;
-  Tensor images_;
-  Tensor labels_;
-};
-
-using DenseNetTraining = Training<nn::DenseNet, nn::DenseNetSpec>;
-using RevNetTraining = Training<nn::RevNet, nn::ResidualSpec>;
-
 // --- The same bits ---------------------------------------------------------------------------------------------------
 
-template <class Run, class Spec>
-std::string digest_after(int steps, const Spec& spec, const PolicyPtr& policy) {
-  Run run(spec, policy);
-  for (int i = 0; i < steps; ++i) run.step();
-  return run.digest();
-}
-
 TEST_F(OffloadTest, GivesTheBitsOfStoreAll) {
-  const auto dense = [](const PolicyPtr& policy) {
-    return digest_after<DenseNetTraining>(3, small_densenet(), policy);
-  };
-  const auto reversible = [](const PolicyPtr& policy) {
-    return digest_after<RevNetTraining>(3, small_revnet(), policy);
-  };
-  EXPECT_EQ(dense(memory::offload(0)), dense(memory::store_all()));
-  EXPECT_EQ(reversible(memory::offload(0)), reversible(memory::store_all()));
+  for (const MakeTraining& make : {small_densenet(), small_revnet()})
+    EXPECT_EQ(digest_after(3, make, memory::offload(0)), digest_after(3, make, memory::store_all()));
 }
 
 TEST_F(OffloadTest, GivesTheBitsOfStoreAllOnTwoThreads) {
-  const std::string expected = digest_after<DenseNetTraining>(3, small_densenet(), memory::store_all());
+  const std::string expected = digest_after(3, small_densenet(), memory::store_all());
   set_thread_count(2);
-  EXPECT_EQ(digest_after<DenseNetTraining>(3, small_densenet(), memory::offload(0)), expected);
+  EXPECT_EQ(digest_after(3, small_densenet(), memory::offload(0)), expected);
 }
 
 TEST_F(OffloadTest, WhatAUserChangesOnTheWayIsNotWhatComesBack) {
@@ -191,43 +92,21 @@ TEST_F(OffloadTest, WhatTheUserHoldsCanBeReadThroughout) {
 
 // --- Memory ----------------------------------------------------------------------------------------------------------
 
-struct Peak {
-  std::size_t total;
-  TagBytes by_tag;
-  std::size_t out;
-  bool operator==(const Peak&) const = default;
-};
-
-template <class Run, class Spec>
-Peak peak_of_second_step(const Spec& spec, const PolicyPtr& policy, Device where = device()) {
-  Run run(spec, policy, where);
-  run.step();
-  allocator(where).reset_peak();
-  run.step();
-  const MemoryStats stats = allocator(where).stats();
-  return {stats.peak, stats.peak_by_tag, run.out()};
-}
-
-template <class Run, class Spec>
-void expect_predicted(const Spec& spec) {
-  const Peak measured = peak_of_second_step<Run>(spec, memory::offload(0));
+void expect_predicted(const MakeTraining& make) {
+  const Peak measured = peak_of_second_step(make, memory::offload(0));
   for (int i = 0; i < 3; ++i) {  // whatever the threads do meanwhile
-    EXPECT_TRUE((peak_of_second_step<Run>(spec, memory::offload(0)) == measured));
+    EXPECT_TRUE((peak_of_second_step(make, memory::offload(0)) == measured));
   }
-  EXPECT_TRUE((peak_of_second_step<Run>(spec, memory::offload(0), Device::Meta) == measured));
+  EXPECT_TRUE((peak_of_second_step(make, memory::offload(0), Device::Meta) == measured));
   EXPECT_GT(measured.out, 0U);
-  const Peak stored = peak_of_second_step<Run>(spec, memory::store_all());
+  const Peak stored = peak_of_second_step(make, memory::store_all());
   // Not of the whole: in a model as small as this, CUDA's bounded workspace is most of it.
   constexpr auto activation = static_cast<std::size_t>(Tag::Activation);
   EXPECT_LT(measured.by_tag[activation], stored.by_tag[activation] / 2);
 }
 
-TEST_F(OffloadTest, ThePeakOfADenseNetIsThePredictedOne) { expect_predicted<DenseNetTraining>(small_densenet()); }
-TEST_F(OffloadTest, ThePeakOfARevNetIsThePredictedOne) { expect_predicted<RevNetTraining>(small_revnet()); }
-
-std::size_t live_activations() {
-  return test_allocator().stats().live_by_tag[static_cast<std::size_t>(Tag::Activation)];
-}
+TEST_F(OffloadTest, ThePeakOfADenseNetIsThePredictedOne) { expect_predicted(small_densenet()); }
+TEST_F(OffloadTest, ThePeakOfARevNetIsThePredictedOne) { expect_predicted(small_revnet()); }
 
 TEST_F(OffloadTest, TwoValuesAreOnTheirWayOutAndTwoOnTheirWayBack) {
   // After each relu, which reads its output in backward, an op tells how many values there are.
@@ -260,8 +139,44 @@ TEST_F(OffloadTest, TwoValuesAreOnTheirWayOutAndTwoOnTheirWayBack) {
   EXPECT_EQ(std::vector<std::size_t>(backward.begin() + 1, backward.end()), (std::vector<std::size_t>{2, 2, 2, 2, 1}));
 }
 
+/// Activations, in values, when each of six relus has run backwards, and the peak. With `aside` there are three more in
+/// their midst, of values eight times as large, which nothing is made from.
+std::pair<std::vector<std::size_t>, std::size_t> backward_of_chain(bool aside, Device where) {
+  const Shape shape{1, 2, 8, 8};
+  const std::size_t bytes = static_cast<std::size_t>(shape.count()) * sizeof(float);
+  Allocator& memory = allocator(where);
+  const auto live = [&] { return memory.stats().live_by_tag[static_cast<std::size_t>(Tag::Activation)]; };
+  const std::size_t before = live();
+  std::vector<std::size_t> alive;
+  const Tensor x = where != Device::Meta ? random_parameter(shape, 1)
+                                         : Tensor::empty(shape, Dtype::Float32, where, Tag::Parameter).requires_grad();
+  const Tensor y = in_block(memory::offload(0), x, [&](Tensor z) {
+    for (int i = 0; i < 6; ++i) {
+      z = watch(ops::relu(std::move(z)), [&](Moment moment) {
+        if (moment == Moment::Backward) alive.push_back((live() - before) / bytes);
+      });
+      if (i != 2 || !aside) continue;
+      Tensor large = ops::pad_channels(z, 0, 14);
+      for (int k = 0; k < 3; ++k) large = ops::relu(std::move(large));
+    }
+    return z;
+  });
+  memory.reset_peak();
+  ops::cross_entropy(ops::global_avg_pool(y), Tensor::zeros({1}, Dtype::Int32, where)).backward();
+  return {alive, memory.stats().peak};
+}
+
+TEST_F(OffloadTest, NothingIsFetchedForWhatGetsNoGradient) {
+  const auto chain = backward_of_chain(false, device());
+  const auto branched = backward_of_chain(true, device());
+  ASSERT_EQ(chain.first.size(), 6U);
+  EXPECT_EQ(std::count(chain.first.begin() + 1, chain.first.end() - 1, chain.first[1]), 4);  // as many on their way
+  EXPECT_EQ(branched, chain);
+  EXPECT_EQ(backward_of_chain(true, Device::Meta), branched);
+}
+
 TEST_F(OffloadTest, NothingGrowsAfterTheFirstStep) {
-  DenseNetTraining training(small_densenet(), memory::offload(0));
+  Training training = small_densenet()(memory::offload(0), device());
   training.step();
   const memory::OffloadStats first = memory::offload_stats(device());
   EXPECT_EQ(first.held, 0U);
@@ -277,7 +192,7 @@ TEST_F(OffloadTest, NothingGrowsAfterTheFirstStep) {
 }
 
 TEST_F(OffloadTest, SmallValuesStay) {
-  RevNetTraining training(small_revnet(), memory::offload());  // none has 64 KiB
+  Training training = small_revnet()(memory::offload(), device());  // none has 64 KiB
   const std::size_t held_before = memory::offload_stats(device()).held;
   const Tensor loss = training.forward();
   EXPECT_EQ(memory::offload_stats(device()).held, held_before);
@@ -334,8 +249,8 @@ std::size_t size_of_file(int descriptor) {
 /// Fails a step in `fail`, which is to leave all as it was, and goes on as if nothing had been.
 template <class Fail>
 void expect_clean_failure(const Fail& fail) {
-  DenseNetTraining reference(small_densenet(), memory::offload(0));
-  DenseNetTraining training(small_densenet(), memory::offload(0));
+  Training reference = small_densenet()(memory::offload(0), device());
+  Training training = small_densenet()(memory::offload(0), device());
   reference.step();
   training.step();
   const std::string before = training.digest();
@@ -351,10 +266,10 @@ void expect_clean_failure(const Fail& fail) {
 
 TEST_F(OffloadTest, AFullDiskFailsTheStepAlone) {
   if (device() != Device::Cpu) GTEST_SKIP() << "the CPU's file";
-  DenseNetTraining(small_densenet(), memory::offload(0)).step();
+  small_densenet()(memory::offload(0), device()).step();
   const std::size_t needed = memory::offload_stats(device()).peak;
   for (int part = 0; part < 8; ++part) {
-    expect_clean_failure([&](DenseNetTraining& training) {
+    expect_clean_failure([&](Training& training) {
       const FileLimit limit(needed * static_cast<std::size_t>(part) / 8);
       const std::string message = message_of<OffloadError>([&] { training.step(); });
       EXPECT_NE(message.find("cannot write"), std::string::npos) << message;
@@ -366,7 +281,7 @@ TEST_F(OffloadTest, AFullDiskFailsTheStepAlone) {
 
 TEST_F(OffloadTest, AShortReadFailsTheStepAlone) {
   if (device() != Device::Cpu) GTEST_SKIP() << "the CPU's file";
-  expect_clean_failure([&](DenseNetTraining& training) {
+  expect_clean_failure([&](Training& training) {
     memory::set_offload_directory(folder_);  // an empty file
     const Tensor loss = training.forward();
     const int file = descriptor_in(folder_);
@@ -415,9 +330,9 @@ TEST_F(OffloadTest, AFolderThatIsNoneIsRefused) {
 }
 
 TEST_F(OffloadTest, AnotherFolderLeavesWhatIsOutWhereItIs) {
-  DenseNetTraining reference(small_densenet(), memory::store_all());
-  DenseNetTraining training(small_densenet(), memory::offload(0));
-  for (DenseNetTraining* each : {&reference, &training}) {
+  Training reference = small_densenet()(memory::store_all(), device());
+  Training training = small_densenet()(memory::offload(0), device());
+  for (Training* each : {&reference, &training}) {
     Tensor loss = each->forward();
     memory::set_offload_directory(fs::temp_directory_path());
     loss.backward();

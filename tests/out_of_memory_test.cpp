@@ -9,6 +9,7 @@
 #include "nn/revnet.hpp"
 #include "nn/sgd.hpp"
 #include "ops/cross_entropy.hpp"
+#include "tests/forwarding.hpp"
 #include "tests/tape_support.hpp"
 
 namespace palimpsest::test {
@@ -22,22 +23,16 @@ std::size_t peak_bytes() { return test_allocator().stats().peak; }
 
 // --- A policy that tells when memory is about to be asked for --------------------------------------------------------
 
-class Told : public Recipe {
+class Told : public ForwardingRecipe {
  public:
-  Told(RecipePtr recipe, const Hook& hook) : recipe_(std::move(recipe)), hook_(hook) {}
+  Told(RecipePtr recipe, const Hook& hook) : ForwardingRecipe(std::move(recipe)), hook_(hook) {}
 
-  std::string_view name() const override { return recipe_->name(); }
-  const Node* via(const Value& value) const override { return recipe_->via(value); }
-  std::vector<Value*> sources(const Value& value) const override { return recipe_->sources(value); }
-  bool exact(const Value& value) const override { return recipe_->exact(value); }
-  int arena() const override { return recipe_->arena(); }
   void restore(Restoring& restoring) override {
     hook_();
-    recipe_->restore(restoring);
+    ForwardingRecipe::restore(restoring);
   }
 
  private:
-  RecipePtr recipe_;
   const Hook& hook_;
 };
 
@@ -67,43 +62,26 @@ class Telling : public Policy {
 };
 
 /// Calls `hook` before whatever a recorded op does in backward.
-class TellingOp : public Op {
+class TellingOp : public ForwardingOp {
  public:
-  TellingOp(std::unique_ptr<Op> op, const Hook& hook) : op_(std::move(op)), hook_(hook) {}
+  TellingOp(std::unique_ptr<Op> op, const Hook& hook) : ForwardingOp(std::move(op)), hook_(hook) {}
 
-  std::string_view name() const override { return op_->name(); }
-  Cost cost() const override { return op_->cost(); }
-  Cost cost(std::size_t output) const override { return op_->cost(output); }
-  std::vector<Spec> infer(std::span<const Spec> inputs) const override { return op_->infer(inputs); }
-  Needs needs() const override { return op_->needs(); }
-  int overwritable_input() const override { return op_->overwritable_input(); }
-  int solvable_input() const override { return op_->solvable_input(); }
-  void solve(std::span<const View> inputs, const View& output, const View& solved) const override {
-    op_->solve(inputs, output, solved);
-  }
-  bool solves_exactly() const override { return op_->solves_exactly(); }
-  std::vector<View> state() const override { return op_->state(); }
-  void begin(Forward& io) override { op_->begin(io); }
   void forward(Forward& io) override {
     hook_();
-    op_->forward(io);
+    op().forward(io);
   }
-  bool skip_backward() override { return op_->skip_backward(); }
   void backward(Backward& io) override {
     hook_();
-    op_->backward(io);
+    op().backward(io);
   }
 
  private:
-  std::unique_ptr<Op> op_;
   const Hook& hook_;
 };
 
-/// Wraps the ops that a step has recorded. What a tape shows of its nodes is const, the nodes are not.
 void wrap_recorded_ops(const Tape& tape, const Hook& hook) {
   for (const Node& node : tape.nodes()) {
-    std::unique_ptr<Op>& op = const_cast<Node&>(node).op;
-    op = std::make_unique<TellingOp>(std::move(op), hook);
+    replace_op(node, [&](std::unique_ptr<Op> op) { return std::make_unique<TellingOp>(std::move(op), hook); });
   }
 }
 

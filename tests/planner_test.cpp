@@ -9,12 +9,8 @@
 #include <memory>
 
 #include "memory/policies.hpp"
-#include "nn/densenet.hpp"
 #include "nn/resnet.hpp"
-#include "nn/revnet.hpp"
-#include "nn/sgd.hpp"
-#include "ops/cross_entropy.hpp"
-#include "tests/test_device.hpp"
+#include "tests/training.hpp"
 
 namespace palimpsest {
 namespace {
@@ -23,69 +19,47 @@ using memory::Candidate;
 using memory::Planner;
 using memory::Rates;
 
-using MakeModel = std::function<std::unique_ptr<nn::Classifier>(Device device)>;
+using test::Training;
 
-/// A model in training.
-struct Training {
-  Training(const MakeModel& make, std::int64_t batch, Device device)
-      : model(make(device)),
-        sgd(model->parameters(), {.learning_rate = 0.1, .momentum = 0.9}),
-        images(Tensor::empty({batch, 3, 32, 32}, Dtype::Float32, device, Tag::Data)),
-        labels(Tensor::zeros({batch}, Dtype::Int32, device, Tag::Data)) {
-    if (device == Device::Meta) return;
-    Random random(3);
-    std::vector<float> pixels(static_cast<std::size_t>(images.shape().count()));
-    for (float& pixel : pixels) pixel = static_cast<float>(random.normal());
-    images = Tensor::from_vector({batch, 3, 32, 32}, pixels, device, Tag::Data);
-  }
+/// A training step of a model without data.
+memory::Rehearsal rehearsal_of(Training& training) {
+  training.step();
+  return [&training](const PolicyPtr& policy) {
+    if (policy != nullptr) training.model().set_memory(policy);
+    training.step();
+  };
+}
 
-  void step() {
-    sgd.zero_grad();
-    ops::cross_entropy((*model)(images), labels).backward();
-    sgd.step();
-  }
+using MakeTraining = std::function<Training(std::int64_t batch, Device device)>;
 
-  memory::Rehearsal rehearsal() {
-    step();
-    return [this](const PolicyPtr& policy) {
-      if (policy != nullptr) model->set_memory(policy);
-      step();
-    };
-  }
-
-  std::unique_ptr<nn::Classifier> model;
-  nn::Sgd sgd;
-  Tensor images;
-  Tensor labels;
-};
+template <class Model, class Spec>
+MakeTraining maker_of(const Spec& spec) {
+  return [spec](std::int64_t batch, Device device) {
+    return test::training_of<Model>(spec, nn::Init(5, device), test::noise(batch, device),
+                                    {.learning_rate = 0.1, .momentum = 0.9});
+  };
+}
 
 struct Case {
   std::string name;
-  MakeModel make;
+  MakeTraining make;
   std::int64_t batch;
 };
 
 std::vector<Case> cases() {
-  const auto densenet = [](Device device) {
-    return std::make_unique<nn::DenseNet>(nn::DenseNetSpec::cifar(22, 8), nn::Init(5, device));
-  };
-  const auto revnet = [](Device device) {
-    nn::ResidualSpec spec = nn::RevNet::cifar(26);
-    spec.grid = 12;
-    return std::make_unique<nn::RevNet>(spec, nn::Init(5, device));
-  };
-  const auto resnet = [](Device device) {
-    return std::make_unique<nn::ResNet>(nn::ResNet::cifar(20), nn::Init(5, device));
-  };
-  return {{"DenseNet", densenet, 8}, {"RevNet", revnet, 6}, {"ResNet", resnet, 6}};
+  nn::ResidualSpec revnet = nn::RevNet::cifar(26);
+  revnet.grid = 12;
+  return {{"DenseNet", maker_of<nn::DenseNet>(nn::DenseNetSpec::cifar(22, 8)), 8},
+          {"RevNet", maker_of<nn::RevNet>(revnet), 6},
+          {"ResNet", maker_of<nn::ResNet>(nn::ResNet::cifar(20)), 6}};
 }
 
 class PlannerTest : public testing::TestWithParam<Case> {
  protected:
   static constexpr int budgets = 50;
 
-  Training meta_{GetParam().make, GetParam().batch, Device::Meta};
-  memory::Rehearsal rehearsal_ = meta_.rehearsal();
+  Training meta_ = GetParam().make(GetParam().batch, Device::Meta);
+  memory::Rehearsal rehearsal_ = rehearsal_of(meta_);
   Rates rates_ = Rates::standard(Device::Cpu);
   Planner planner_{rehearsal_, rates_};
   std::size_t least_ = planner_.candidates().front().forecast.peak;
@@ -151,12 +125,12 @@ TEST_P(PlannerTest, TooLittleIsRefusedWithTheLeastAndWhatPinsIt) {
 /// them: as measured, they need exactly what was predicted, and they compute what keeping everything computes.
 TEST_P(PlannerTest, MeasuredPeaksAreThePredictedOnesAndTheBitsAreStoreAlls) {
   const auto run = [&](const PolicyPtr& policy) {
-    Training training(GetParam().make, GetParam().batch, test::device());
-    training.model->set_memory(policy);
+    Training training = GetParam().make(GetParam().batch, test::device());
+    training.model().set_memory(policy);
     training.step();
     allocator(test::device()).reset_peak();
     for (int i = 0; i < 2; ++i) training.step();
-    return std::pair(training.model->state_digest(), allocator(test::device()).stats().peak);
+    return std::pair(training.digest(), allocator(test::device()).stats().peak);
   };
   const std::size_t beside = allocator(test::device()).stats().live;
   const std::string expected = run(memory::store_all()).first;
@@ -169,8 +143,8 @@ TEST_P(PlannerTest, MeasuredPeaksAreThePredictedOnesAndTheBitsAreStoreAlls) {
 }
 
 TEST_P(PlannerTest, APlanServesASmallerLastBatch) {
-  Training training(GetParam().make, 2, test::device());
-  training.model->set_memory(planner_.candidates().front().policy);
+  Training training = GetParam().make(2, test::device());
+  training.model().set_memory(planner_.candidates().front().policy);
   allocator(test::device()).reset_peak();
   const std::size_t before = allocator(test::device()).stats().live;
   training.step();
@@ -181,19 +155,16 @@ INSTANTIATE_TEST_SUITE_P(Models, PlannerTest, testing::ValuesIn(cases()),
                          [](const auto& info) { return info.param.name; });
 
 TEST(PlanTest, AnotherModelsPlanIsRefused) {
-  Training dense(cases()[0].make, 2, Device::Meta);
-  const Planner planner(dense.rehearsal(), Rates::standard(Device::Cpu));
-  Training residual(cases()[2].make, 2, Device::Meta);
-  residual.model->set_memory(planner.candidates().front().policy);
+  Training dense = cases()[0].make(2, Device::Meta);
+  const Planner planner(rehearsal_of(dense), Rates::standard(Device::Cpu));
+  Training residual = cases()[2].make(2, Device::Meta);
+  residual.model().set_memory(planner.candidates().front().policy);
   EXPECT_THROW(residual.step(), StateError);
 }
 
 TEST(PlanTest, ADeepNetworkIsPlannedInSeconds) {
-  const MakeModel make = [](Device device) {
-    return std::make_unique<nn::DenseNet>(nn::DenseNetSpec::cifar(190, 40), nn::Init(0, device));
-  };
-  Training training(make, 64, Device::Meta);
-  const Planner planner(training.rehearsal(), Rates::standard(Device::Cpu));
+  Training training = maker_of<nn::DenseNet>(nn::DenseNetSpec::cifar(190, 40))(64, Device::Meta);
+  const Planner planner(rehearsal_of(training), Rates::standard(Device::Cpu));
   EXPECT_LT(planner.rehearsals(),
             400U);  // of about 10 ms each: what bounds the time, and does not depend on the machine
   EXPECT_LT(planner.candidates().front().forecast.peak, std::size_t{1600} << 20);
@@ -201,11 +172,8 @@ TEST(PlanTest, ADeepNetworkIsPlannedInSeconds) {
 
 /// Replaying each segment once needs 85 MiB at the best length of the segments.
 TEST(PlanTest, ADeepChainOfUnitsKeepsCheckpointsOnTheWayToOthers) {
-  const MakeModel make = [](Device device) {
-    return std::make_unique<nn::ResNet>(nn::ResNet::cifar(110), nn::Init(0, device));
-  };
-  Training training(make, 64, Device::Meta);
-  const Planner planner(training.rehearsal(), Rates::standard(Device::Cpu));
+  Training training = maker_of<nn::ResNet>(nn::ResNet::cifar(110))(64, Device::Meta);
+  const Planner planner(rehearsal_of(training), Rates::standard(Device::Cpu));
   EXPECT_LT(planner.candidates().front().forecast.peak, std::size_t{42} << 20);
 }
 

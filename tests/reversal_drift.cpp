@@ -9,24 +9,21 @@
 #include "core/philox.hpp"
 #include "nn/sgd.hpp"
 #include "ops/cross_entropy.hpp"
+#include "tests/forwarding.hpp"
 
 namespace palimpsest::test {
 namespace {
 
 /// A recipe that compares what it has brought back with the bytes of the first forward.
-class Compared : public Recipe {
+class Compared : public ForwardingRecipe {
  public:
   Compared(RecipePtr recipe, const View& first, StageDrift& drift)
-      : recipe_(std::move(recipe)), first_(first.as<float>(), first.as<float>() + first.shape.count()), drift_(drift) {}
-
-  std::string_view name() const override { return recipe_->name(); }
-  const Node* via(const Value& value) const override { return recipe_->via(value); }
-  std::vector<Value*> sources(const Value& value) const override { return recipe_->sources(value); }
-  bool exact(const Value& value) const override { return recipe_->exact(value); }
-  int arena() const override { return recipe_->arena(); }
+      : ForwardingRecipe(std::move(recipe)),
+        first_(first.as<float>(), first.as<float>() + first.shape.count()),
+        drift_(drift) {}
 
   void restore(Restoring& restoring) override {
-    recipe_->restore(restoring);
+    ForwardingRecipe::restore(restoring);
     const float* const back = restoring.value().view().as<float>();
     double largest = 0;
     double difference = 0;
@@ -40,7 +37,6 @@ class Compared : public Recipe {
   }
 
  private:
-  RecipePtr recipe_;
   std::vector<float> first_;
   StageDrift& drift_;
 };

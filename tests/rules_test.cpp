@@ -4,13 +4,8 @@
 
 #include <gtest/gtest.h>
 
-#include "core/parallel.hpp"
 #include "memory/policies.hpp"
-#include "nn/densenet.hpp"
-#include "nn/revnet.hpp"
-#include "nn/sgd.hpp"
-#include "ops/cross_entropy.hpp"
-#include "tests/test_device.hpp"
+#include "tests/training.hpp"
 
 namespace palimpsest {
 namespace {
@@ -30,18 +25,18 @@ TEST(RulesTest, PatternsMatchNamesAndTheirLastParts) {
   EXPECT_TRUE(memory::matches("unit?", "stage1.unit3"));
   EXPECT_TRUE(memory::matches("stage1.*", "stage1.unit3"));
   EXPECT_TRUE(memory::matches("*1*3", "stage1.unit3"));
-  EXPECT_TRUE(memory::matches("block1", "block1"));
+  EXPECT_TRUE(memory::matches("dense1", "dense1"));
   EXPECT_FALSE(memory::matches("unit?", "stage1.unit13"));
   EXPECT_FALSE(memory::matches("unit", "stage1.unit3"));
   EXPECT_FALSE(memory::matches("x.unit*", "stage1.unit3"));
-  EXPECT_FALSE(memory::matches("", "block1"));
-  EXPECT_FALSE(memory::matches("*x", "block1"));
-  EXPECT_FALSE(memory::matches("block1?", "block1"));
+  EXPECT_FALSE(memory::matches("", "dense1"));
+  EXPECT_FALSE(memory::matches("*x", "dense1"));
+  EXPECT_FALSE(memory::matches("dense1?", "dense1"));
 }
 
 TEST(RulesTest, TheFirstMatchDecidesAndTheRestKeepsEverything) {
-  const auto rules = memory::parse_rules("block1=shared,block*=checkpoint+shared");
-  const std::vector<std::string> blocks = {"block1", "transition1", "block2"};
+  const auto rules = memory::parse_rules("dense1=shared,dense*=checkpoint+shared");
+  const std::vector<std::string> blocks = {"dense1", "transition1", "dense2"};
   const auto policies = memory::assign(rules, blocks);
   EXPECT_EQ(policies[0], memory::shared());
   EXPECT_EQ(policies[1], nullptr);
@@ -52,9 +47,9 @@ TEST(RulesTest, WhatIsWrongIsNamed) {
   EXPECT_NE(error_of("none").find("'none'"), std::string::npos);
   EXPECT_NE(error_of("none").find("reversible"), std::string::npos);
   EXPECT_NE(error_of("checkpoint+").find("''"), std::string::npos);
-  EXPECT_NE(error_of("block1=").find("PATTERN=POLICY"), std::string::npos);
+  EXPECT_NE(error_of("dense1=").find("PATTERN=POLICY"), std::string::npos);
   EXPECT_NE(error_of("=shared").find("PATTERN=POLICY"), std::string::npos);
-  EXPECT_NE(error_of("block1=shared,").find("PATTERN=POLICY"), std::string::npos);
+  EXPECT_NE(error_of("dense1=shared,").find("PATTERN=POLICY"), std::string::npos);
   EXPECT_NE(error_of("shared,checkpoint").find("PATTERN=POLICY"), std::string::npos);
   EXPECT_NE(error_of("a=b=shared").find("'b=shared'"), std::string::npos);
   EXPECT_NE(error_of("").find("''"), std::string::npos);
@@ -77,28 +72,22 @@ TEST(RulesTest, AnUnmatchedPatternListsTheBlocks) {
 /// Digest of the weights after three steps, and the peak of the last.
 template <class Model, class Spec>
 std::pair<std::string, std::size_t> train(const Spec& spec, std::string_view rules) {
-  Model model(spec, nn::Init(7, test::device()));
+  test::Training training = test::training_of<Model>(spec, nn::Init(7, test::device()), test::noise(4, test::device()),
+                                                     {.learning_rate = 0.1, .momentum = 0.9});
+  nn::Classifier& model = training.model();
   model.set_memory(memory::assign(memory::parse_rules(rules), model.block_names()));
-  nn::Sgd sgd(model.parameters(), {.learning_rate = 0.1, .momentum = 0.9});
-  Random random(3);
-  std::vector<float> pixels(4 * 3 * 32 * 32);
-  for (float& pixel : pixels) pixel = static_cast<float>(random.normal());
-  const Tensor images = Tensor::from_vector({4, 3, 32, 32}, pixels, test::device());
-  const Tensor labels = Tensor::zeros({4}, Dtype::Int32, test::device());
   for (int step = 0; step < 3; ++step) {
     allocator(test::device()).reset_peak();
-    sgd.zero_grad();
-    ops::cross_entropy(model(images), labels).backward();
-    sgd.step();
+    training.step();
   }
-  return {model.state_digest(), allocator(test::device()).stats().peak};
+  return {training.digest(), allocator(test::device()).stats().peak};
 }
 
 TEST(RulesTest, MixedAndComposedPoliciesGiveTheSameBits) {
   const auto dense = nn::DenseNetSpec::cifar(16, 4);
   const auto kept = train<nn::DenseNet>(dense, "store-all");
-  for (const char* rules : {"checkpoint+shared", "shared+checkpoint", "block1=shared,*=checkpoint",
-                            "transition*=checkpoint+shared,block2=checkpoint", "store-all+shared"}) {
+  for (const char* rules : {"checkpoint+shared", "shared+checkpoint", "dense1=shared,*=checkpoint",
+                            "transition*=checkpoint+shared,dense2=checkpoint", "store-all+shared"}) {
     const auto mixed = train<nn::DenseNet>(dense, rules);
     EXPECT_EQ(mixed.first, kept.first) << rules;
     EXPECT_LT(mixed.second, kept.second) << rules;

@@ -9,26 +9,16 @@
 #include <iterator>
 #include <sstream>
 
-#include "nn/densenet.hpp"
-#include "ops/cross_entropy.hpp"
-#include "tests/tape_support.hpp"
+#include "tests/training.hpp"
 
 namespace palimpsest::test {
 namespace {
 
 using UserPolicyTest = TapeTest;
 
-nn::DenseNetSpec small_densenet() {
-  nn::DenseNetSpec spec;
-  spec.layers = {2, 3};
-  spec.growth_rate = 4;
-  spec.dropout = 0.2;
-  return spec;
-}
-
 /// The loss, all gradients and all buffers after one step.
 std::vector<Bits> after_a_step(const PolicyPtr& policy) {
-  nn::DenseNet model(small_densenet(), nn::Init(1, device()));
+  nn::DenseNet model(densenet_spec({2, 3}, 4), nn::Init(1, device()));
   model.set_memory(policy);
   const Tensor images = random_tensor({2, 3, 8, 8}, 2);
   const Tensor loss = ops::cross_entropy(model(images), from_vector<std::int32_t>({2}, {3, 7}));
@@ -51,7 +41,7 @@ std::size_t peak_of_a_step(const PolicyPtr& policy, Device where = device()) {
   Allocator& memory = allocator(where);
   memory.reset_peak();
   const std::size_t before = memory.stats().live;
-  nn::DenseNet model(small_densenet(), nn::Init(1, where));
+  nn::DenseNet model(densenet_spec({2, 3}, 4), nn::Init(1, where));
   model.set_memory(policy);
   const Tensor images = Tensor::zeros({2, 3, 8, 8}, Dtype::Float32, where);
   const Tensor labels = Tensor::zeros({2}, Dtype::Int32, where);
@@ -72,7 +62,7 @@ TEST_F(UserPolicyTest, ARunWithoutDataHasTheSamePeak) {
 }
 
 TEST_F(UserPolicyTest, ASaveThatFailsFailsTheStepCleanly) {
-  nn::DenseNet model(small_densenet(), nn::Init(1, device()));
+  nn::DenseNet model(densenet_spec({2, 3}, 4), nn::Init(1, device()));
   const Tensor images = random_tensor({2, 3, 8, 8}, 2);
   const Tensor labels = from_vector<std::int32_t>({2}, {3, 7});
   const std::string before = model.state_digest();

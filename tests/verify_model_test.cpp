@@ -8,79 +8,15 @@
 
 #include "autograd/verify.hpp"
 #include "memory/recipes.hpp"
-#include "nn/densenet.hpp"
-#include "nn/revnet.hpp"
-#include "nn/sgd.hpp"
-#include "ops/cross_entropy.hpp"
 #include "tests/disturbed_op.hpp"
 #include "tests/policies.hpp"
 #include "tests/random_graph.hpp"
+#include "tests/training.hpp"
 
 namespace palimpsest::test {
 namespace {
 
-/// A model, its optimiser and one batch.
-class Training {
- public:
-  Training(std::unique_ptr<nn::Classifier> model, nn::Init init, const PolicyPtr& policy)
-      : model_(std::move(model)), init_(std::move(init)), sgd_(model_->parameters(), {.learning_rate = 0.05}) {
-    model_->set_memory(policy);
-  }
-
-  Tensor forward() {
-    sgd_.zero_grad();
-    return ops::cross_entropy((*model_)(images_), labels_);
-  }
-  void step() {
-    forward().backward();
-    sgd_.step();
-  }
-
-  /// Weights, buffers, gradients and random counters.
-  std::vector<Bits> state() const {
-    std::vector<Bits> bits;
-    for (const auto& [name, parameter] : model_->parameters()) {
-      bits.push_back(bits_of(parameter));
-      bits.push_back(bits_of(parameter.grad()));
-    }
-    for (const auto& [name, buffer] : model_->buffers()) bits.push_back(bits_of(buffer));
-    bits.emplace_back(init_.dropout_generator()->offset);
-    return bits;
-  }
-  void zero_grad() { sgd_.zero_grad(); }
-  void optimise() { sgd_.step(); }
-
- private:
-  std::unique_ptr<nn::Classifier> model_;
-  nn::Init init_;
-  nn::Sgd sgd_;
-  Tensor images_ = random_tensor({2, 3, 8, 8}, 9);
-  Tensor labels_ = from_vector<std::int32_t>({2}, {0, 3});
-};
-
 using MakeTraining = std::function<Training(const PolicyPtr&)>;
-
-Training densenet(const PolicyPtr& policy) {
-  nn::DenseNetSpec spec;
-  spec.layers = {2, 2};
-  spec.growth_rate = 4;
-  spec.stem_channels = 8;
-  spec.dropout = 0.2;
-  nn::Init init(5, device());
-  auto model = std::make_unique<nn::DenseNet>(spec, init);
-  return {std::move(model), std::move(init), policy};
-}
-
-Training revnet(const PolicyPtr& policy, std::optional<int> grid) {
-  nn::ResidualSpec spec;
-  spec.units = {2, 2};
-  spec.filters = {8, 16};
-  spec.stem_channels = 8;
-  spec.grid = grid;
-  nn::Init init(5, device());
-  auto model = std::make_unique<nn::RevNet>(spec, init);
-  return {std::move(model), std::move(init), policy};
-}
 
 Training revnet_on_grid(const PolicyPtr& policy) { return revnet(policy, 12); }
 Training revnet_without_grid(const PolicyPtr& policy) { return revnet(policy, std::nullopt); }
@@ -145,6 +81,7 @@ class DisturbedStep {
   DisturbedStep(const MakeTraining& make, const PolicyPtr& policy) : make_(make), policy_(policy) {
     Training sound = make_(policy_);
     sound.step();
+    sound.sgd().zero_grad();
     const Tensor loss = sound.forward();
     for (const Node& node : tape_of(loss).nodes()) {
       for (const ValuePtr& output : node.outputs) {
@@ -159,7 +96,7 @@ class DisturbedStep {
       });
     }
     loss.backward();
-    sound.optimise();
+    sound.sgd().step();
     expected_ = sound.state();
     kept_.clear();
   }
@@ -173,7 +110,7 @@ class DisturbedStep {
   std::string fails(const std::function<void(const Tape&)>& interfere) const {
     Training training = make_(policy_);
     training.step();
-    training.zero_grad();
+    training.sgd().zero_grad();
     const std::vector<Bits> before = training.state();
     const std::size_t live = live_bytes();
     Tensor loss = training.forward();

@@ -55,7 +55,7 @@ class Table {
       }
       if (std::any_of(rows.begin(), std::prev(rows.end()),
                       [&](const PlanRow& other) { return alike(other, rows.back()); })) {
-        rows.pop_back();  // the one of two composed policies that acts is there already
+        rows.pop_back();  // a composed policy that comes to the same as one of its parts
       } else {
         limits(rows.back(), choice, depth);
       }
@@ -175,7 +175,7 @@ void print_table(std::ostream& out, const std::vector<std::vector<std::string>>&
   }
 }
 
-/// "block1, block2: shared" for the policies that --memory gives.
+/// "dense1, dense2: shared" for the policies that --memory gives.
 void print_blocks(std::ostream& out, const nn::Module& model, const std::vector<memory::Rule>& rules) {
   const std::vector<std::string> blocks = model.block_names();
   const std::vector<PolicyPtr> policies = memory::assign(rules, blocks);
