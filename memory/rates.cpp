@@ -53,10 +53,18 @@ Rates Rates::load(const std::string& file, Device device) {
   return rates;
 }
 
-void Rates::save(const std::string& file) const {
-  std::ofstream out(file);
+std::string Rates::text(const std::string& comment) const {
+  std::ostringstream out;
+  std::istringstream lines(comment);
+  for (std::string line; std::getline(lines, line);) out << "# " << line << '\n';
   out.precision(6);
   for (const Field& field : fields) out << field.name << ' ' << this->*field.number << '\n';
+  return out.str();
+}
+
+void Rates::save(const std::string& file, const std::string& comment) const {
+  std::ofstream out(file);
+  out << text(comment);
   if (!out.flush()) throw DataError(concat_text(file, ": cannot be written"));
 }
 
