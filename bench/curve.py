@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """What forecasts are worth: predicted against measured peaks, and the time that a budget of memory costs.
 
-Two parts, each a table for docs/memory.md; --write-docs puts them there, between the marks.
+Three parts, each with tables for docs/memory.md; --write-docs puts them there, between the marks.
+
+--plans: what --plan prints, and a row of budgets for both models. Nothing is trained; a new table of rates changes it.
 
 --forecasts: both models over depth and policy, each run by its example for two steps and an evaluation: the peak that was
 foretold against the one that was measured, in bytes. Any difference is an error of this program's status.
@@ -44,6 +46,16 @@ FORECASTS = {
 }
 BATCH = 16
 
+# Of the plans: what is shown whole, and rows of tables.
+SHOWN_PLAN = ("cifar_densenet", "--data", "cifar10", "--plan", "--budget", "500MiB")
+PLANS = {
+    "DenseNet-BC(100,12), batch 64, CIFAR-10": (
+        ("cifar_densenet",), ("store-all", "budget=210MiB", "budget=250MiB", "budget=300MiB", "shared", "budget=500MiB")),
+    "RevNet-110, batch 100, CIFAR-10": (
+        ("cifar_revnet", "--batch-size", "100"),
+        ("store-all", "reversible", "budget=80MiB", "budget=120MiB", "budget=200MiB", "checkpoint", "budget=300MiB")),
+}
+
 # Of the times: single policies, how many budgets are asked for in predictions, and every which of them is measured.
 SINGLES = {"densenet": ("store-all", "shared", "checkpoint", "offload"),
            "revnet": ("store-all", "shared", "checkpoint", "reversible", "offload")}
@@ -51,19 +63,50 @@ PREDICTED_BUDGETS, MEASURED_EVERY = 25, 3
 QUICK_BUDGETS = 5
 
 
+def output_of(build: Path, program: str, *flags: str) -> str:
+    """What a program prints on the CPU."""
+    command = [str(build / "examples" / program), *flags, "--device", "cpu"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=base_environment())
+    except OSError as error:
+        raise WorkerError(f"cannot start {command[0]}: {error.strerror}") from error
+    if done.returncode != 0:
+        raise WorkerError((done.stderr.strip().splitlines() or [f"{command[0]} failed"])[-1])
+    return done.stdout
+
+
+def plan_rows(output: str) -> dict[str, list[str]]:
+    """The rows of what --plan prints: policy -> cells."""
+    rows = [re.split(r"  +", line) for line in output.split("\n\n")[1].splitlines()]
+    return {row[0]: row[1:] for row in rows[1:]}
+
+
+def plan_table(title: str, build: Path, rates: list[str]) -> str:
+    (program, *flags), policies = PLANS[title]
+    lines = [f"| {title} | peak, MiB | operations | predicted time |", "|---|---:|---:|---:|"]
+    for policy in policies:
+        cells = plan_rows(output_of(build, program, *flags, *rates, "--data", "cifar10", "--plan", "--memory", policy))[policy]
+        costs = ["", ""] if policy == "store-all" else cells[7:9]
+        lines.append(f"| {policy} | {float(cells[0]):,.1f} | {costs[0]} | {costs[1]} |")
+    return "\n".join(lines) + "\n"
+
+
+def plans(options: argparse.Namespace) -> None:
+    rates = ["--rates", str(options.rates)] if options.rates is not None else []
+    shown = output_of(options.build, *SHOWN_PLAN, *rates).split("\n\n")[1]
+    tables = "\n".join(plan_table(title, options.build, rates) for title in PLANS)
+    print(f"{shown}\n\n{tables}")
+    if options.write_docs:
+        write_into_page("plan", f"```\n{shown}\n```\n")
+        write_into_page("budgets", tables)
+
+
 def run_example(build: Path, program: str, flags: list[str]) -> dict:
     """The report of a run of two steps and an evaluation."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        command = [str(build / "examples" / program), *flags, "--device", "cpu", "--data", "synthetic", "--quiet",
-                   "--batch-size", str(BATCH), "--train-limit", str(2 * BATCH), "--test-limit", str(BATCH),
-                   "--max-steps", "2", "--report", str(report)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, env=base_environment())
-        except OSError as error:
-            raise WorkerError(f"cannot start {command[0]}: {error.strerror}") from error
-        if done.returncode != 0:
-            raise WorkerError((done.stderr.strip().splitlines() or [f"{command[0]} failed"])[-1])
+        output_of(build, program, *flags, "--data", "synthetic", "--quiet", "--batch-size", str(BATCH), "--train-limit",
+                  str(2 * BATCH), "--test-limit", str(BATCH), "--max-steps", "2", "--report", str(report))
         return json.loads(report.read_text())
 
 
@@ -270,6 +313,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--build", type=Path, default=ROOT / "build", help="build folder (default: build/)")
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--forecasts", action="store_true", help="this part alone")
+    part.add_argument("--plans", action="store_true", help="this part alone")
     part.add_argument("--times", action="store_true", help="this part alone")
     part.add_argument("--draw", action="store_true", help="the part of times, with those that are there")
     parser.add_argument("--rounds", type=positive, default=4, help="steps of each process (default: %(default)s)")
@@ -288,10 +332,13 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     options = parse_arguments()
     try:
+        every = not (options.plans or options.forecasts or options.times or options.draw)
         good = True
-        if not options.times and not options.draw:
+        if every or options.plans:
+            plans(options)
+        if every or options.forecasts:
             good &= forecasts(options)
-        if not options.forecasts:
+        if every or options.times or options.draw:
             good &= times(options)
         return 0 if good else 1
     except (WorkerError, OSError, json.JSONDecodeError) as error:

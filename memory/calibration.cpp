@@ -107,6 +107,12 @@ Vector non_negative(const LeastSquares& problem) {
   return best;
 }
 
+double median(std::vector<double> numbers) {
+  std::sort(numbers.begin(), numbers.end());
+  const std::size_t half = numbers.size() / 2;
+  return numbers.size() % 2 == 1 ? numbers[half] : (numbers[half - 1] + numbers[half]) / 2;
+}
+
 /// Times the runs of a step, each without those that run within it.
 class RunTimer : public Observer {
  public:
@@ -183,9 +189,17 @@ Rates fit_rates(std::span<const TimedRun> runs, const Rates& otherwise) {
 struct Calibration::Series {
   PolicyPtr policy;
   bool warm = false;
-  double seconds = std::numeric_limits<double>::infinity();  // of a whole step, the least so far
-  std::vector<TimedRun> runs;                                // likewise
+  std::vector<double> steps;                              // seconds of each
+  std::vector<TimedRun> runs;                             // of the step, each with the least time so far
+  double rest = std::numeric_limits<double>::infinity();  // of a step, outside of runs; likewise
   double fetched_bytes = 0;
+
+  /// Seconds of a step that nothing disturbs.
+  double undisturbed() const {
+    double sum = rest;
+    for (const TimedRun& run : runs) sum += run.seconds;
+    return sum;
+  }
 };
 
 Calibration::Calibration(Device device)
@@ -206,7 +220,9 @@ void Calibration::take_turn(const Step& step, Series& series) const {
   }
   std::vector<TimedRun> runs;
   series.fetched_bytes = 0;
+  double rest = seconds;
   for (std::size_t i = 0; i < timer.runs().size(); ++i) {
+    rest -= timer.runs()[i].seconds;
     if (timer.fetches(i)) {
       series.fetched_bytes += timer.runs()[i].work.bytes;
     } else {
@@ -220,14 +236,15 @@ void Calibration::take_turn(const Step& step, Series& series) const {
   }
   for (std::size_t i = 0; i < runs.size(); ++i)
     series.runs[i].seconds = std::min(series.runs[i].seconds, runs[i].seconds);
-  series.seconds = std::min(series.seconds, seconds);
+  series.rest = std::min(series.rest, rest);
+  series.steps.push_back(seconds);
 }
 
 void Calibration::measure(const Step& step, int rounds) {
   if (rounds < 1) throw ValueError(concat_text("expected at least one round of steps, not ", rounds));
   std::vector<Series> turns;
   for (const PolicyPtr& policy : {store_all(), shared(), checkpoint(), reversible(), move_nothing(), offload()}) {
-    Series series{.policy = policy, .runs = {}};
+    Series series{.policy = policy, .steps = {}, .runs = {}};
     try {
       take_turn(step, series);
     } catch (const ValueError&) {
@@ -240,9 +257,14 @@ void Calibration::measure(const Step& step, int rounds) {
   }
   for (const Series& series : turns) runs_.insert(runs_.end(), series.runs.begin(), series.runs.end());
   if (turns.size() < 2 || turns.back().policy != offload() || turns.back().fetched_bytes == 0) return;
-  const double in_place = std::prev(turns.end(), 2)->seconds;
+  const Series& in_place = *std::prev(turns.end(), 2);
+  std::vector<double> ratios;
+  for (int round = 0; round < rounds; ++round) {
+    const auto r = static_cast<std::size_t>(round);
+    ratios.push_back(turns.back().steps[r] / in_place.steps[r]);
+  }
   moved_bytes_ += 2 * turns.back().fetched_bytes;
-  moving_seconds_ += std::max(turns.back().seconds - in_place, least_difference * in_place);
+  moving_seconds_ += std::max(median(std::move(ratios)) - 1, least_difference) * in_place.undisturbed();
 }
 
 Rates Calibration::rates() const {

@@ -29,8 +29,9 @@ Rates fit_rates(std::span<const TimedRun> runs, const Rates& otherwise);
 /// replays. Other programs only ever make a run slower, so what counts is the least time that each run of the step has
 /// taken over all rounds; fit_rates does the rest. What offloading costs is not how long a move takes, most of which is
 /// beside the computation, but by how much it makes the step longer: the offload policy takes turns with one that
-/// computes the same and moves nothing, and the rate is the bytes moved, there and back, over the difference of their
-/// least times. A difference below a hundredth of the step cannot be told from noise and is taken for that hundredth.
+/// computes the same and moves nothing. The median of the rounds' ratios, applied to the least time of the latter,
+/// gives the seconds, and the bytes moved, there and back, over these are the rate. Less than a hundredth of the step
+/// cannot be told from noise and is taken for that hundredth.
 ///
 /// On CUDA the host waits for the device before and after each run, so that a launch counts as part of its run.
 class Calibration {
