@@ -2,11 +2,14 @@
 // PyTorch's.
 //
 //   bench_worker --model densenet --depth 100 --growth 12 --batch-size 64 --memory shared --threads 2
-//   bench_worker --model revnet --depth 110 --batch-size 100 --memory reversible --device cuda --precision tf32
+//   bench_worker --model revnet --depth 110 --batch-size 100 --memory budget=200MiB
 //
 // Each line `step N` on standard input runs N training steps on one fixed random batch and answers with a line of JSON:
 // {"ms":[...],"loss":...}; on CUDA the milliseconds are the device's own, between events. `quit`, or the end of the
-// input, answers {"vm_hwm_bytes":...,"peak_bytes":{...},...}.
+// input, answers {"vm_hwm_bytes":...,"peak_bytes":{...},"predicted_bytes":...,"predicted_ms":...,...}: predictions are
+// of a step under the same policy on Meta, by the table of --rates.
+//
+// On the CPU a budget's plan may offload, and then to that folder, where --offload-dir names one.
 
 #include <chrono>
 #include <cstdlib>
@@ -21,6 +24,8 @@
 #include "core/cuda_runtime.hpp"
 #include "core/memory.hpp"
 #include "core/parallel.hpp"
+#include "memory/offload.hpp"
+#include "memory/planner.hpp"
 #include "memory/policies.hpp"
 #include "nn/densenet.hpp"
 #include "nn/resnet.hpp"
@@ -36,9 +41,9 @@ using Clock = std::chrono::steady_clock;
 
 struct Options {
   std::map<std::string, std::string> text = {
-      {"model", "densenet"},   {"depth", "100"},      {"growth", "12"},  {"batch-size", "64"},
-      {"memory", "store-all"}, {"threads", "2"},      {"channels", "3"}, {"classes", "10"},
-      {"device", "cpu"},       {"precision", "fp32"}, {"grid", ""},      {"verify", "off"}};
+      {"model", "densenet"}, {"depth", "100"},  {"growth", "12"},  {"batch-size", "64"}, {"memory", "store-all"},
+      {"threads", "2"},      {"channels", "3"}, {"classes", "10"}, {"device", "cpu"},    {"precision", "fp32"},
+      {"grid", ""},          {"verify", "off"}, {"rates", ""},     {"offload-dir", ""}};
 
   Options(int argc, char** argv) {
     for (int i = 1; i < argc; ++i) {
@@ -114,17 +119,14 @@ std::size_t peak_resident_bytes() {
   return 0;
 }
 
-class Worker {
+/// The model in training on one fixed random batch.
+class Training {
  public:
-  explicit Worker(const Options& options)
-      : device_(device_of(options["device"])),
-        stopwatch_(device_),
-        verify_(parse_verify(options["verify"])),
-        model_(make_model(options, nn::Init(1, device_))),
+  Training(const Options& options, Device device)
+      : verify_(parse_verify(options["verify"])),
+        model_(make_model(options, nn::Init(1, device))),
         sgd_(model_->parameters(),
              {.learning_rate = 0.1, .momentum = 0.9, .nesterov = options["model"] == "densenet"}) {
-    set_precision(precision_of(options["precision"]));
-    model_->set_memory(memory::parse(options["memory"]));
     const std::int64_t batch = options.number("batch-size");
     Random random(2);
     std::vector<float> pixels(static_cast<std::size_t>(batch * options.number("channels") * 32 * 32));
@@ -132,18 +134,70 @@ class Worker {
     std::vector<std::int32_t> labels(static_cast<std::size_t>(batch));
     for (auto& label : labels)
       label = static_cast<std::int32_t>(random.below(static_cast<std::uint64_t>(options.number("classes"))));
-    images_ = Tensor::from_vector({batch, options.number("channels"), 32, 32}, pixels, device_, Tag::Data);
-    labels_ = Tensor::from_vector({batch}, labels, device_, Tag::Data);
+    images_ = Tensor::from_vector({batch, options.number("channels"), 32, 32}, pixels, device, Tag::Data);
+    labels_ = Tensor::from_vector({batch}, labels, device, Tag::Data);
+  }
+
+  nn::Classifier& model() { return *model_; }
+
+  Tensor step() {
+    sgd_.zero_grad();
+    Tensor loss = ops::cross_entropy((*model_)(images_), labels_);
+    loss.backward();
+    sgd_.step();
+    return loss;
+  }
+
+ private:
+  VerifyScope verify_;
+  std::unique_ptr<nn::Classifier> model_;
+  nn::Sgd sgd_;
+  Tensor images_;
+  Tensor labels_;
+};
+
+/// What --memory comes to.
+struct Choice {
+  PolicyPtr policy;
+  std::size_t budget = 0;  ///< bytes; 0: none
+  memory::StepForecast forecast;
+};
+
+Choice choose(const Options& options, Device device) {
+  constexpr std::string_view prefix = "budget=";
+  if (device != Device::Meta) set_forecast_device(device);
+  Training training(options, Device::Meta);
+  training.step();
+  const memory::Rehearsal rehearsal = [&](const PolicyPtr& policy) {
+    if (policy != nullptr) training.model().set_memory(policy);
+    training.step();
+  };
+  const memory::Rates rates =
+      options["rates"].empty() ? memory::Rates::standard(device) : memory::Rates::load(options["rates"], device);
+  const std::string& text = options["memory"];
+  if (!text.starts_with(prefix)) {
+    const PolicyPtr policy = memory::parse(text);
+    return {policy, 0, memory::forecast(rehearsal, policy, rates)};
+  }
+  const std::size_t budget = memory::parse_bytes(text.substr(prefix.size()), 0);
+  const memory::Planner planner(rehearsal, rates, device == Device::Cuda || !options["offload-dir"].empty());
+  const memory::Candidate& chosen = planner.within(budget);
+  return {chosen.policy, budget, chosen.forecast};
+}
+
+class Worker {
+ public:
+  Worker(const Options& options, Device device, const Choice& choice)
+      : device_(device), stopwatch_(device), forecast_(choice.forecast), training_(options, device) {
+    training_.model().set_memory(choice.policy);
+    if (choice.budget != 0) allocator(device).set_limit(choice.budget);
   }
 
   void steps(std::int64_t count) {
     std::cout << "{\"ms\":[";
     for (std::int64_t i = 0; i < count; ++i) {
       stopwatch_.start();
-      sgd_.zero_grad();
-      const Tensor loss = ops::cross_entropy((*model_)(images_), labels_);
-      loss.backward();
-      sgd_.step();
+      const Tensor loss = training_.step();
       std::cout << (i > 0 ? "," : "") << stopwatch_.stop();
       if (device_ != Device::Meta) loss_ = loss.item();
     }
@@ -158,23 +212,23 @@ class Worker {
       std::cout << ",\"" << to_string(static_cast<Tag>(tag))
                 << "\":" << stats.peak_by_tag[static_cast<std::size_t>(tag)];
     }
-    std::cout << "},\"system_calls\":" << stats.system_calls << ",\"parameters\":" << model_->parameter_count();
+    std::cout << "},\"system_calls\":" << stats.system_calls
+              << ",\"parameters\":" << training_.model().parameter_count() << ",\"predicted_bytes\":" << forecast_.peak
+              << ",\"predicted_ms\":" << forecast_.seconds * 1e3
+              << ",\"offloaded_peak_bytes\":" << memory::offload_stats(device_).peak;
     if (device_ == Device::Cuda) {
       const DeviceMemory memory = cuda_device_memory();
       std::cout << ",\"device_bytes\":" << memory.total - memory.free;
     }
-    if (device_ != Device::Meta) std::cout << ",\"state_digest\":\"" << model_->state_digest() << '"';
+    if (device_ != Device::Meta) std::cout << ",\"state_digest\":\"" << training_.model().state_digest() << '"';
     std::cout << "}" << std::endl;
   }
 
  private:
   Device device_;
   Stopwatch stopwatch_;
-  VerifyScope verify_;
-  std::unique_ptr<nn::Classifier> model_;
-  nn::Sgd sgd_;
-  Tensor images_;
-  Tensor labels_;
+  memory::StepForecast forecast_;
+  Training training_;
   double loss_ = 0;
 };
 
@@ -184,7 +238,12 @@ int main(int argc, char** argv) {
   try {
     const Options options(argc, argv);
     set_thread_count(static_cast<int>(options.number("threads")));
-    Worker worker(options);
+    const Device device = device_of(options["device"]);
+    if (!options["offload-dir"].empty()) memory::set_offload_directory(options["offload-dir"]);
+    set_precision(precision_of(options["precision"]));
+    const Choice choice = choose(options, device);
+    allocator(device).reset_peak();  // on Meta, of the rehearsals
+    Worker worker(options, device, choice);
     std::string command;
     while (std::cin >> command && command != "quit") {
       std::int64_t count = 0;

@@ -39,6 +39,7 @@ CUDA_STEPS_PER_TURN = 10
 FORMATS = ("nchw", "channels_last")
 PRECISIONS = ("fp32", "tf32")
 MIB = 2**20
+BUDGETS = ("budget=50% of store-all", "budget=25% of store-all")
 
 # Nothing is mapped on its own, nothing is returned, the heap grows in large pieces, on huge pages if the kernel allows.
 PYTORCH_ENVIRONMENT = {
@@ -55,44 +56,49 @@ class WorkerError(Exception):
 
 @dataclass(frozen=True)
 class Workload:
-    """A model and batch size, and the memory modes to compare; the first of each framework is its baseline."""
+    """A model and batch size, and the memory modes to compare; the first of each framework is its baseline. Of ours, a
+    budget is a share of what store-all needs; those in `inexact` do not leave the bits of the others."""
 
     title: str
     arguments: tuple[str, ...]
     ours: tuple[str, ...]
+    inexact: tuple[str, ...]
     pytorch: tuple[str, ...]
     pytorch_cuda: tuple[str, ...]
 
 
-def densenet(depth: int, growth: int, batch_size: int) -> Workload:
+def densenet(depth: int, growth: int, batch_size: int, budgets: tuple[str, ...] = BUDGETS) -> Workload:
     return Workload(
         f"DenseNet-BC({depth},{growth}), batch {batch_size}",
         ("--model", "densenet", "--depth", str(depth), "--growth", str(growth), "--batch-size", str(batch_size)),
-        ours=("store-all", "shared", "checkpoint"),
+        ours=("store-all", "shared", "checkpoint", "offload", *budgets),
+        inexact=(),
         pytorch=("plain", "efficient"),
         pytorch_cuda=("plain", "efficient"),
     )
 
 
-def revnet(depth: int, batch_size: int) -> Workload:
+def revnet(depth: int, batch_size: int, budgets: tuple[str, ...] = BUDGETS) -> Workload:
     return Workload(
         f"RevNet-{depth}, batch {batch_size}",
         ("--model", "revnet", "--depth", str(depth), "--batch-size", str(batch_size)),
-        ours=("store-all", "checkpoint", "reversible"),
+        ours=("store-all", "checkpoint", "reversible", "offload", *budgets),
+        inexact=("reversible", *budgets),  # without a grid what is solved for is right up to rounding
         pytorch=("plain", "reversible"),
         pytorch_cuda=("plain", "checkpoint", "reversible"),
     )
 
 
 WORKLOADS = {"densenet": densenet(100, 12, 64), "revnet": revnet(110, 100)}
-QUICK_WORKLOADS = {"densenet": densenet(40, 12, 16), "revnet": revnet(38, 16)}
-EXACT_MODES = ("store-all", "shared", "checkpoint")  # these leave the same bits after the same steps
+# In so small a model a quarter of store-all is not feasible.
+QUICK_WORKLOADS = {"densenet": densenet(40, 12, 16, BUDGETS[:1]), "revnet": revnet(38, 16, BUDGETS[:1])}
 
 
 @dataclass
 class Result:
     """What one worker measured. `peak_bytes` is of the framework's allocator (Palimpsest's by tag, at the peak; PyTorch's
-    on CUDA alone), `device_bytes` what the driver says is taken of a card; `state_digest` is Palimpsest's alone."""
+    on CUDA alone), `device_bytes` what the driver says is taken of a card; predictions and `state_digest` are
+    Palimpsest's alone."""
 
     framework: str
     memory: str
@@ -104,6 +110,8 @@ class Result:
     loss: float | None = None
     vm_hwm_bytes: int | None = None
     device_bytes: int | None = None
+    predicted_ms: float | None = None
+    predicted_bytes: int | None = None
     peak_bytes: dict[str, int] | None = None
     state_digest: str | None = None
 
@@ -157,6 +165,8 @@ class Worker:
         self.result.vm_hwm_bytes = reply["vm_hwm_bytes"]
         self.result.device_bytes = reply.get("device_bytes")
         self.result.peak_bytes = reply.get("peak_bytes")
+        self.result.predicted_ms = reply.get("predicted_ms")
+        self.result.predicted_bytes = reply.get("predicted_bytes")
         self.result.state_digest = reply.get("state_digest")
 
     def _ask(self, request: str) -> dict:
@@ -198,19 +208,31 @@ def pytorch_workers(workload: Workload, options: argparse.Namespace) -> list[Pla
     ]
 
 
-def our_workers(workload: Workload, options: argparse.Namespace) -> list[Plan]:
-    command = [str(options.worker), *workload.arguments, "--threads", str(options.threads)]
-    environment = base_environment()
-    return [
-        (Result("Palimpsest", memory, None), [*command, "--memory", memory], environment) for memory in workload.ours
-    ]
+def store_all_bytes(command: list[str]) -> int:
+    """The peak of a step in which everything is kept, as bench_worker forecasts it."""
+    with contextlib.closing(Worker(Result("Palimpsest", "store-all", None), command, base_environment())) as worker:
+        worker.quit()
+        return worker.result.predicted_bytes
+
+
+def our_workers(workload: Workload, options: argparse.Namespace, flags: list[str], precision: str | None) -> list[Plan]:
+    command = [str(options.worker), *workload.arguments, *flags]
+    plans: list[Plan] = []
+    for memory in workload.ours:
+        flag = ["--memory", memory]
+        if memory.startswith("budget="):
+            share = int(memory.partition("=")[2].partition("%")[0])
+            flag = ["--memory", f"budget={store_all_bytes(command) * share // 100}"]
+        elif memory == "offload" and options.offload_dir is not None:
+            flag += ["--offload-dir", str(options.offload_dir)]
+        plans.append((Result("Palimpsest", memory, None, precision), command + flag, base_environment()))
+    return plans
 
 
 def cuda_workers(workload: Workload, options: argparse.Namespace) -> list[Plan]:
     """PyTorch's and ours, in every precision."""
     environment = base_environment()
     script = [options.python, str(PYTORCH_WORKER), *workload.arguments, "--device", "cuda", "--format", "channels_last"]
-    ours = [str(options.worker), *workload.arguments, "--device", "cuda"]
     plans: list[Plan] = []
     modes = () if options.skip_pytorch else (False,) if options.skip_compiled else (False, True)
     for precision in PRECISIONS:
@@ -219,9 +241,8 @@ def cuda_workers(workload: Workload, options: argparse.Namespace) -> list[Plan]:
                 result = Result("PyTorch", memory, None, precision, compiled)
                 flags = ["--memory", memory, "--precision", precision, *(["--compile"] if compiled else [])]
                 plans.append((result, script + flags, environment))
-        for memory in workload.ours if not options.skip_ours else ():
-            result = Result("Palimpsest", memory, None, precision)
-            plans.append((result, [*ours, "--memory", memory, "--precision", precision], environment))
+        if not options.skip_ours:
+            plans += our_workers(workload, options, ["--device", "cuda", "--precision", precision], precision)
     return plans
 
 
@@ -247,7 +268,7 @@ def measure(workload: Workload, options: argparse.Namespace) -> list[Result]:
     if options.device == "cuda":
         return measure_on_cuda(workload, options)
     plans = [] if options.skip_pytorch else pytorch_workers(workload, options)
-    plans += [] if options.skip_ours else our_workers(workload, options)
+    plans += [] if options.skip_ours else our_workers(workload, options, ["--threads", str(options.threads)], None)
     with contextlib.ExitStack() as stack:
         workers = [stack.enter_context(contextlib.closing(Worker(*plan))) for plan in plans]
         for worker in workers:
@@ -304,9 +325,9 @@ def table(workload: Workload, results: list[Result], where: str) -> str:
     return "\n".join(lines)
 
 
-def exactness(results: list[Result]) -> tuple[bool, str]:
+def exactness(workload: Workload, results: list[Result]) -> tuple[bool, str]:
     """Whether the exact modes ended in the same state, and a sentence that says so; empty if none can be compared."""
-    comparable = [row for row in results if row.memory in EXACT_MODES and row.state_digest]
+    comparable = [row for row in results if row.memory not in workload.inexact and row.state_digest]
     by_precision: dict[str | None, dict[str, str]] = {}
     for row in comparable:
         by_precision.setdefault(row.precision, {})[row.memory] = row.state_digest
@@ -400,6 +421,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     parser.add_argument("--quick", action="store_true", help="small models, to see that everything works")
+    parser.add_argument("--offload-dir", type=Path, metavar="DIR", help="where offload puts its file (default: the system's temporary folder)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every single figure there")
     parser.add_argument("--skip-compiled", action="store_true", help="on CUDA: PyTorch eagerly only")
     skip = parser.add_mutually_exclusive_group()
@@ -431,7 +453,7 @@ def compare(options: argparse.Namespace) -> bool:
     for key in options.models:
         workload = (QUICK_WORKLOADS if options.quick else WORKLOADS)[key]
         results = measure(workload, options)
-        exact, sentence = exactness(results)
+        exact, sentence = exactness(workload, results)
         all_exact = all_exact and exact
         record["workloads"].append({"title": workload.title, "results": [result_record(result) for result in results]})
         write_record(record, options)

@@ -21,8 +21,7 @@ class Meter : public Observer {
   void run_ends(const Work& work) noexcept override {
     const RunKind kind = kinds_.back();
     kinds_.pop_back();
-    // What comes back has been moved away before.
-    seconds_ += kind == RunKind::Fetch ? 2 * work.bytes / rates_.offload_bytes_per_second : rates_.seconds(work);
+    seconds_ += rates_.seconds(kind, work);
     if (kind != RunKind::Fetch) work_ += work;
   }
 

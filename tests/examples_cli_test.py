@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs the example programs as a user does, on synthetic data.
 
-Arguments: the paths of cifar_densenet, cifar_revnet and tour. The last line says how many checks passed.
+Arguments: the paths of cifar_densenet, cifar_revnet, tour and calibrate_rates. The last line says how many checks passed.
 """
 
 import itertools
@@ -17,7 +17,7 @@ import time
 
 from program_checks import TAGS, TIMEOUT, Skip, run, run_checks
 
-DENSENET, REVNET, TOUR = sys.argv[1:4]
+DENSENET, REVNET, TOUR, CALIBRATE = sys.argv[1:5]
 SMALL = ["--device", "cpu", "--data", "synthetic", "--batch-size", "4", "--train-limit", "16", "--test-limit", "8", "--threads", "2"]
 SMALL_DENSENET = [DENSENET, "--depth", "10", "--growth", "4", *SMALL]
 SMALL_REVNET = [REVNET, "--depth", "14", "--grid", "16", *SMALL]
@@ -272,6 +272,41 @@ def test_a_budget_is_kept_and_changes_no_bit(folder):
             assert kept["state_digest"] == free["state_digest"] and kept["test_accuracy"] == free["test_accuracy"]
 
 
+def test_a_budget_goes_to_disk_only_where_a_folder_is_named(folder):
+    assert "saves nothing here" in run([*SMALL_DENSENET, "--memory", "budget=1KiB"])[2]
+    command = [*SMALL_DENSENET, "--depth", "100", "--growth", "12", "--max-steps", "2", "--no-eval"]
+    refusal = run([*command, "--memory", "budget=1KiB"])[2]
+    here, elsewhere = (int(re.search(pattern, refusal)[1]) for pattern in
+                       (r"least feasible is (\d+) bytes", r"with --offload-dir DIR they may, and the least is (\d+) bytes"))
+    assert elsewhere < here, refusal
+    for flags, offloads in (([], False), (["--offload-dir", tempfile.gettempdir()], True)):
+        budget = elsewhere if offloads else here
+        report = report_of(folder, [*command, *flags, "--memory", f"budget={budget}"])
+        assert report["peak_bytes"]["total"] <= budget and (report["offloaded_peak_bytes"] > 0) == offloads, report
+    refusal = run([*command, "--offload-dir", tempfile.gettempdir(), "--memory", f"budget={elsewhere - 1}"])[2]
+    assert f"least feasible is {elsewhere} bytes" in refusal and "--offload-dir" not in refusal, refusal
+
+
+def test_calibrated_rates_are_what_forecasts_use(folder):
+    table = folder / "rates.txt"
+    code, output, errors = run([CALIBRATE, "--out", str(table), "--batch-size", "1", "--rounds", "1", "--threads", "2"])
+    assert (code, output, errors) == (0, "", ""), errors
+    rates = dict(line.split() for line in table.read_text().splitlines() if not line.startswith("#"))
+    assert list(rates) == ["operations_per_second", "bytes_per_second", "seconds_per_run", "offload_bytes_per_second"], rates
+    assert all(float(rate) > 0 for rate in rates.values()), rates
+    plans = [plan_of([*SMALL_DENSENET, "--rates", str(table)]) for _ in range(2)]
+    assert plans[0] == plans[1], "the same table, the same plan"
+    table.write_text("bytes_per_second 1\n")  # which makes memory all that counts
+    assert plan_of([*SMALL_DENSENET, "--rates", str(table)]) != plans[0]
+
+
+def test_calibration_fails_with_one_line(folder):
+    fails_with([CALIBRATE, "--rounds", "0"], 2, "--rounds")
+    fails_with([CALIBRATE, "--out", str(folder / "nowhere" / "rates.txt")], 1, "nowhere")
+    fails_with([CALIBRATE, "--offload-dir", str(folder / "nowhere")], 1, "nowhere", "offload")
+    fails_with([DENSENET, "--data-dir", str(folder), "--rates", str(folder / "nowhere")], 1, "nowhere", "cannot be read")
+
+
 def test_the_forecast_of_an_evaluation_is_what_it_takes(folder):
     for command in (SMALL_DENSENET, SMALL_REVNET):
         report = report_of(folder, [*command, "--max-steps", "2"])
@@ -306,6 +341,21 @@ def test_out_of_memory_says_what_would_fit(_):
     assert code == 1 and errors.count("\n") == 1, errors
     for word in ("out of memory", "--memory shared (", "--memory checkpoint (", "--memory budget=", "MiB or more"):
         assert word in errors, errors
+
+
+def test_an_evaluation_that_does_not_fit_says_so(_):
+    if b"__asan_init" in pathlib.Path(DENSENET).read_bytes():
+        raise Skip("the address sanitizer needs more addresses than this leaves")
+
+    def little_memory():
+        resource.setrlimit(resource.RLIMIT_AS, (700 << 20, 700 << 20))
+    command = [DENSENET, "--device", "cpu", "--data", "synthetic", "--threads", "1", "--quiet", "--max-steps", "1",
+               "--train-limit", "2", "--batch-size", "1024", "--memory", "shared"]
+    code, _, errors = run(command, preexec_fn=little_memory)
+    assert code == 1 and errors.count("\n") == 1, errors
+    for word in ("out of memory", "an evaluation with batches of 1024 needs", "--batch-size 512 (", "--no-eval"):
+        assert word in errors, errors
+    assert "--memory" not in errors, f"no policy changes that: {errors}"
 
 
 def test_tour_shows_the_same_bits_under_every_policy(_):

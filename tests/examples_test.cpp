@@ -14,6 +14,7 @@
 #include "examples/harness/dry_run.hpp"
 #include "examples/harness/example.hpp"
 #include "examples/harness/interrupt.hpp"
+#include "examples/harness/memory_advice.hpp"
 #include "examples/harness/progress.hpp"
 #include "examples/harness/report.hpp"
 #include "examples/harness/report_file.hpp"
@@ -189,6 +190,36 @@ TEST(DryRun, BlamesTheFlags) {
     EXPECT_NE(std::string(error.what()).find("shared"), std::string::npos) << error.what();
   }
   EXPECT_EQ(allocator(Device::Meta).stats().live, 0U);
+}
+
+/// An evaluation of more images than a training step sees is what needs most here.
+TEST(EvaluationAdvice, ComparesWhatEvaluationsNeed) {
+  Options options;
+  options.data = "synthetic";
+  options.train_limit = 2;
+  options.batch_size = 64;
+  const Forecast whole = dry_run(small_densenet(10), options, {});
+  ASSERT_GT(whole.evaluation.total, whole.peak.total);
+  for (const char* policy : {"shared", "checkpoint", "offload"}) {
+    options.memory = policy;
+    EXPECT_EQ(dry_run(small_densenet(10), options, {}).evaluation.total, whole.evaluation.total) << policy;
+  }
+  options.batch_size = 16;
+  const std::size_t quarter = dry_run(small_densenet(10), options, {}).evaluation.total;
+  options.batch_size = 64;
+  const auto advice = [&](std::size_t limit) {
+    return evaluation_advice(small_densenet(10), options, {}, Device::Cpu, limit);
+  };
+  const std::string expected = concat_text("--batch-size 16 (", format_mebibytes(quarter), ") or --no-eval");
+  for (const std::size_t limit : {quarter, quarter + 1}) {
+    EXPECT_NE(advice(limit).find(expected), std::string::npos) << advice(limit);
+    EXPECT_NE(advice(limit).find(format_mebibytes(whole.evaluation.total)), std::string::npos) << advice(limit);
+    EXPECT_EQ(advice(limit).find("--memory"), std::string::npos) << advice(limit);
+  }
+  EXPECT_NE(advice(quarter - 1).find("--batch-size 8 ("), std::string::npos) << advice(quarter - 1);
+  EXPECT_NE(advice(0).find("--batch-size 32 ("), std::string::npos) << "the limit is not known: " << advice(0);
+  EXPECT_EQ(advice(1).find("--batch-size"), std::string::npos) << advice(1);
+  EXPECT_NE(advice(1).find("--no-eval"), std::string::npos) << advice(1);
 }
 
 TEST(Device, AutoIsAlwaysThereAndCudaSaysWhyNot) {

@@ -15,6 +15,7 @@
 #include "examples/harness/dry_run.hpp"
 #include "examples/harness/memory_snapshot.hpp"
 #include "examples/harness/op_trace.hpp"
+#include "examples/harness/plan_table.hpp"
 #include "examples/harness/policy_forecasts.hpp"
 #include "examples/harness/step_owners.hpp"
 #include "examples/harness/training_step.hpp"
@@ -269,7 +270,7 @@ TEST(PolicyForecasts, AreThoseOfDryRuns) {
   options.data = "synthetic";
   options.batch_size = batch_size;
   const memory::StepRecord measured = record_step("store-all").record;
-  const std::vector<PolicyForecast> forecasts = policy_forecasts(small_revnet(), options, {}, Device::Cpu, measured);
+  const std::vector<PolicyForecast> forecasts = policy_forecasts(small_revnet(), options, {}, Device::Cpu);
   ASSERT_EQ(forecasts.size(), memory::names().size());
   for (const PolicyForecast& each : forecasts) {
     options.memory = each.policy;
@@ -284,7 +285,31 @@ TEST(PolicyForecasts, AreThoseOfDryRuns) {
   EXPECT_EQ(forecasts[0].operations, measured.work().operations);
 }
 
-TEST(PolicyForecasts, LeaveOutAPolicyWithoutWorkAndTimesOnCuda) {
+/// The page, --plan and the planner have one table of rates.
+TEST(PolicyForecasts, TellTheTimeOfThePlan) {
+  const fs::path file = fs::temp_directory_path() / ("palimpsest_rates_" + std::to_string(getpid()));
+  memory::Rates{3e11, 2e10, 7e-6, 5e8}.save(file);
+  Options options;
+  options.data = "synthetic";
+  options.batch_size = batch_size;
+  double offload = 0;
+  for (const std::string& rates : {std::string(), file.string()}) {
+    options.rates = rates;
+    std::map<std::string, double> planned;
+    for (const PlanRow& row : plan_rows(small_revnet(), options, {}, Device::Cpu, std::nullopt))
+      planned[row.policy] = row.forecast.seconds;
+    for (const PolicyForecast& each : policy_forecasts(small_revnet(), options, {}, Device::Cpu)) {
+      ASSERT_EQ(planned.count(each.policy), 1U) << each.policy;
+      EXPECT_NEAR(each.time_factor, planned[each.policy] / planned["store-all"], 1e-9) << each.policy << ", " << rates;
+      if (each.policy != "offload") continue;
+      EXPECT_NE(each.time_factor, offload) << "whatever the table";
+      offload = each.time_factor;
+    }
+  }
+  fs::remove(file);
+}
+
+TEST(PolicyForecasts, LeaveOutAPolicyWithoutWork) {
   const MakeModel densenet = [](const DataFacts& data, nn::Init init) {
     nn::DenseNetSpec spec = nn::DenseNetSpec::cifar(10, 4);
     spec.image_channels = data.channels;
@@ -293,13 +318,14 @@ TEST(PolicyForecasts, LeaveOutAPolicyWithoutWorkAndTimesOnCuda) {
   Options options;
   options.data = "synthetic";
   options.batch_size = batch_size;
-  const memory::StepRecord measured = record_step("store-all").record;
-  std::vector<std::string> policies;
-  for (const PolicyForecast& each : policy_forecasts(densenet, options, {}, Device::Cuda, measured)) {
-    policies.push_back(each.policy);
-    EXPECT_EQ(each.time_factor, 0) << "the host does not know";
+  for (const Device device : {Device::Cpu, Device::Cuda}) {
+    std::vector<std::string> policies;
+    for (const PolicyForecast& each : policy_forecasts(densenet, options, {}, device)) {
+      policies.push_back(each.policy);
+      EXPECT_GT(each.time_factor, 0) << "every device has a table";
+    }
+    EXPECT_EQ(policies, (std::vector<std::string>{"store-all", "shared", "checkpoint", "offload"}));
   }
-  EXPECT_EQ(policies, (std::vector<std::string>{"store-all", "shared", "checkpoint", "offload"}));
 }
 
 TEST(StepToRecord, IsTheFirstSteadyOneWithAWholeBatch) {

@@ -5,6 +5,7 @@
 #include "core/cuda_runtime.hpp"
 #include "examples/harness/blame_flags.hpp"
 #include "examples/harness/interrupt.hpp"
+#include "examples/harness/memory_advice.hpp"
 #include "examples/harness/policy_forecasts.hpp"
 #include "examples/harness/report_file.hpp"
 #include "examples/harness/step_pictures.hpp"
@@ -57,6 +58,7 @@ int Example::run(int argc, const char* const* argv) {
 bool Example::train() {
   const Device device = choose_device(options().device);
   apply_precision(device);
+  rates_for(options(), device);  // a table that cannot be read is found out now, not when the page wants it
   const MemoryChoice memory = blame_flags([&] { return choose_memory(make_model, options(), defaults, device); });
   const Forecast forecast = dry_run(make_model, memory, options(), defaults, device);
   const std::size_t there = device_bytes(device);
@@ -65,8 +67,16 @@ bool Example::train() {
                                   ", ", device, " has ", format_mebibytes(there),
                                   memory_advice(make_model, options(), defaults, device, there)));
   }
+  if (forecast.evaluation.total > there) {
+    throw OutOfMemory(concat_text("an evaluation needs ", format_mebibytes(forecast.evaluation.total), ", ", device,
+                                  " has ", format_mebibytes(there),
+                                  evaluation_advice(make_model, options(), defaults, device, there)));
+  }
   try {
     return train(device, memory, forecast);
+  } catch (const EvaluationOutOfMemory& error) {
+    const std::size_t limit = allocator(device).limit();
+    throw OutOfMemory(error.what() + evaluation_advice(make_model, options(), defaults, device, limit));
   } catch (const OutOfMemory& error) {
     const std::size_t limit = allocator(device).limit();
     throw OutOfMemory(error.what() + memory_advice(make_model, options(), defaults, device, limit));
@@ -116,7 +126,7 @@ bool Example::train(Device device, const MemoryChoice& memory, const Forecast& f
                             .parameters = forecast.parameters,
                             .predicted_peak = forecast.peak.total,
                             .reserved = trainer.peak().reserved,
-                            .policies = policy_forecasts(make_model, options(), defaults, device, step),
+                            .policies = policy_forecasts(make_model, options(), defaults, device),
                             .savings = cheapest_savings(make_model, options(), defaults, device)};
       });
     });

@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include "core/cuda_runtime.hpp"
-#include "memory/policies.hpp"
 
 namespace palimpsest::harness {
 namespace {
@@ -40,44 +39,21 @@ MemoryChoice choose_memory(const MakeModel& make_model, const Options& options, 
   if (!is_budget(options.memory)) return {memory::parse_rules(options.memory), nullptr, 0};
   const std::size_t budget = memory::parse_bytes(options.memory.substr(budget_prefix.size()), device_bytes(device));
   MetaTraining training(make_model, options, defaults, device);
-  const memory::Planner planner(training.rehearsal(), rates_for(options, device), may_offload(options, device));
-  return {{}, planner.within(budget).policy, budget};
-}
-
-std::string memory_advice(const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults,
-                          Device device, std::size_t limit) {
-  // Before the rehearsals, whose memory would count in its own.
-  const MemoryChoice memory = limit == 0 ? choose_memory(make_model, options, defaults, device) : MemoryChoice{};
-  MetaTraining training(make_model, options, defaults, device);
   const memory::Rehearsal rehearsal = training.rehearsal();
   const memory::Rates rates = rates_for(options, device);
-  std::size_t below = limit;
-  if (limit == 0) {
-    memory.apply(training.model());
-    below = memory::forecast(rehearsal, nullptr, rates).peak - 1;
-  }
-  std::string fitting;
-  for (const std::string_view name : memory::names()) {
-    try {
-      const std::size_t peak = memory::forecast(rehearsal, memory::parse(name), rates).peak;
-      if (peak <= below) {
-        fitting += concat_text(fitting.empty() ? "" : ", ", "--memory ", name, " (", format_mebibytes(peak), ")");
-      }
-    } catch (const ValueError&) {
-      continue;  // it has nothing to act on in this model
+  const bool offloads = may_offload(options, device);
+  const memory::Planner planner(rehearsal, rates, offloads);
+  try {
+    return {{}, planner.within(budget).policy, budget};
+  } catch (const ValueError& error) {
+    if (offloads) throw;
+    const std::size_t least = memory::Planner(rehearsal, rates, true).candidates().front().forecast.peak;
+    if (least >= planner.candidates().front().forecast.peak) {
+      throw ValueError(concat_text(error.what(), ": with --offload-dir DIR they may, but that saves nothing here"));
     }
+    throw ValueError(concat_text(error.what(), ": with --offload-dir DIR they may, and the least is ", least,
+                                 " bytes (", format_mebibytes(least), ")"));
   }
-  const memory::Planner planner(rehearsal, rates, may_offload(options, device));
-  const std::size_t least = planner.candidates().front().forecast.peak;
-  if (least <= below) {
-    const std::size_t mebibytes = (least >> 20) + 1;
-    fitting += concat_text(fitting.empty() ? "" : ", ", "--memory budget=", mebibytes, "MiB or more");
-  }
-  if (!fitting.empty()) {
-    return limit == 0 ? "; by the forecast these need less: " + fitting : "; by the forecast these fit: " + fitting;
-  }
-  return concat_text("; by the forecast no policy fits with batches of ", run_length(options).batch_size,
-                     ": the least is ", format_mebibytes(least), "; try a smaller --batch-size");
 }
 
 }  // namespace palimpsest::harness

@@ -29,18 +29,14 @@ std::size_t device_bytes(Device device);
 memory::Rates rates_for(const Options& options, Device device);
 
 /// Whether a plan for a budget may move values off the device: to the host's memory on CUDA, to --offload-dir on the
-/// CPU.
+/// CPU. Without that flag a budget causes no traffic on a disk that nobody has asked for; and the system's folder for
+/// temporary files, where --memory offload goes then, is often memory itself, which a budget is to save.
 bool may_offload(const Options& options, Device device);
 
 /// Reads --memory. For a budget the training is rehearsed on Meta until the planner knows what fits. Throws ValueError
-/// for what --memory is to blame for: a budget that is too small states the least feasible bytes.
+/// for what --memory is to blame for: a budget that is too small states the least feasible bytes, and, where the plan
+/// might not offload for want of a folder, how little --offload-dir would make of them.
 MemoryChoice choose_memory(const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults,
                            Device device);
-
-/// What to do about a run that has run out of memory, for the end of the error message: the policies whose forecast is
-/// below `limit` bytes (0: not known; then below that of the run itself), and the least budget that can be kept to.
-/// Empty if nothing would help.
-std::string memory_advice(const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults,
-                          Device device, std::size_t limit);
 
 }  // namespace palimpsest::harness

@@ -15,7 +15,7 @@ namespace palimpsest::harness {
 struct Saving {
   double fraction = 0;      ///< of the peak that was asked for: 0.1 for a tenth
   std::size_t peak = 0;     ///< bytes after the change
-  double time_factor = 0;   ///< time of a step against now
+  double time_factor = 0;   ///< predicted time of a step against now
   std::string change = "";  ///< what to do, for people
 };
 
@@ -25,7 +25,7 @@ struct PolicyForecast {
   std::size_t peak = 0;
   TagBytes by_tag{};       ///< at the peak; adds up to it
   double operations = 0;   ///< of the whole step; a multiply-add counts as two
-  double time_factor = 0;  ///< estimated time of a step against store-all's; 0 where it is not known
+  double time_factor = 0;  ///< predicted time of a step against store-all's
 };
 
 /// What the page says beside the step itself.

@@ -1,7 +1,6 @@
 #include "examples/harness/policy_forecasts.hpp"
 
 #include <algorithm>
-#include <array>
 #include <optional>
 
 #include "examples/harness/command_line.hpp"
@@ -12,58 +11,10 @@ namespace {
 
 using memory::StepRecord;
 
-/// Runs that cost alike: heavy ones by their operations, all others by their bytes; in forward (and when run again) or
-/// in backward.
-constexpr std::size_t classes = 4;
-
-struct Load {
-  std::size_t of_class;
-  double amount;
-};
-
-Load load_of(const StepRecord& record, const StepRecord::Run& run) {
-  const bool heavy = run.op >= 0 && record.ops[static_cast<std::size_t>(run.op)].cost == Cost::Heavy;
-  const bool backward = run.kind == RunKind::Backward;
-  return {(heavy ? 2U : 0U) + (backward ? 1U : 0U), heavy ? run.work.operations : run.work.bytes};
-}
-
-/// Microseconds that each run took, without those that ran within it.
-std::vector<double> own_times(const StepRecord& record) {
-  std::vector<double> times;
-  std::vector<std::size_t> open;
-  for (std::size_t i = 0; i < record.runs.size(); ++i) {
-    const StepRecord::Run& run = record.runs[i];
-    while (!open.empty() && record.runs[open.back()].end_us <= run.begin_us) open.pop_back();
-    if (!open.empty()) times[open.back()] -= run.end_us - run.begin_us;
-    times.push_back(run.end_us - run.begin_us);
-    open.push_back(i);
-  }
-  return times;
-}
-
-/// Microseconds for a unit of each class's load; 0 where nothing of it ran.
-using Pace = std::array<double, classes>;
-
-Pace pace_of(const StepRecord& measured) {
-  Pace time{};
-  Pace load{};
-  const std::vector<double> times = own_times(measured);
-  for (std::size_t i = 0; i < times.size(); ++i) {
-    const auto [of_class, amount] = load_of(measured, measured.runs[i]);
-    time[of_class] += std::max(0.0, times[i]);
-    load[of_class] += amount;
-  }
-  for (std::size_t c = 0; c < classes; ++c) time[c] = load[c] > 0 ? time[c] / load[c] : 0;
-  return time;
-}
-
-double estimated_time(const StepRecord& record, const Pace& pace) {
-  double time = 0;
-  for (const StepRecord::Run& run : record.runs) {
-    const auto [of_class, amount] = load_of(record, run);
-    time += pace[of_class] * amount;
-  }
-  return time;
+double predicted_seconds(const StepRecord& record, const memory::Rates& rates) {
+  double seconds = 0;
+  for (const StepRecord::Run& run : record.runs) seconds += rates.seconds(run.kind, run.work);
+  return seconds;
 }
 
 std::optional<StepRecord> step_under(const std::string& policy, const MakeModel& make_model, Options options,
@@ -86,22 +37,21 @@ std::vector<std::string> policies_to_ask(const Options& options) {
 }  // namespace
 
 std::vector<PolicyForecast> policy_forecasts(const MakeModel& make_model, const Options& options,
-                                             const TrainingDefaults& defaults, Device device,
-                                             const StepRecord& measured) {
-  const Pace pace = device == Device::Cpu ? pace_of(measured) : Pace{};
-  double reference = 0;
+                                             const TrainingDefaults& defaults, Device device) {
+  const memory::Rates rates = rates_for(options, device);
+  double reference = 0;  // store-all applies everywhere and comes first
   std::vector<PolicyForecast> forecasts;
   for (const std::string& policy : policies_to_ask(options)) {
     const std::optional<StepRecord> record = step_under(policy, make_model, options, defaults, device);
     if (!record) continue;
     const StepRecord::Peak peak = record->peak();
-    const double time = estimated_time(*record, pace);
-    if (policy == "store-all") reference = time;
+    const double seconds = predicted_seconds(*record, rates);
+    if (policy == "store-all") reference = seconds;
     forecasts.push_back({.policy = policy,
                          .peak = peak.bytes,
                          .by_tag = peak.by_tag,
                          .operations = record->work().operations,
-                         .time_factor = reference > 0 ? time / reference : 0});
+                         .time_factor = seconds / reference});
   }
   return forecasts;
 }

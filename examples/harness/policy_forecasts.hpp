@@ -10,12 +10,10 @@ namespace palimpsest::harness {
 /// What the second step of the run would need under each of memory::names(), and under the run's own policy if that is
 /// another: found out on Device::Meta, which stands for `device`. Policies that have nothing to act on are left out.
 ///
-/// Times are estimated from `measured`, a step of the run: how long it took for an operation of heavy ops and for a
-/// byte of all others, in forward and in backward. They are unknown on CUDA, where the host does not wait for its ops.
-/// Throws OutOfMemory, ValueError.
+/// Times are those of the run's table of rates (rates_for), as in --plan and for the planner. Throws OutOfMemory,
+/// ValueError, DataError.
 std::vector<PolicyForecast> policy_forecasts(const MakeModel& make_model, const Options& options,
-                                             const TrainingDefaults& defaults, Device device,
-                                             const memory::StepRecord& measured);
+                                             const TrainingDefaults& defaults, Device device);
 
 /// The fastest plans that need a tenth, a fifth and a half less than the run does; without those that there are not.
 /// Throws as policy_forecasts.

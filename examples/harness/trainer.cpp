@@ -72,8 +72,13 @@ bool Trainer::time_to_evaluate(std::int64_t epoch) const {
 void Trainer::evaluate(Progress& progress) {
   meter_.pause();
   const PeakMeter meter(device_);
-  const std::optional<double> accuracy =
-      test_accuracy(model_, data_.test, test_batches(options_, data_), device_, progress);
+  const std::optional<double> accuracy = [&] {
+    try {
+      return test_accuracy(model_, data_.test, test_batches(options_, data_), device_, progress);
+    } catch (const OutOfMemory& error) {
+      throw EvaluationOutOfMemory(error.what());
+    }
+  }();
   const MemoryPeak peak = meter.peak();
   if (peak.total > evaluation_peak_.total) evaluation_peak_ = peak;
   meter_.resume();

@@ -13,6 +13,12 @@
 
 namespace palimpsest::harness {
 
+/// There was not enough memory for an evaluation: training steps are not to blame.
+class EvaluationOutOfMemory : public OutOfMemory {
+ public:
+  using OutOfMemory::OutOfMemory;
+};
+
 /// The training loop: epochs of steps, an evaluation between them.
 class Trainer {
  public:
@@ -21,7 +27,8 @@ class Trainer {
           Device device);
 
   /// Trains until the run is over or a signal asks for its end (see InterruptGuard); calls `after_epoch` after every
-  /// epoch. Throws DivergedError, saying in which step, RangeError likewise, and what the library throws.
+  /// epoch. Throws DivergedError, saying in which step, RangeError likewise,
+  /// EvaluationOutOfMemory, and what the library throws.
   void run(Progress& progress, const std::function<void()>& after_epoch);
 
   /// Step `step` of the run, from 0, will be recorded and handed over when it is done. Without this call nothing is.

@@ -169,7 +169,7 @@ function showSavings() {
   const list = data.savings;
   byId('savings').hidden = list.length === 0;
   byId('savings-note').textContent = list.length === 0 ? 'No plan was made for this run, so there is nothing to propose.'
-    : 'Of the peak of this run; time is that of a step against now.';
+    : 'Of the peak of this run; time is predicted, and against now.';
   byId('savings').tBodies[0].append(...list.map(each => element('tr', null,
     element('th', {scope: 'row'}, percent(each.fraction)), element('td', null, each.change),
     element('td', {class: 'number'}, sized(each.peak)), element('td', {class: 'number'}, times(each.time_factor)))));
