@@ -66,7 +66,7 @@ MakeModel maker(const Spec& spec) {
 }
 
 std::vector<Case> cases() {
-  const std::vector<std::string> by_dense_block = {"block1=shared,*=checkpoint", "block1=checkpoint+shared,*=offload"};
+  const std::vector<std::string> by_dense_block = {"dense1=shared,*=checkpoint", "dense1=checkpoint+shared,*=offload"};
   const std::vector<std::string> by_unit = {"stage1*=shared,*=checkpoint", "stage2*=checkpoint+shared,*=offload"};
   const std::vector<std::string> by_reversible_unit = {"stage1*=reversible,*=checkpoint",
                                                        "stage2*=reversible+shared,*=offload"};
