@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <map>
 #include <set>
+#include <tuple>
 
 #include "core/memory.hpp"
 
@@ -20,22 +21,36 @@ std::size_t round_up(std::size_t bytes, std::size_t unit) { return (bytes + unit
 struct CachingAllocator::Blocks {
   struct Block {
     std::size_t bytes = 0;
+    std::uint64_t piece = 0;  ///< the how-many-eth that was taken its first byte is of
     bool free = false;
     bool first_of_segment = false;
   };
   using Map = std::map<char*, Block>;
+  /// Among blocks of a size the one that was taken first comes first. Pieces that stand alone have the addresses that
+  /// the system likes, and which block serves a request is to follow from the requests only.
+  using BySize = std::set<std::tuple<std::size_t, std::uint64_t, char*>>;
 
   Map by_address;
-  std::set<std::pair<std::size_t, char*>> free_by_size;
+  BySize free_by_size;
+
+  static BySize::value_type key(Map::iterator block) {
+    return {block->second.bytes, block->second.piece, block->first};
+  }
 
   void set_free(Map::iterator block) {
     block->second.free = true;
-    free_by_size.emplace(block->second.bytes, block->first);
+    free_by_size.insert(key(block));
   }
 
   void set_used(Map::iterator block) {
     block->second.free = false;
-    free_by_size.erase({block->second.bytes, block->first});
+    free_by_size.erase(key(block));
+  }
+
+  /// The smallest free block of at least so many bytes, or the end.
+  Map::iterator fit(std::size_t bytes) {
+    const auto found = free_by_size.lower_bound({bytes, 0, nullptr});
+    return found == free_by_size.end() ? by_address.end() : by_address.find(std::get<char*>(*found));
   }
 
   bool joins_previous(Map::iterator block) const {
@@ -95,27 +110,26 @@ bool CachingAllocator::grow(std::size_t bytes, bool whole) {
   forbid(address, granted);
   reserved_ += granted;
   const bool continues = source_->granule() != 0 && blocks_->end() == address;
-  const auto block = blocks_->by_address.emplace(address, Blocks::Block{granted, false, !continues}).first;
+  const auto block = blocks_->by_address.emplace(address, Blocks::Block{granted, system_calls_, false, !continues}).first;
   blocks_->free_and_join(block);
   return true;
 }
 
 void* CachingAllocator::allocate(std::size_t asked) {
   const std::size_t bytes = round_up(std::max<std::size_t>(asked, 1), alignment);
-  auto fit = blocks_->free_by_size.lower_bound({bytes, nullptr});
+  auto block = blocks_->fit(bytes);
   // Twice where the source, asked for what is missing at the end, answers with a piece that does not continue it.
-  for (bool whole = false; fit == blocks_->free_by_size.end(); whole = true) {
+  for (bool whole = false; block == blocks_->by_address.end(); whole = true) {
     if (!grow(bytes, whole)) {
       release_cached();
       if (!grow(bytes, true)) return nullptr;
     }
-    fit = blocks_->free_by_size.lower_bound({bytes, nullptr});
+    block = blocks_->fit(bytes);
   }
-  const auto block = blocks_->by_address.find(fit->second);
   blocks_->set_used(block);
   if (block->second.bytes > bytes) {
-    const auto rest =
-        blocks_->by_address.emplace(block->first + bytes, Blocks::Block{block->second.bytes - bytes}).first;
+    const Blocks::Block left{block->second.bytes - bytes, block->second.piece};
+    const auto rest = blocks_->by_address.emplace(block->first + bytes, left).first;
     block->second.bytes = bytes;
     blocks_->set_free(rest);
   }

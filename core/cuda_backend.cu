@@ -23,8 +23,7 @@ cudaError_t probe(int& devices) {
 class CardMemory : public MemorySource {
  public:
   void* take(std::size_t bytes, std::size_t& granted) override {
-    constexpr std::size_t granule = std::size_t{2} << 20;
-    granted = (bytes + granule - 1) / granule * granule;
+    granted = (bytes + system_granule - 1) / system_granule * system_granule;
     void* address = nullptr;
     const cudaError_t status = cudaMalloc(&address, granted);
     if (status == cudaErrorMemoryAllocation) {

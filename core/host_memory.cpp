@@ -11,7 +11,7 @@
 namespace palimpsest {
 namespace {
 
-constexpr std::size_t huge_page = std::size_t{2} << 20;
+constexpr std::size_t huge_page = system_granule;
 
 #if defined(MADV_POPULATE_WRITE)
 constexpr int populate_write = MADV_POPULATE_WRITE;

@@ -13,7 +13,8 @@
 namespace palimpsest {
 namespace {
 
-/// Addresses for tensors without bytes: distinct, never readable.
+/// Addresses for tensors without bytes: distinct, never readable. They come in the pieces in which the device would give
+/// memory that Meta stands for, so that what is reserved is foretold as well.
 class MetaMemory : public MemorySource {
  public:
   MetaMemory() {
@@ -22,13 +23,18 @@ class MetaMemory : public MemorySource {
   }
 
   void* take(std::size_t bytes, std::size_t& granted) override {
-    granted = bytes;
+    granted = (bytes + system_granule - 1) / system_granule * system_granule;
+    if (granted < bytes) return nullptr;
+    if (granule() == 0) next_ += system_granule;  // a gap
     void* const address = reinterpret_cast<void*>(next_);
-    next_ += bytes;
+    next_ += granted;
     return address;
   }
-  void give(void*, std::size_t) override {}
-  std::size_t granule() const override { return CachingAllocator::alignment; }
+  void give(void* address, std::size_t bytes) override {
+    const auto begin = reinterpret_cast<std::uintptr_t>(address);
+    if (begin + bytes == next_) next_ = begin;
+  }
+  std::size_t granule() const override { return forecast_device() == Device::Cuda ? 0 : system_granule; }
   bool on_host() const override { return false; }
 
  private:

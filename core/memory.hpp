@@ -25,7 +25,8 @@ constexpr std::string_view to_string(Tag tag) {
 /// Bytes by tag.
 using TagBytes = std::array<std::size_t, tag_count>;
 
-/// The memory of one device, in bytes. Live bytes are those asked for, without rounding.
+/// The memory of one device, in bytes. Live bytes are those asked for, without rounding. On Meta all of it is what the
+/// device would count for which Meta stands (set_forecast_device), `reserved` included.
 struct MemoryStats {
   std::size_t live = 0;            ///< held now
   TagBytes live_by_tag{};          ///< adds up to `live`
@@ -35,6 +36,9 @@ struct MemoryStats {
   std::size_t peak_reserved = 0;   ///< highest `reserved` since the last reset
   std::uint64_t system_calls = 0;  ///< times the system was asked for memory
 };
+
+/// The CPU's memory and CUDA's are taken from the system in multiples of so many bytes: one huge page.
+inline constexpr std::size_t system_granule = std::size_t{2} << 20;
 
 /// Where a caching allocator gets its memory: the system, a GPU, or nothing at all (meta; tests).
 class MemorySource {
@@ -53,7 +57,8 @@ class MemorySource {
 };
 
 /// Keeps freed memory for the next request: best fit, blocks are split and neighbours are joined again, so that a
-/// steady training step makes no system call. Not thread-safe; Allocator locks.
+/// steady training step makes no system call. What is reserved is a function of the requests and of the sizes of the
+/// pieces that the source gives, not of their addresses. Not thread-safe; Allocator locks.
 class CachingAllocator {
  public:
   static constexpr std::size_t alignment = 256;

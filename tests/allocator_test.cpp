@@ -11,6 +11,7 @@
 
 #include "core/memory.hpp"
 #include "core/philox.hpp"
+#include "tests/test_device.hpp"
 
 namespace palimpsest {
 namespace {
@@ -286,6 +287,50 @@ TEST(CachingAllocator, StressOnPieces) {
   }
 }
 
+/// Pieces that stand alone, at addresses that rise or fall.
+class Scattered : public MemorySource {
+ public:
+  explicit Scattered(bool rising) : rising_(rising) {}
+
+  void* take(std::size_t bytes, std::size_t& granted) override {
+    granted = (bytes + 1023) / 1024 * 1024;
+    next_ += rising_ ? 0 : -granted;
+    void* const address = reinterpret_cast<void*>(next_);
+    next_ += rising_ ? granted : 0;
+    return address;
+  }
+  void give(void*, std::size_t) override {}
+  std::size_t granule() const override { return 0; }
+  bool on_host() const override { return false; }
+
+ private:
+  bool rising_;
+  std::uintptr_t next_ = std::uintptr_t{1} << 60;
+};
+
+TEST(CachingAllocator, WhatIsReservedDoesNotDependOnAddresses) {
+  CachingAllocator rising(std::make_unique<Scattered>(true));
+  CachingAllocator falling(std::make_unique<Scattered>(false));
+  Random random(7);
+  std::vector<std::pair<void*, void*>> blocks;
+  for (int step = 0; step < 4000; ++step) {
+    if (!blocks.empty() && random.below(100) < 48) {
+      std::swap(blocks[random.below(blocks.size())], blocks.back());
+      rising.release(blocks.back().first);
+      falling.release(blocks.back().second);
+      blocks.pop_back();
+    } else {
+      const std::size_t bytes = 256 * (1 + random.below(8));  // many of the same size
+      blocks.emplace_back(rising.allocate(bytes), falling.allocate(bytes));
+    }
+    ASSERT_EQ(rising.reserved(), falling.reserved()) << step;
+  }
+  for (const auto& [first, second] : blocks) {
+    rising.release(first);
+    falling.release(second);
+  }
+}
+
 // --- The accounting --------------------------------------------------------------------------------------------------
 
 TEST(Allocator, TagsAddUpAtEveryMoment) {
@@ -324,6 +369,41 @@ TEST(Allocator, TagsAddUpAtEveryMoment) {
     EXPECT_EQ(memory.stats().peak, 0U);
     EXPECT_EQ(memory.stats().peak_reserved, 0U);
   }
+}
+
+TEST(Allocator, MetaReservesWhatTheDeviceReserves) {
+  Allocator meta(Device::Meta);
+  Allocator real(test::device());
+  Random random(3);
+  struct Pair {
+    void* meta;
+    void* real;
+    std::size_t bytes;
+    Tag tag;
+  };
+  std::vector<Pair> blocks;
+  const auto release = [&](const Pair& block) {
+    meta.release(block.meta, block.bytes, block.tag);
+    real.release(block.real, block.bytes, block.tag);
+  };
+  for (int step = 0; step < 3000; ++step) {
+    if (!blocks.empty() && random.below(100) < 48) {
+      std::swap(blocks[random.below(blocks.size())], blocks.back());
+      release(blocks.back());
+      blocks.pop_back();
+    } else {
+      const std::size_t bytes = random.below(random.below(10) == 0 ? 900'000 : 70'000);
+      const Tag tag = static_cast<Tag>(random.below(tag_count));
+      blocks.push_back({meta.allocate(bytes, tag), real.allocate(bytes, tag), bytes, tag});
+    }
+    if (random.below(300) == 0) {
+      meta.release_cached();
+      real.release_cached();
+    }
+    ASSERT_EQ(meta.stats().reserved, real.stats().reserved) << step;
+    ASSERT_EQ(meta.stats().system_calls, real.stats().system_calls) << step;
+  }
+  for (const Pair& block : blocks) release(block);
 }
 
 TEST(Allocator, ALimitRefusesWithoutAnyChange) {

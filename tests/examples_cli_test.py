@@ -292,6 +292,18 @@ def test_the_forecast_of_an_evaluation_is_what_it_takes(folder):
         assert report["evaluation_peak_bytes"]["total"] == report["predicted_evaluation_peak_bytes"] == 0
 
 
+def test_the_forecast_of_what_is_reserved_is_what_it_takes(folder):
+    # Large enough for more than one piece from the system.
+    densenet = [DENSENET, "--depth", "16", *SMALL, "--batch-size", "13", "--train-limit", "65"]
+    revnet = [REVNET, "--depth", "14", "--grid", "16", *SMALL, "--batch-size", "13", "--train-limit", "65"]
+    for command, policies in ((densenet, ["store-all", "shared", "checkpoint+shared", "offload", "budget=24MiB"]),
+                              (revnet, ["store-all", "checkpoint", "reversible"])):
+        for policy in policies:
+            for length in (["--max-steps", "1", "--no-eval"], ["--max-steps", "5"]):
+                report = report_of(folder, [*command, "--memory", policy, *length])
+                assert report["peak_bytes"]["reserved"] == report["predicted_reserved_bytes"] > 0, (policy, length)
+
+
 def test_out_of_memory_says_what_would_fit(_):
     if b"__asan_init" in pathlib.Path(DENSENET).read_bytes():
         raise Skip("the address sanitizer needs more addresses than this leaves")

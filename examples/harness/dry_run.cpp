@@ -7,22 +7,34 @@
 namespace palimpsest::harness {
 namespace {
 
+/// Steps after which no more is waited for that what is reserved stays as it is. Three or four have always been enough.
+constexpr std::int64_t most_steps = 8;
+
 Forecast forecast(const MakeModel& make_model, const MemoryChoice& memory, const Options& options,
                   const TrainingDefaults& defaults, Device device) {
   const RunLength length = run_length(options);
   make_schedule(options, length.steps);
   Forecast result;
+  allocator(Device::Meta).release_cached();  // what a planner has cached there is not in the run's process
   PeakMeter meter(Device::Meta);
   MetaTraining training(make_model, options, defaults, device);
   memory.apply(training.model());
-  // The first step differs from all others: the optimiser's state does not exist yet.
-  for (std::int64_t step = 0; step < std::min<std::int64_t>(length.steps, 2); ++step) training.step();
+  // The first step differs from all others: the optimiser's state does not exist yet. The peak is known after the
+  // second, what is reserved when a step has found all its memory among what those before it have left.
+  std::size_t reserved = 0;
+  for (std::int64_t step = 0; step < std::min<std::int64_t>(length.steps, most_steps); ++step) {
+    if (step >= 2 && meter.peak().reserved == reserved) break;
+    reserved = meter.peak().reserved;
+    training.step();
+  }
   result.parameters = training.model().parameter_count();
   result.peak = meter.peak();
+  result.reserved = result.peak.reserved;
   if (options.evaluate) {
     const PeakMeter evaluation(Device::Meta);
     training.evaluate();
     result.evaluation = evaluation.peak();
+    result.reserved = std::max(result.reserved, result.evaluation.reserved);
   }
   if (memory.budget != 0 && result.evaluation.total > memory.budget) {
     throw ValueError(concat_text("memory budget of ", format_mebibytes(memory.budget),

@@ -15,8 +15,9 @@ namespace palimpsest::harness {
 /// What a training run will be, found out without data and without computing anything.
 struct Forecast {
   std::int64_t parameters = 0;
-  MemoryPeak peak;        ///< of the training steps
-  MemoryPeak evaluation;  ///< of an evaluation between two steps; zero without --eval
+  MemoryPeak peak;           ///< of the training steps
+  MemoryPeak evaluation;     ///< of an evaluation between two steps; zero without --eval
+  std::size_t reserved = 0;  ///< most that the allocator will take from the system, evaluations included
 };
 
 /// Runs the first steps on Device::Meta, standing for `device`: milliseconds in which a model that cannot be, a policy

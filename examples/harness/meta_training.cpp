@@ -25,7 +25,11 @@ MetaFeed::MetaFeed(const DataFacts& data, std::int64_t batch_size, const Trainin
                     defaults.subtract_mean_image);
   } else {
     const datasets::LoaderSpec loader;
-    for (int slot = 0; slot < loader.ahead + 1; ++slot) ring_.push_back(samples_without_data(data, batch_size));
+    const std::size_t sample =
+        static_cast<std::size_t>(data.channels * image_size * image_size) * size_of(Dtype::Float32) +
+        size_of(Dtype::Int32);
+    const auto batches = static_cast<std::size_t>(loader.ahead + 1);  // in one piece
+    ring_ = Buffer(Device::Meta, batches * static_cast<std::size_t>(batch_size) * sample, Tag::Data);
   }
 }
 

@@ -2,7 +2,6 @@
 
 #include <memory>
 #include <optional>
-#include <vector>
 
 #include "autograd/verify.hpp"
 #include "datasets/feed.hpp"
@@ -35,7 +34,7 @@ class MetaFeed {
   MetaFeed(const DataFacts& data, std::int64_t batch_size, const TrainingDefaults& defaults);
 
  private:
-  std::vector<Samples> ring_;
+  Buffer ring_;
   std::optional<datasets::FeedMemory> memory_;
 };
 

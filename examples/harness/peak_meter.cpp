@@ -6,7 +6,7 @@
 
 namespace palimpsest::harness {
 
-PeakMeter::PeakMeter(Device device) : device_(device), paused_(true) { resume(); }
+PeakMeter::PeakMeter(Device device) : device_(device) { allocator(device_).reset_peak(); }
 
 void PeakMeter::pause() {
   seen_ = peak();

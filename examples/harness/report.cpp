@@ -66,6 +66,7 @@ Json to_json(const Report& report) {
   json["interrupted"] = report.record.interrupted;
   json["evaluations"] = json_of(report.record.evaluations);
   json["predicted_peak_bytes"] = report.forecast.peak.total;
+  json["predicted_reserved_bytes"] = report.forecast.reserved;
   json["evaluation_peak_bytes"] = json_of(report.evaluation_peak);
   json["predicted_evaluation_peak_bytes"] = report.forecast.evaluation.total;
   json["vm_hwm_bytes"] = report.resident;
