@@ -74,9 +74,6 @@ struct OpCase {
 
 std::ostream& operator<<(std::ostream& out, const OpCase& op_case);
 
-/// In tests/op_cases_fused.cpp.
-void add_fused_cases(std::vector<OpCase>& cases);
-
 /// All cases, made once.
 const std::vector<OpCase>& op_cases();
 

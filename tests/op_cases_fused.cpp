@@ -5,17 +5,12 @@
 #include "ops/batch_norm.hpp"
 #include "ops/concat.hpp"
 #include "ops/conv2d.hpp"
-#include "tests/op_cases.hpp"
+#include "tests/op_case_support.hpp"
 
 namespace palimpsest::test {
 namespace {
 
-/// From 0.5 to 1, of either sign: what comes out of the normalisation keeps away from the kink of the ReLU.
-std::vector<double> away_from_zero(std::int64_t count, Random& random) {
-  std::vector<double> values = uniform(count, random);
-  for (double& value : values) value = std::copysign((1 + std::abs(value)) / 2, value);
-  return values;
-}
+// away_from_zero: what comes out of the normalisation keeps away from the kink of the ReLU.
 
 std::vector<double> small(std::int64_t count, Random& random) {
   std::vector<double> values = uniform(count, random);

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "autograd/gradcheck.hpp"
+#include "memory/recipes.hpp"
 #include "ops/add.hpp"
 #include "tests/op_cases.hpp"
 
@@ -140,5 +141,20 @@ std::vector<OpCase> cases_where(const Predicate& predicate) {
   std::copy_if(op_cases().begin(), op_cases().end(), std::back_inserter(chosen), predicate);
   return chosen;
 }
+
+/// The suites that go through all cases, or through those of a kind: spread over files, instantiated in op_test.cpp.
+class OpTest : public ::testing::TestWithParam<OpCase> {};
+
+class SmoothOpTest : public OpTest {};
+class RoundingOpTest : public OpTest {};
+class IntegerOpTest : public OpTest {};
+class SeveralInputsOpTest : public OpTest {};
+
+/// Gives up whatever ops make, to be computed again by backward.
+class ReplayEverything : public Policy {
+ public:
+  std::string_view name() const override { return "replay-everything"; }
+  RecipePtr decide(const Value&, const Op&, const BlockInfo&) const override { return memory::replay(); }
+};
 
 }  // namespace palimpsest::test
