@@ -15,24 +15,14 @@ import sys
 import tempfile
 import time
 
+from program_checks import TAGS, TIMEOUT, Skip, run, run_checks
+
 DENSENET, REVNET, TOUR = sys.argv[1:4]
 SMALL = ["--device", "cpu", "--data", "synthetic", "--batch-size", "4", "--train-limit", "16", "--test-limit", "8", "--threads", "2"]
 SMALL_DENSENET = [DENSENET, "--depth", "10", "--growth", "4", *SMALL]
 SMALL_REVNET = [REVNET, "--depth", "14", "--grid", "16", *SMALL]
-TAGS = ["parameter", "gradient", "activation", "arena", "workspace", "optimiser", "data"]
 KEYS = ["model", "parameters", "policy", "device", "data", "batch_size", "seed", "threads", "steps",
         "images_per_second", "peak_bytes", "state_digest", "test_accuracy"]
-TIMEOUT = 300
-
-
-class Skip(Exception):
-    """Why a test cannot run here."""
-
-
-def run(command, **how):
-    """Status, standard output and standard error of a command."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False, **how)
-    return done.returncode, done.stdout, done.stderr
 
 
 def report_of(folder, command, status=0):
@@ -325,26 +315,5 @@ def test_tour_shows_the_same_bits_under_every_policy(_):
     assert len({text.split("state ")[1] for _, text in lines}) == 1, output
 
 
-def main():
-    passed = failed = skipped = 0
-    for name, test in list(globals().items()):
-        if not name.startswith("test_"):
-            continue
-        start = time.monotonic()
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                test(pathlib.Path(folder))
-                passed += 1
-                print(f"ok      {name} ({time.monotonic() - start:.1f} s)", flush=True)
-            except Skip as reason:
-                skipped += 1
-                print(f"skipped {name}: {reason}", flush=True)
-            except (AssertionError, OSError, ValueError, subprocess.SubprocessError) as problem:
-                failed += 1
-                print(f"FAILED  {name}: {problem}", flush=True)
-    print(f"{passed} passed, {failed} failed, {skipped} skipped")
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_checks(globals()))

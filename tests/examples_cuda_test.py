@@ -5,27 +5,25 @@ Arguments: the paths of cifar_densenet and cifar_revnet, which must have a devic
 """
 
 import json
-import pathlib
-import subprocess
 import sys
-import tempfile
-import time
+
+from program_checks import TAGS, run, run_checks
+
+DENSENET, REVNET = sys.argv[1:3]
 
 SMALL = ["--device", "cuda", "--data", "synthetic", "--batch-size", "3", "--train-limit", "7", "--test-limit", "4",
          "--threads", "2", "--epochs", "2"]
-TAGS = ["parameter", "gradient", "activation", "arena", "workspace", "optimiser", "data"]
 TIMEOUT = 600
 
 
 def report_of(folder, command):
     """Runs a program, which must succeed in silence but for its report and its summary."""
     path = folder / "report.json"
-    done = subprocess.run([*command, "--quiet", "--report", str(path)], capture_output=True, text=True, timeout=TIMEOUT,
-                          check=False)
-    assert done.returncode == 0, f"{command} ended with {done.returncode}: {done.stderr}"
-    assert done.stderr == "", done.stderr
+    code, output, errors = run([*command, "--quiet", "--report", str(path)], timeout=TIMEOUT)
+    assert code == 0, f"{command} ended with {code}: {errors}"
+    assert errors == "", errors
     report = json.loads(path.read_text())
-    assert report["device_name"] in done.stdout, done.stdout
+    assert report["device_name"] in output, output
     return report
 
 
@@ -56,44 +54,30 @@ def like_the_cpu(folder, command):
 
 def report_of_device(folder, command, device):
     path = folder / "report.json"
-    subprocess.run([*command, "--quiet", "--device", device, "--report", str(path)], capture_output=True, timeout=TIMEOUT,
-                   check=True)
+    code, _, errors = run([*command, "--quiet", "--device", device, "--report", str(path)], timeout=TIMEOUT)
+    assert code == 0, f"{command} on {device} ended with {code}: {errors}"
     return json.loads(path.read_text())
 
 
-def test_densenet(folder, densenet, _):
-    command = [densenet, "--depth", "10", "--growth", "4", *SMALL]
+def test_densenet(folder):
+    command = [DENSENET, "--depth", "10", "--growth", "4", *SMALL]
     peaks = policies_agree(folder, command, ["store-all", "shared", "checkpoint"])
     assert peaks["shared"] < peaks["store-all"], peaks
     like_the_cpu(folder, command)
 
 
-def test_revnet(folder, _, revnet):
-    command = [revnet, "--depth", "14", "--grid", "16", *SMALL]
+def test_revnet(folder):
+    command = [REVNET, "--depth", "14", "--grid", "16", *SMALL]
     peaks = policies_agree(folder, command, ["store-all", "shared", "checkpoint", "reversible", "offload"])
     assert peaks["reversible"] < peaks["store-all"], peaks
     like_the_cpu(folder, command)
 
 
-def test_auto_takes_the_device_and_tf32_is_accepted(folder, densenet, _):
-    command = [densenet, "--depth", "10", "--growth", "4", *SMALL, "--device", "auto", "--precision", "tf32", "--max-steps", "1"]
+def test_auto_takes_the_device_and_tf32_is_accepted(folder):
+    command = [DENSENET, "--depth", "10", "--growth", "4", *SMALL, "--device", "auto", "--precision", "tf32", "--max-steps", "1"]
     report = report_of(folder, command)
     assert report["device"] == "cuda" and report["precision"] == "tf32"
 
 
-def main():
-    failed = 0
-    for test in (test_densenet, test_revnet, test_auto_takes_the_device_and_tf32_is_accepted):
-        start = time.monotonic()
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                test(pathlib.Path(folder), *sys.argv[1:3])
-                print(f"ok      {test.__name__} ({time.monotonic() - start:.1f} s)", flush=True)
-            except (AssertionError, OSError, ValueError, subprocess.SubprocessError) as problem:
-                failed += 1
-                print(f"FAILED  {test.__name__}: {problem}", flush=True)
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_checks(globals()))

@@ -14,30 +14,18 @@ import pickle
 import re
 import shutil
 import struct
-import subprocess
 import sys
-import tempfile
-import time
+
+from program_checks import TAGS, Skip, run, run_checks
 
 DENSENET, REVNET = sys.argv[1:3]
 SMALL = ["--device", "cpu", "--data", "synthetic", "--batch-size", "8", "--train-limit", "32", "--no-eval",
          "--max-steps", "2", "--threads", "2", "--quiet"]
 SMALL_DENSENET = [DENSENET, "--depth", "22", *SMALL]
 SMALL_REVNET = [REVNET, "--depth", "38", "--grid", "16", *SMALL]
-TAGS = ["parameter", "gradient", "activation", "arena", "workspace", "optimiser", "data"]
 HOOK = pathlib.Path(__file__).with_name("memory_report_hook.js")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WINDOWS = [(400, 900), (1600, 1000)]
-TIMEOUT = 300
-
-
-class Skip(Exception):
-    """What a test needs is not there."""
-
-
-def run(command, **how):
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False, **how)
-    return done.returncode, done.stdout, done.stderr
 
 
 def pictures_of(folder, command):
@@ -246,26 +234,6 @@ def test_names_that_cannot_be_fail_at_once(folder):
         assert code == 2 and flag in errors, errors
 
 
-def main():
-    passed = failed = skipped = 0
-    for name, test in list(globals().items()):
-        if not name.startswith("test_"):
-            continue
-        start = time.monotonic()
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            try:
-                test(pathlib.Path(folder))
-                passed += 1
-                print(f"ok      {name} ({time.monotonic() - start:.1f} s)", flush=True)
-            except Skip as reason:
-                skipped += 1
-                print(f"skipped {name}: {reason}", flush=True)
-            except (AssertionError, OSError, ValueError, KeyError, subprocess.SubprocessError) as problem:
-                failed += 1
-                print(f"FAILED  {name}: {type(problem).__name__} {problem}", flush=True)
-    print(f"{passed} passed, {failed} failed, {skipped} skipped")
-    return 1 if failed else 77 if CHROMIUM is None else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    status = run_checks(globals(), ignore_cleanup_errors=True)
+    sys.exit(status or (77 if CHROMIUM is None else 0))
