@@ -110,7 +110,8 @@ bool CachingAllocator::grow(std::size_t bytes, bool whole) {
   forbid(address, granted);
   reserved_ += granted;
   const bool continues = source_->granule() != 0 && blocks_->end() == address;
-  const auto block = blocks_->by_address.emplace(address, Blocks::Block{granted, system_calls_, false, !continues}).first;
+  const auto block =
+      blocks_->by_address.emplace(address, Blocks::Block{granted, system_calls_, false, !continues}).first;
   blocks_->free_and_join(block);
   return true;
 }

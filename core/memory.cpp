@@ -13,8 +13,8 @@
 namespace palimpsest {
 namespace {
 
-/// Addresses for tensors without bytes: distinct, never readable. They come in the pieces in which the device would give
-/// memory that Meta stands for, so that what is reserved is foretold as well.
+/// Addresses for tensors without bytes: distinct, never readable. They come in the pieces in which the device would
+/// give memory that Meta stands for, so that what is reserved is foretold as well.
 class MetaMemory : public MemorySource {
  public:
   MetaMemory() {
