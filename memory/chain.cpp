@@ -25,12 +25,12 @@ std::optional<Chain> Chain::find(const StepRecord& step, int most_links) {
       if (last_use[static_cast<std::size_t>(output)] > op && !value.user_holds) ends.emplace_back(op, value.output);
     }
   }
-  const int stride = (static_cast<int>(ends.size()) + most_links - 1) / most_links;
   Chain chain;
-  for (std::size_t i = 0; i < ends.size(); ++i) {
-    if ((static_cast<int>(i) + 1) % stride != 0) continue;
-    chain.last_op_.push_back(ends[i].first);
-    chain.output_.push_back(ends[i].second);
+  const std::size_t cuts = std::min(ends.size(), static_cast<std::size_t>(most_links) - 1);
+  for (std::size_t i = 1; i <= cuts; ++i) {
+    const auto [op, output] = ends[i * ends.size() / cuts - 1];
+    chain.last_op_.push_back(op);
+    chain.output_.push_back(output);
   }
   if (chain.last_op_.size() < 2) return std::nullopt;
   chain.last_op_.push_back(ops - 1);
@@ -178,6 +178,7 @@ std::optional<std::vector<ChainLink>> Chain::measure(const Rates& rates, const R
   };
   int last_wanted = links - 2;
   while (last_wanted >= 0 && !wanted(last_wanted)) --last_wanted;
+  // The first link in backward that wants a result which is not there.
   const int first_to_want = last_wanted + (last_wanted >= 0 && at(last_wanted + 1).reads_input ? 1 : 0);
 
   /// Results before `end` that stay from forward on.
@@ -195,6 +196,7 @@ std::optional<std::vector<ChainLink>> Chain::measure(const Rates& rates, const R
 
   for (int link = 0; link < links; ++link) {
     ChainLink& made = at(link);
+    // Where every other result is kept, the link's own and the one before are never kept both.
     const Reading& own_kept = link % 2 == 0 ? even_kept : odd_kept;
     const Reading& own_replayed = link % 2 == 0 ? odd_kept : even_kept;
     made.forward_peak = {{{forward_peak(none_kept, link), forward_peak(own_kept, link)},

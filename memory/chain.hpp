@@ -15,14 +15,15 @@ namespace palimpsest::memory {
 /// there.
 class Chain {
  public:
-  /// Which results are kept; the others are replayed, with equal nesting. For link i (from 0), what is made inside a
-  /// link and the last link's result excepted.
+  /// Whether link i, from 0, keeps its result.
   using Keeps = std::function<bool(int link)>;
-  /// Rehearses the plan that follows from it, and returns that plan and what happened.
+  /// A plan and the step that followed it.
   struct Rehearsed {
     Plan plan;
     StepRecord step;
   };
+  /// Rehearses the plan in which the results of some links and the last one's are kept, all others are replayed with
+  /// nesting 0, and what is made inside links with Plan::most_nesting.
   using Rehearse = std::function<Rehearsed(const Keeps& keeps)>;
 
   /// nullopt if fewer than three links are found. Of more than `most_links`, neighbours are joined.
@@ -33,8 +34,9 @@ class Chain {
   int link_of(int op) const { return link_of_op_[static_cast<std::size_t>(op)]; }
   int link_that_ends_in(int op, int output) const;
 
-  /// Measures what the links take in four rehearsals. nullopt if the step does not run through the chain's links one
-  /// after the other, forward and back.
+  /// Measures what the links take. Four rehearsals show each link in all situations that make a difference: with all
+  /// results kept, with none, and with every other one, odd or even. nullopt if the step does not run through the links
+  /// one after the other, forward and back.
   std::optional<std::vector<ChainLink>> measure(const Rates& rates, const Rehearse& rehearse);
   /// The most bytes that are live before the first link and after all backward; known after measure().
   std::int64_t floor() const { return floor_; }

@@ -9,17 +9,24 @@
 namespace palimpsest::memory {
 namespace {
 
-/// One way to do a part of the work, and how it is put together from ways to do smaller parts.
-struct Way {
-  std::int64_t peak = 0;
-  double seconds = 0;
-  int split = 0;    ///< the result that stays
-  int after = -1;   ///< of the list for what comes after the split
-  int before = -1;  ///< of the list for what comes before it
-};
-
+struct Way;
 /// Ways, from the least peak to the least time, none of which another beats in both.
 using Ways = std::vector<Way>;
+
+/// One way to do a part of the work, and how it is put together from ways to do smaller parts.
+struct Way {
+  struct Part {
+    const Ways* ways = nullptr;
+    std::size_t chosen = 0;
+  };
+
+  std::int64_t peak = 0;
+  double seconds = 0;
+  int split = 0;      ///< the result that stays; 0: there is nothing to decide, but perhaps in `before`
+  bool kept = false;  ///< since forward
+  Part after;         ///< what is done about the links behind the split ...
+  Part before;        ///< ... and then about those before it
+};
 
 constexpr std::int64_t nothing = std::numeric_limits<std::int64_t>::min() / 4;
 
@@ -45,14 +52,14 @@ class Scheduler {
       const std::int64_t peak = std::max(all[i].peak, floor);
       if (i + 1 < all.size() && all[i + 1].peak <= floor) continue;  // no thriftier than the next, which is faster
       ChainSchedule schedule{peak, all[i].seconds, std::vector<int>(links_.size() - 1, Plan::most_nesting)};
-      keep(schedule, 0, static_cast<int>(i));
+      read_off(all[i], 0, schedule);
       found.push_back(std::move(schedule));
     }
     return found;
   }
 
  private:
-  enum Part : std::uint8_t { From, Between };
+  enum State : std::uint8_t { From, Between };
 
   const ChainLink& link(int i) const { return links_[static_cast<std::size_t>(i - 1)]; }
   std::int64_t bytes(int i) const { return i == 0 || i == count_ ? 0 : link(i).bytes; }
@@ -68,6 +75,7 @@ class Scheduler {
   /// Adds the ways of doing one thing after the other.
   struct Combination {
     int split;
+    bool kept;
     const Ways* after;
     std::int64_t after_extra;  ///< live beside it
     const Ways* before;
@@ -88,8 +96,12 @@ class Scheduler {
       // More of what does not decide the peak is for nothing.
       while (i + 1 < after.size() && after[i + 1].peak + both.after_extra <= peak) ++i;
       while (j + 1 < before.size() && before[j + 1].peak <= peak) ++j;
-      all.push_back({peak, both.seconds + after[i].seconds + before[j].seconds, both.split, static_cast<int>(i),
-                     static_cast<int>(j)});
+      all.push_back({peak,
+                     both.seconds + after[i].seconds + before[j].seconds,
+                     both.split,
+                     both.kept,
+                     {both.after, i},
+                     {both.before, j}});
       const bool more_after = i + 1 < after.size();
       const bool more_before = j + 1 < before.size();
       if (!more_after && !more_before) return;
@@ -119,13 +131,13 @@ class Scheduler {
   }
 
   static const Ways& done() {
-    static const Ways only{{nothing, 0}};
+    static const Ways only(1, Way{.peak = nothing, .after = {}, .before = {}});
     return only;
   }
 
   const Ways& remember(std::uint64_t key, Ways ways) { return known_[key] = std::move(ways); }
-  static std::uint64_t key(Part part, int a, int b, int detail) {
-    return ((static_cast<std::uint64_t>(part) * 1024 + static_cast<std::uint64_t>(a)) * 1024 +
+  static std::uint64_t key(State state, int a, int b, int detail) {
+    return ((static_cast<std::uint64_t>(state) * 1024 + static_cast<std::uint64_t>(a)) * 1024 +
             static_cast<std::uint64_t>(b)) *
                8 +
            static_cast<std::uint64_t>(detail);
@@ -147,7 +159,7 @@ class Scheduler {
         const std::int64_t live = link(k).forward_peak[input_kept ? 1 : 0][result_kept ? 1 : 0];
         peak = std::max(peak, live - (k - 1 == a ? bytes(a) : 0));
       }
-      combine(all, {kept, &from(kept), bytes(kept), &back_to(a, kept, true), peak, 0});
+      combine(all, {kept, true, &from(kept), bytes(kept), &back_to(a, kept, true), peak, 0});
     }
     return remember(name, best_of(std::move(all)));
   }
@@ -157,16 +169,20 @@ class Scheduler {
     return link(m).reads_output ? present(a, m, kept) : absent(a, m, kept);
   }
 
+  /// One link is run backwards, in which nothing is to be decided, and then the rest.
+  Ways before_that(std::int64_t peak, double seconds, const Ways& rest) const {
+    Ways all;
+    for (std::size_t i = 0; i < rest.size(); ++i)
+      all.push_back({std::max(peak, rest[i].peak), seconds + rest[i].seconds, 0, false, {}, {&rest, i}});
+    return best_of(std::move(all));
+  }
+
   const Ways& present(int a, int m, bool kept) {
     if (link(m).reads_input && m - 1 > a) return between(a, m - 1, kept ? NextKept : NextReplayed);
     const std::uint64_t name = key(Between, a, m, 4 + (kept ? 1 : 0));
     if (const auto entry = known_.find(name); entry != known_.end()) return entry->second;
     const std::int64_t peak = link(m).backward_peak[kept ? 1 : 0] + bytes(m);
-    Ways all;
-    const Ways& rest = m - 1 == a ? done() : absent(a, m - 1, kept && !wanted(m - 1));
-    for (std::size_t i = 0; i < rest.size(); ++i)
-      all.push_back({std::max(peak, rest[i].peak), rest[i].seconds, rest[i].split, -1, static_cast<int>(i)});
-    return remember(name, best_of(std::move(all)));
+    return remember(name, before_that(peak, 0, absent(a, m - 1, m - 1 > a && kept && !wanted(m - 1))));
   }
 
   /// Backward of the links from i down to before a, where none of the results is there but a.
@@ -184,11 +200,7 @@ class Scheduler {
       peak = std::max(peak + bytes(i), own.before_backward + own.replay_bytes);
       seconds = own.replay_seconds;
     }
-    Ways all;
-    const Ways& rest = i - 1 == a ? done() : absent(a, i - 1, kept && !wanted(i - 1));
-    for (std::size_t r = 0; r < rest.size(); ++r)
-      all.push_back({std::max(peak, rest[r].peak), seconds + rest[r].seconds, rest[r].split, -1, static_cast<int>(r)});
-    return remember(name, best_of(std::move(all)));
+    return remember(name, before_that(peak, seconds, absent(a, i - 1, i - 1 > a && kept && !wanted(i - 1))));
   }
 
   /// a is there and t is wanted; the links down to before a are to be run backwards.
@@ -205,7 +217,7 @@ class Scheduler {
       peak = std::max(peak, base + (stays - 1 > a ? bytes(stays - 1) : 0) + link(stays).replay_bytes);
       seconds += link(stays).replay_seconds;
       if (stays < t) {
-        combine(all, {stays, &between(stays, t, next), bytes(stays), &back_to(a, stays, false), peak, seconds});
+        combine(all, {stays, false, &between(stays, t, next), bytes(stays), &back_to(a, stays, false), peak, seconds});
         continue;
       }
       std::int64_t then = peak;
@@ -219,52 +231,19 @@ class Scheduler {
         then = std::max(then, reader.backward_peak[next == NextKept ? 1 : 0] + bytes(t) +
                                   (reader.reads_output ? bytes(wanting) : 0));
       }
-      combine(all, {stays, &done(), 0, &back_to(a, stays, false), then, replayed});
+      combine(all, {stays, false, &done(), 0, &back_to(a, stays, false), then, replayed});
     }
     return remember(name, best_of(std::move(all)));
   }
 
-  // Reading off which results stay: the same cases once more.
-
-  void keep(ChainSchedule& schedule, int a, int chosen) {
-    if (a == count_) return;
-    const Way way = from(a)[static_cast<std::size_t>(chosen)];
-    if (way.split < count_) mark(schedule, way.split, ChainSchedule::kept);
-    keep(schedule, way.split, way.after);
-    nest_back(schedule, a, way.split, true, way.before, 0);
-  }
-
-  void nest_back(ChainSchedule& schedule, int a, int m, bool kept, int chosen, int depth) {
-    if (!link(m).reads_output) return nest_absent(schedule, a, m, kept, chosen, depth);
-    if (link(m).reads_input && m - 1 > a)
-      return nest_between(schedule, a, m - 1, kept ? NextKept : NextReplayed, chosen, depth);
-    if (m - 1 == a) return;
-    const Way way = present(a, m, kept)[static_cast<std::size_t>(chosen)];
-    nest_absent(schedule, a, m - 1, kept && !wanted(m - 1), way.before, depth);
-  }
-
-  void nest_absent(ChainSchedule& schedule, int a, int i, bool kept, int chosen, int depth) {
-    if (i == a) return;
-    const ChainLink& own = link(i);
-    if (own.reads_input && i - 1 > a) {
-      const Next next = own.reads_output ? NextAbsent : kept ? NextKept : NextReplayed;
-      return nest_between(schedule, a, i - 1, next, chosen, depth);
+  /// Marks the results that stay: the deeper a split is in the tree of splits, the higher its nesting.
+  void read_off(const Way& way, int depth, ChainSchedule& schedule) const {
+    if (way.split > 0 && way.split < count_)
+      schedule.nesting[static_cast<std::size_t>(way.split - 1)] = way.kept ? ChainSchedule::kept : depth;
+    const int below = way.split > 0 && !way.kept ? depth + 1 : depth;
+    for (const Way::Part& part : {way.after, way.before}) {
+      if (part.ways != nullptr) read_off((*part.ways)[part.chosen], below, schedule);
     }
-    if (!own.reads_input && own.reads_output) return nest_between(schedule, a, i, WantedByOwn, chosen, depth);
-    if (i - 1 == a) return;
-    const Way way = absent(a, i, kept)[static_cast<std::size_t>(chosen)];
-    nest_absent(schedule, a, i - 1, kept && !wanted(i - 1), way.before, depth);
-  }
-
-  void nest_between(ChainSchedule& schedule, int a, int t, Next next, int chosen, int depth) {
-    const Way way = between(a, t, next)[static_cast<std::size_t>(chosen)];
-    mark(schedule, way.split, depth);
-    if (way.split < t) nest_between(schedule, way.split, t, next, way.after, depth + 1);
-    nest_back(schedule, a, way.split, false, way.before, depth + 1);
-  }
-
-  static void mark(ChainSchedule& schedule, int result, int nesting) {
-    schedule.nesting[static_cast<std::size_t>(result - 1)] = nesting;
   }
 
   std::span<const ChainLink> links_;
@@ -277,6 +256,8 @@ class Scheduler {
 
 std::vector<ChainSchedule> chain_schedules(std::span<const ChainLink> links, std::int64_t floor,
                                            std::size_t alternatives) {
+  if (links.empty() || links.size() > static_cast<std::size_t>(Plan::most_nesting))
+    throw ValueError(concat_text("a chain of ", links.size(), " links, expected 1 to ", Plan::most_nesting));
   return Scheduler(links, std::max<std::size_t>(alternatives, 2)).run(floor);
 }
 

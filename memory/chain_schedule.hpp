@@ -42,10 +42,11 @@ struct ChainSchedule {
 /// links that differ in bytes and time (Beaumont et al. 2019, "Rotor").
 ///
 /// Dynamic programming over pairs of links: if `a` is there and `b` is wanted next, some link between them is the first
-/// to stay of what is made on the way. O(n^3) for n links, at most 250, times the length of the lists of alternatives,
+/// to stay of what is made on the way. O(n^3) for n links times the length of the lists of alternatives,
 /// which are thinned to `alternatives` where they are longer; where they are not, the result is optimal.
 ///
-/// `floor`: bytes that are live at some moment whatever is done about the chain.
+/// `floor`: bytes that are live at some moment whatever is done about the chain. Throws ValueError for no links, or
+/// more than Plan::most_nesting.
 std::vector<ChainSchedule> chain_schedules(std::span<const ChainLink> links, std::int64_t floor,
                                            std::size_t alternatives);
 

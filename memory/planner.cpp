@@ -53,7 +53,7 @@ std::string owners_of_peak(const StepRecord& step) {
     }
     bytes[name] += allocation.bytes;
   }
-  bytes["what is there before the step"] = step.live_before;
+  for (const std::size_t older : step.older_after(peak.event)) bytes["what is there before the step"] += older;
   std::vector<std::pair<std::size_t, std::string>> largest;
   for (const auto& [name, held] : bytes) largest.emplace_back(held, name);
   std::sort(largest.rbegin(), largest.rend());
@@ -95,31 +95,29 @@ StepRecord rehearse(const Rehearsal& rehearsal, const PolicyPtr& policy) {
 }
 
 Planner::Planner(const Rehearsal& rehearsal, const Rates& rates, bool may_offload) : may_offload_(may_offload) {
-  const auto try_out = [&](const PolicyPtr& policy) -> std::optional<StepForecast> {
-    ++rehearsals_;
-    try {
-      return forecast(rehearsal, policy, rates);
-    } catch (const ValueError&) {
-      return std::nullopt;  // it has nothing to act on in this model
-    }
-  };
   std::vector<Candidate> found;
+  const auto try_out = [&](const PolicyPtr& policy) {
+    ++rehearsals_;
+    found.push_back({policy, forecast(rehearsal, policy, rates)});
+    return found.back().forecast;
+  };
+  const auto watch = [&](const PolicyPtr& policy) {
+    ++rehearsals_;
+    return rehearse(rehearsal, policy);
+  };
+  const StepRecord step = watch(store_all());
+  Search search(
+      step, rates, [&](const Plan& plan) { return try_out(plan.policy(std::string(planned_name))); },
+      [&](const Plan& plan) { return watch(plan.policy(std::string(planned_name))); });
   for (const PolicyPtr& policy : combinations()) {
     if (policy == offload() && !may_offload) continue;
-    if (const auto taken = try_out(policy)) found.push_back({policy, *taken});
+    try {
+      try_out(policy);
+    } catch (const ValueError&) {
+      continue;  // it has nothing to act on in this model
+    }
+    search.begin_with(watch(policy));
   }
-  const StepRecord step = rehearse(rehearsal, store_all());
-  const auto try_plan = [&](const Plan& plan) {
-    const PolicyPtr policy = plan.policy(std::string(planned_name));
-    const StepForecast taken = *try_out(policy);
-    found.push_back({policy, taken});
-    return taken;
-  };
-  const auto watch_plan = [&](const Plan& plan) {
-    ++rehearsals_;
-    return rehearse(rehearsal, plan.policy(std::string(planned_name)));
-  };
-  Search search(step, rates, try_plan, watch_plan);
   search.run(may_offload);
   candidates_ = frontier(std::move(found));
   pinned_by_ = owners_of_peak(rehearse(rehearsal, candidates_.front().policy));

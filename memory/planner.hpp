@@ -51,8 +51,9 @@ inline constexpr std::string_view planned_name = "budget";
 /// et al. 2016), replayed whole or only where a replayed byte is cheap, the rest kept or moved elsewhere; couplings
 /// inverted from the first up to any other; where the step is a chain, its best schedules, in which checkpoints are
 /// made on the way to others (memory/chain_schedule.hpp); and, for each of a row of budgets, the best of these with as
-/// much kept again as fits. For a chain of ops, up to twenty of them, no choice of what to keep and what to replay, and
-/// how often, is better than what it finds.
+/// much kept again as fits. Of a chain of at most twenty ops the schedules of keeping and replaying among the
+/// candidates are the best there are (compared with all there are for twelve values), but for those left out where
+/// there are very many.
 class Planner {
  public:
   /// `rehearsal` must outlive the planner's construction, in which all the searching is done.

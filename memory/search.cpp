@@ -6,6 +6,8 @@
 #include <set>
 #include <utility>
 
+#include "memory/recipes.hpp"
+
 namespace palimpsest::memory {
 namespace {
 
@@ -15,6 +17,8 @@ constexpr std::size_t inversions = 6;
 // To be filled with what is kept again: evenly spread, and such as plans without it have peaks.
 constexpr std::size_t even_budgets = 14;
 constexpr std::size_t peak_budgets = 12;
+// Values that may turn out not to fit any more until a budget counts as filled.
+constexpr std::size_t most_misses = 12;
 // Chains: up to how many links, and how many alternatives a list may have where it may not have all.
 constexpr int most_links = 128;
 constexpr int short_chain = 20;
@@ -231,6 +235,7 @@ void Search::relax(Draft draft, std::size_t budget) {
     return moved ? 2 / rates_.offload_bytes_per_second : items_[i].return_cost / bytes;
   };
   std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return worth(a) > worth(b); });
+  std::size_t misses = 0;
   for (std::size_t at = 0, count = std::max<std::size_t>(1, order.size() / 2); at < order.size();) {
     Draft richer = draft;
     const std::size_t end = std::min(order.size(), at + count);
@@ -240,7 +245,8 @@ void Search::relax(Draft draft, std::size_t budget) {
       draft = std::move(richer);
       at = end;
     } else if (count == 1) {
-      return;
+      if (++misses == most_misses) return;
+      ++at;  // a smaller one may still fit
     }
     count = std::max<std::size_t>(1, count / 2);
   }
@@ -256,20 +262,40 @@ Search::Draft Search::offloaded(Draft draft) const {
   return draft;
 }
 
+namespace {
+
+/// What a step's record says of how a value returns.
+Choice choice_of(const StepRecord::Value& value) {
+  if (value.recipe == "keep") return Choice::Keep;
+  if (value.arena >= 0) return value.arena == 0 ? Choice::ArenaOfJoins : Choice::Arena;
+  if (value.recipe == replay()->name()) return Choice::Replay;
+  return value.recipe == fetch()->name() ? Choice::Offload : Choice::Invert;
+}
+
+}  // namespace
+
+void Search::begin_with(const StepRecord& step) {
+  Draft draft = everything(Choice::Keep);
+  for (std::size_t i = 0; i < items_.size(); ++i) {
+    const auto output = static_cast<std::size_t>(items_[i].output);
+    const int number = step.ops[static_cast<std::size_t>(items_[i].op)].outputs[output];
+    const StepRecord::Value& value = step.values[static_cast<std::size_t>(number)];
+    draft.choices[i] = choice_of(value);
+    draft.fixed[i] = draft.choices[i] == Choice::Keep;
+  }
+  attempt(draft);
+}
+
 void Search::run(bool may_offload) {
   std::size_t all = 0;
-  double dearest = 0;
+  std::vector<double> sorted;  // seconds a byte
   for (const Item& item : items_) {
     if (item.optional || !item.needed) continue;
     all += item.bytes;
-    dearest = std::max(dearest, item.return_cost / static_cast<double>(item.bytes));
-  }
-  attempt(everything(Choice::Keep));
-  std::vector<double> sorted;
-  for (const Item& item : items_) {
-    if (item.needed && !item.optional) sorted.push_back(item.return_cost / static_cast<double>(item.bytes));
+    sorted.push_back(item.return_cost / static_cast<double>(item.bytes));
   }
   std::sort(sorted.begin(), sorted.end());
+  attempt(everything(Choice::Keep));
   for (std::size_t price = 1; price <= prices && !sorted.empty(); ++price) {
     const double limit = price == prices ? any_price : sorted[sorted.size() * price / prices];
     for (std::size_t size = 0; size < segment_sizes; ++size) {

@@ -19,6 +19,8 @@ class Search {
   /// `step`: the step in which everything is kept.
   Search(const StepRecord& step, const Rates& rates, TryOut try_out, Watch watch);
 
+  /// Another plan to begin with: the recipes of this step's values.
+  void begin_with(const StepRecord& step);
   void run(bool may_offload);
 
  private:

@@ -38,6 +38,14 @@ std::vector<int> StepRecord::live_after(std::size_t event) const {
   return found;
 }
 
+TagBytes StepRecord::older_after(std::size_t event) const {
+  TagBytes bytes = live_before_by_tag;
+  for (std::size_t i = 0; i <= event && i < events.size(); ++i) {
+    if (events[i].allocation < 0) bytes[static_cast<std::size_t>(events[i].tag)] -= events[i].bytes;
+  }
+  return bytes;
+}
+
 Work StepRecord::work() const {
   Work all;
   for (const Run& run : runs) all += run.work;

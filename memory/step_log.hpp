@@ -92,6 +92,8 @@ struct StepRecord {
   Peak peak() const;
   /// The allocations made in the step that are live after `event`.
   std::vector<int> live_after(std::size_t event) const;
+  /// Of what was in use when the step began, the bytes that still are after `event`.
+  TagBytes older_after(std::size_t event) const;
   /// All runs together, and those of one kind.
   Work work() const;
   Work work(RunKind kind) const;

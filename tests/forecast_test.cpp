@@ -260,7 +260,7 @@ TEST_P(ForecastTest, IsWhatIsThenMeasured) {
   for (const auto& [batch, threads] : sizes()) {
     for (const Policy& policy : policies(GetParam(), batch)) {
       SCOPED_TRACE(concat_text(policy.name, ", batch ", batch));
-      if (policy.name == "reversible" && !GetParam().reversible) {
+      if (policy.name.starts_with("reversible") && !GetParam().reversible) {
         EXPECT_THROW(take(GetParam().make, policy.set, batch, Device::Meta), ValueError);
         continue;
       }

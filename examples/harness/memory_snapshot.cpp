@@ -174,7 +174,7 @@ Json segments_of(const StepRecord& record) {
     end = range.end;
   }
   Segment older(rounded_up(end + 1, segment_alignment));
-  const TagBytes bytes = older_than_step(record, record.events.size());
+  const TagBytes bytes = record.older_after(record.events.size());
   for (std::size_t tag = 0; tag < bytes.size(); ++tag) {
     if (bytes[tag] == 0) continue;
     const std::string name(to_string(static_cast<Tag>(tag)));

@@ -46,15 +46,6 @@ std::string content_of(const StepRecord& record, int allocation) {
   return text.str();
 }
 
-TagBytes older_than_step(const StepRecord& record, std::size_t event) {
-  TagBytes bytes = record.live_before_by_tag;
-  for (std::size_t i = 0; i <= event && i < record.events.size(); ++i) {
-    const StepRecord::Event& each = record.events[i];
-    if (each.allocation < 0) bytes[static_cast<std::size_t>(each.tag)] -= each.bytes;
-  }
-  return bytes;
-}
-
 std::vector<Owned> owners_after(const StepRecord& record, std::size_t event) {
   std::map<Owner, Owned> owners;
   const auto add = [&](const Owner& owner, std::size_t bytes) -> Owned& {
@@ -63,7 +54,7 @@ std::vector<Owned> owners_after(const StepRecord& record, std::size_t event) {
     owned.bytes += bytes;
     return owned;
   };
-  const TagBytes older = older_than_step(record, event);
+  const TagBytes older = record.older_after(event);
   for (std::size_t tag = 0; tag < older.size(); ++tag) {
     if (older[tag] > 0) add({"before the step", std::string(to_string(static_cast<Tag>(tag)))}, older[tag]);
   }

@@ -33,9 +33,6 @@ Owner owner_of(const memory::StepRecord& record, int allocation);
 /// What an allocation holds, for people: "gradient of output 0, (2, 3, 8, 8) float32", "workspace".
 std::string content_of(const memory::StepRecord& record, int allocation);
 
-/// Bytes that have been there since before the step and still are after `event`, by tag.
-TagBytes older_than_step(const memory::StepRecord& record, std::size_t event);
-
 /// The owners of all bytes that are live after `event`, largest first. They add up to the live bytes. What is older
 /// than the step has the block "before the step" and its tag as op.
 std::vector<Owned> owners_after(const memory::StepRecord& record, std::size_t event);
