@@ -17,8 +17,10 @@ constexpr std::size_t inversions = 6;
 // To be filled with what is kept again: evenly spread, and such as plans without it have peaks.
 constexpr std::size_t even_budgets = 14;
 constexpr std::size_t peak_budgets = 12;
-// Values that may turn out not to fit any more until a budget counts as filled.
+// Values that may turn out not to fit any more until a budget counts as filled; fewer in long steps.
 constexpr std::size_t most_misses = 12;
+constexpr std::size_t least_misses = 2;
+constexpr std::size_t ops_to_miss = 10000;
 // Chains: up to how many links, and how many alternatives a list may have where it may not have all.
 constexpr int most_links = 128;
 constexpr int short_chain = 20;
@@ -235,7 +237,7 @@ void Search::relax(Draft draft, std::size_t budget) {
     return moved ? 2 / rates_.offload_bytes_per_second : items_[i].return_cost / bytes;
   };
   std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return worth(a) > worth(b); });
-  std::size_t misses = 0;
+  std::size_t misses = std::clamp(ops_to_miss / step_.ops.size(), least_misses, most_misses);
   for (std::size_t at = 0, count = std::max<std::size_t>(1, order.size() / 2); at < order.size();) {
     Draft richer = draft;
     const std::size_t end = std::min(order.size(), at + count);
@@ -245,7 +247,7 @@ void Search::relax(Draft draft, std::size_t budget) {
       draft = std::move(richer);
       at = end;
     } else if (count == 1) {
-      if (++misses == most_misses) return;
+      if (--misses == 0) return;
       ++at;  // a smaller one may still fit
     }
     count = std::max<std::size_t>(1, count / 2);
