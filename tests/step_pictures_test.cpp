@@ -129,7 +129,7 @@ TEST_P(PicturesUnder, OwnersAddUpToThePeak) {
     }
   }
   EXPECT_EQ(owned, stats.peak);
-  const TagBytes by_tag = older_than_step(record, record.peak().event);
+  const TagBytes by_tag = record.older_after(record.peak().event);
   EXPECT_EQ(older, std::accumulate(by_tag.begin(), by_tag.end(), std::size_t{0}));
   EXPECT_GT(older, 0U) << "parameters are older than any step";
 }
