@@ -304,7 +304,14 @@ def test_calibration_fails_with_one_line(folder):
     fails_with([CALIBRATE, "--rounds", "0"], 2, "--rounds")
     fails_with([CALIBRATE, "--out", str(folder / "nowhere" / "rates.txt")], 1, "nowhere")
     fails_with([CALIBRATE, "--offload-dir", str(folder / "nowhere")], 1, "nowhere", "offload")
-    fails_with([DENSENET, "--data-dir", str(folder), "--rates", str(folder / "nowhere")], 1, "nowhere", "cannot be read")
+
+
+def test_a_table_of_rates_must_be_one_even_where_none_is_needed(folder):
+    command = [*SMALL_DENSENET, "--memory", "store-all", "--max-steps", "1"]
+    fails_with([*command, "--rates", str(folder / "nowhere")], 1, "nowhere", "cannot be read")
+    fails_with([*command, "--rates", str(folder)], 1, str(folder), "cannot be read")
+    (folder / "empty.txt").write_text("")
+    fails_with([*command, "--rates", str(folder / "empty.txt")], 1, "empty.txt, line 1", "without a rate")
 
 
 def test_the_forecast_of_an_evaluation_is_what_it_takes(folder):
