@@ -45,6 +45,11 @@ def fails_with(command, status, *words, **how):
         assert word in errors, f"no {word!r} in {errors!r}"
 
 
+def no_file_beyond(size):
+    """For run(): a limit on the size of files, whose signal ends a process unless that does something about it."""
+    return {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))}
+
+
 def policies_agree(folder, command, policies):
     reports = [report_of(folder, [*command, "--memory", policy, "--max-steps", "3"]) for policy in policies]
     for report in reports:
@@ -163,9 +168,9 @@ def test_offload_fails_with_one_line(folder):
     # With missing data: the folder is looked at first.
     fails_with([DENSENET, "--memory", "offload", "--offload-dir", nowhere, "--data-dir", nowhere], 1, nowhere, "offload",
                "No such file")
-    # A disk that is full after 64 KiB. Python ignores the signal that comes with the limit.
+    # A disk that is full after 64 KiB.
     fails_with([*command, "--offload-dir", str(folder)], 1, str(folder), "cannot write", "too large",
-               restore_signals=False, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16)))
+               **no_file_beyond(1 << 16))
 
 
 def test_missing_data(folder):

@@ -1,5 +1,6 @@
 #include "examples/harness/example.hpp"
 
+#include <csignal>
 #include <iostream>
 
 #include "core/cuda_runtime.hpp"
@@ -40,6 +41,8 @@ Device choose_device(const std::string& name) {
 
 int Example::run(int argc, const char* const* argv) {
   const std::string& program = command_line_.name();
+  // A file that may grow no further (ulimit -f) is then an error with the file's name, not a silent end of the process.
+  std::signal(SIGXFSZ, SIG_IGN);
   try {
     if (!command_line_.parse(argc, argv)) return Done;
     if (options().plan) {
