@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <numeric>
 #include <optional>
@@ -362,6 +363,37 @@ TEST(StepPictures, WriteWhatIsAskedForAndNothingElse) {
   EXPECT_THROW(StepPictures{options}, UsageError);
   options.memory_snapshot = folder / "nowhere" / "snapshot.json";
   EXPECT_THROW(StepPictures{options}, Error);
+  fs::remove_all(folder);
+}
+
+TEST(StepPictures, AreNotWrittenToOneFileByTwoNames) {
+  const fs::path folder = fs::temp_directory_path() / ("palimpsest_names_" + std::to_string(getpid()));
+  fs::create_directories(folder / "inner");
+  fs::create_symlink("inner", folder / "link_to_inner");
+  fs::create_symlink("inner/a.json", folder / "one");  // to a file that is not there yet
+  fs::create_symlink(folder / "one", folder / "two");
+  Options options;
+  options.report = folder / "inner" / "a.json";
+  const std::string relative = fs::relative(options.report);
+  const auto refuses = [&](const std::string& other) {
+    options.trace = other;
+    EXPECT_THROW(StepPictures{options}, UsageError) << other;
+  };
+  for (const bool exists : {false, true}) {
+    if (exists) std::ofstream(options.report) << "{}";
+    refuses(folder / "inner" / "a.json");
+    refuses(folder / "inner" / "." / "a.json");
+    refuses(folder / "inner" / ".." / "inner" / "a.json");
+    refuses(folder / "link_to_inner" / "a.json");
+    refuses(folder / "one");
+    refuses(folder / "two");
+    refuses(relative);
+    refuses("./" + relative);
+  }
+  options.report = folder / "one";
+  refuses(folder / "two");
+  options.trace = folder / "inner" / "b.json";
+  EXPECT_TRUE(StepPictures(options));
   fs::remove_all(folder);
 }
 

@@ -1,6 +1,6 @@
 #include "examples/harness/step_pictures.hpp"
 
-#include <set>
+#include <map>
 #include <string>
 
 #include "core/error.hpp"
@@ -12,12 +12,15 @@ namespace palimpsest::harness {
 namespace {
 
 /// Each file would replace the other.
-void check_names_differ(const Options& options) {
-  std::set<std::string> names;
+void check_files_differ(const Options& options) {
+  std::map<std::filesystem::path, std::string> names;
   for (const std::string& name : {options.report, options.memory_report, options.memory_snapshot, options.trace}) {
-    if (!name.empty() && !names.insert(name).second) {
-      throw UsageError(concat_text("two reports cannot both be written to ", name));
-    }
+    if (name.empty()) continue;
+    const auto [file, is_new] = names.emplace(report_target(name), name);
+    if (is_new) continue;
+    const std::string& other = file->second;
+    throw UsageError(concat_text("two reports cannot both be written to ", name,
+                                 other == name ? "" : concat_text(", which is the file of ", other, ", too")));
   }
 }
 
@@ -33,7 +36,7 @@ std::int64_t step_to_record(const RunLength& length, std::int64_t training_image
 
 StepPictures::StepPictures(const Options& options)
     : report_(options.memory_report), snapshot_(options.memory_snapshot), trace_(options.trace) {
-  check_names_differ(options);
+  check_files_differ(options);
 }
 
 void StepPictures::write(const memory::StepRecord& step, const std::string& title,

@@ -17,8 +17,8 @@ std::int64_t step_to_record(const RunLength& length, std::int64_t training_image
 /// The files that show one step of a run: --memory-report, --memory-snapshot, --trace.
 class StepPictures {
  public:
-  /// Finds out at once whether the files can be written. Throws Error as ReportFile, UsageError for one name given
-  /// twice.
+  /// Finds out at once whether the files can be written. Throws Error as ReportFile, UsageError where two reports,
+  /// --report among them, would be one file, whatever names and links lead there.
   explicit StepPictures(const Options& options);
 
   /// Whether any is asked for.
