@@ -186,6 +186,27 @@ def test_unwritable_report_fails_at_once(folder):
     fails_with([DENSENET, "--data-dir", str(folder / "nowhere"), "--report", str(folder)], 1, "report", str(folder))
 
 
+def test_a_picture_that_cannot_be_written_does_not_end_the_training(folder):
+    pictures = ["--memory-report", str(folder / "page.html"), "--trace", str(folder / "trace.json")]
+    report = ["--report", str(folder / "report.json")]
+    command = [*SMALL_DENSENET, "--epochs", "2", "--quiet", "--no-eval"]
+    # A disk that is full after 16 KiB, which the report does not need.
+    code, output, errors = run([*command, *pictures, *report], **no_file_beyond(1 << 14))
+    assert code == 1 and "state digest" in output, output + errors
+    lines = errors.splitlines()
+    assert len(lines) == 2 and "trace.json: File too large" in lines[0] and "page.html: File too large" in lines[1], errors
+    assert all(line.startswith("cifar_densenet: ") and line.endswith("; the run goes on") for line in lines), errors
+    assert [entry.name for entry in folder.iterdir()] == ["report.json"], "a temporary file was left"
+    assert len(json.loads((folder / "report.json").read_text())["steps"]) == 8
+    (folder / "report.json").unlink()
+    # Not even the report: after every epoch it is only warned of.
+    code, output, errors = run([*command, *report], **no_file_beyond(64))
+    lines = errors.splitlines()
+    assert code == 1 and "8 of 8" in output and not list(folder.iterdir()), output + errors
+    assert len(lines) == 3 and all("report.json: File too large" in line for line in lines), errors
+    assert [line.endswith("; the run goes on") for line in lines] == [True, True, False], errors
+
+
 def test_divergence_stops(_):
     fails_with([*SMALL_DENSENET, "--lr", "1e30", "--weight-decay", "1", "--schedule", "constant", "--quiet"], 1,
                "step ", "--lr")

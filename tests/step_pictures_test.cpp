@@ -351,18 +351,36 @@ TEST(StepPictures, WriteWhatIsAskedForAndNothingElse) {
   options.trace = folder / "trace.json";
   const StepPictures trace_alone(options);
   EXPECT_TRUE(trace_alone);
-  trace_alone.write(record, "title", count);
+  EXPECT_TRUE(trace_alone.write(record, "title", count).empty());
   EXPECT_EQ(asked, 0) << "only the page needs facts";
   EXPECT_EQ(std::distance(fs::directory_iterator(folder), {}), 1);
   options.memory_report = folder / "page.html";
   options.memory_snapshot = folder / "snapshot.json";
-  StepPictures(options).write(record, "title", count);
+  EXPECT_TRUE(StepPictures(options).write(record, "title", count).empty());
   EXPECT_EQ(asked, 1);
   EXPECT_EQ(std::distance(fs::directory_iterator(folder), {}), 3);
   options.memory_snapshot = folder / "trace.json";
   EXPECT_THROW(StepPictures{options}, UsageError);
   options.memory_snapshot = folder / "nowhere" / "snapshot.json";
   EXPECT_THROW(StepPictures{options}, Error);
+  fs::remove_all(folder);
+}
+
+TEST(StepPictures, ThatFailAreNamedAndTheOthersWritten) {
+  const fs::path folder = fs::temp_directory_path() / ("palimpsest_failing_" + std::to_string(getpid()));
+  fs::create_directories(folder / "gone");
+  Options options;
+  options.memory_snapshot = folder / "gone" / "snapshot.json";
+  options.trace = folder / "trace.json";
+  options.memory_report = folder / "page.html";
+  const StepPictures pictures(options);
+  fs::remove(folder / "gone");
+  const auto no_facts = []() -> MemoryReport { throw Error("no facts today"); };
+  const std::vector<std::string> failures = pictures.write(record_step("shared").record, "title", no_facts);
+  ASSERT_EQ(failures.size(), 2U);
+  EXPECT_NE(failures[0].find(options.memory_snapshot + ": No such file"), std::string::npos) << failures[0];
+  EXPECT_EQ(failures[1], "no facts today");
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder), {}), 1) << "the trace alone";
   fs::remove_all(folder);
 }
 

@@ -49,7 +49,7 @@ int Example::run(int argc, const char* const* argv) {
       plan(choose_device(options().device));
       return Done;
     }
-    return train() ? Done : Interrupted;
+    return train();
   } catch (const UsageError& error) {
     return complain(program, error.what(), Usage);
   } catch (const std::exception& error) {
@@ -57,8 +57,8 @@ int Example::run(int argc, const char* const* argv) {
   }
 }
 
-/// False if it was interrupted. What can go wrong early does so before anything takes long.
-bool Example::train() {
+/// Returns the exit status. What can go wrong early does so before anything takes long.
+int Example::train() {
   const Device device = choose_device(options().device);
   apply_precision(device);
   rates_for(options(), device);  // a table that cannot be read is found out now, not when the page wants it
@@ -86,7 +86,7 @@ bool Example::train() {
   }
 }
 
-bool Example::train(Device device, const MemoryChoice& memory, const Forecast& forecast) {
+int Example::train(Device device, const MemoryChoice& memory, const Forecast& forecast) {
   const ReportFile file(options().report);
   const StepPictures pictures(options());
   prepare_offload(device);
@@ -116,10 +116,17 @@ bool Example::train(Device device, const MemoryChoice& memory, const Forecast& f
   const auto save = [&](const Report& so_far) {
     if (file) file.write(to_json(so_far).dump(1) + "\n");
   };
+  std::optional<Progress> progress(std::in_place, run_length(options()), options().quiet);
+  // A disk that is full now may not be so when the run ends, and hours of training are worth more than a file on the
+  // way.
+  const auto warn = [&](const std::string& what) {
+    progress->warn(concat_text(command_line_.name(), ": ", what, "; the run goes on"));
+  };
+  bool pictures_failed = false;
   if (pictures) {
     const std::int64_t watched = step_to_record(run_length(options()), data.training.count);
     trainer.watch(watched, [&, watched](const memory::StepRecord& step) {
-      pictures.write(step, concat_text(model_name(), " under ", options().memory), [&] {
+      const auto failures = pictures.write(step, concat_text(model_name(), " under ", options().memory), [&] {
         return MemoryReport{.model = model_name(),
                             .policy = options().memory,
                             .device = std::string(to_string(device)),
@@ -132,17 +139,24 @@ bool Example::train(Device device, const MemoryChoice& memory, const Forecast& f
                             .policies = policy_forecasts(make_model, options(), defaults, device),
                             .savings = cheapest_savings(make_model, options(), defaults, device)};
       });
+      for (const std::string& failure : failures) warn(failure);
+      pictures_failed = !failures.empty();
     });
   }
   explain(device);
-  {
-    Progress progress(run_length(options()), options().quiet);
-    trainer.run(progress, [&] { save(report()); });
-  }
+  trainer.run(*progress, [&] {
+    try {
+      save(report());
+    } catch (const Error& error) {
+      warn(error.what());
+    }
+  });
+  progress.reset();  // its line on the terminal goes before the summary comes
   const Report done = report();
   print_summary(std::cout, done);
   save(done);
-  return !trainer.record().interrupted;
+  if (trainer.record().interrupted) return Interrupted;
+  return pictures_failed ? Failure : Done;
 }
 
 void Example::plan(Device device) const {

@@ -39,11 +39,21 @@ StepPictures::StepPictures(const Options& options)
   check_files_differ(options);
 }
 
-void StepPictures::write(const memory::StepRecord& step, const std::string& title,
-                         const std::function<MemoryReport()>& facts) const {
-  if (snapshot_) snapshot_.write(memory_snapshot(step));
-  if (trace_) trace_.write(op_trace(step, title));
-  if (report_) report_.write(memory_report_html(facts(), step));
+std::vector<std::string> StepPictures::write(const memory::StepRecord& step, const std::string& title,
+                                             const std::function<MemoryReport()>& facts) const {
+  std::vector<std::string> failures;
+  const auto write_to = [&](const ReportFile& file, const auto& make) {
+    if (!file) return;
+    try {
+      file.write(make());
+    } catch (const std::exception& error) {
+      failures.emplace_back(error.what());
+    }
+  };
+  write_to(snapshot_, [&] { return memory_snapshot(step); });
+  write_to(trace_, [&] { return op_trace(step, title); });
+  write_to(report_, [&] { return memory_report_html(facts(), step); });
+  return failures;
 }
 
 }  // namespace palimpsest::harness

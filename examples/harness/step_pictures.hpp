@@ -2,6 +2,8 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
+#include <vector>
 
 #include "examples/harness/image_data.hpp"
 #include "examples/harness/memory_report.hpp"
@@ -24,9 +26,10 @@ class StepPictures {
   /// Whether any is asked for.
   explicit operator bool() const { return report_ || snapshot_ || trace_; }
 
-  /// Writes those that are asked for; calls `facts` if the page is among them. Throws Error as ReportFile.
-  void write(const memory::StepRecord& step, const std::string& title,
-             const std::function<MemoryReport()>& facts) const;
+  /// Writes those that are asked for; calls `facts` if the page is among them. Returns why, for each that could not be
+  /// made or written; the others are written all the same, and nothing is thrown: a picture is not worth the run.
+  [[nodiscard]] std::vector<std::string> write(const memory::StepRecord& step, const std::string& title,
+                                               const std::function<MemoryReport()>& facts) const;
 
  private:
   ReportFile report_;
