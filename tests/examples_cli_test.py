@@ -20,6 +20,9 @@ from program_checks import TAGS, TIMEOUT, Skip, run, run_checks
 DENSENET, REVNET, TOUR, CALIBRATE = sys.argv[1:5]
 SMALL = ["--device", "cpu", "--data", "synthetic", "--batch-size", "4", "--train-limit", "16", "--test-limit", "8", "--threads", "2"]
 SMALL_DENSENET = [DENSENET, "--depth", "10", "--growth", "4", *SMALL]
+# Nothing is to be found out from what data there are.
+ANY_DENSENET = [DENSENET, "--data", "synthetic"]
+ANY_REVNET = [REVNET, "--data", "synthetic"]
 SMALL_REVNET = [REVNET, "--depth", "14", "--grid", "16", *SMALL]
 KEYS = ["model", "parameters", "policy", "device", "data", "batch_size", "seed", "threads", "steps",
         "images_per_second", "peak_bytes", "state_digest", "test_accuracy"]
@@ -126,29 +129,29 @@ def test_help(_):
 def test_usage_errors(_):
     fails_with([DENSENET, "--no-such-flag"], 2, "--no-such-flag")
     fails_with([DENSENET, "--memory", "none"], 2, "none", "store-all", "reversible")
-    fails_with([DENSENET, "--memory", "unit*=shared"], 2, "unit*", "dense1", "transition2")
-    fails_with([DENSENET, "--memory", "*=checkpoint,dense1=shared"], 2, "dense1", "earlier")
-    fails_with([DENSENET, "--memory", "dense1"], 2, "dense1", "store-all")
-    fails_with([DENSENET, "--memory", "reversible+shared"], 2, "'reversible' of 'reversible+shared'", "nothing to act on", "checkpoint")
-    fails_with([DENSENET, "--memory", "budget=1MiB"], 2, "too small", "least feasible", "pinned by")
+    fails_with([*ANY_DENSENET, "--memory", "unit*=shared"], 2, "unit*", "dense1", "transition2")
+    fails_with([*ANY_DENSENET, "--memory", "*=checkpoint,dense1=shared"], 2, "dense1", "earlier")
+    fails_with([*ANY_DENSENET, "--memory", "dense1"], 2, "dense1", "store-all")
+    fails_with([*ANY_DENSENET, "--memory", "reversible+shared"], 2, "'reversible' of 'reversible+shared'", "nothing to act on", "checkpoint")
+    fails_with([*ANY_DENSENET, "--memory", "budget=1MiB"], 2, "too small", "least feasible", "pinned by")
     fails_with([DENSENET, "--memory", "budget=lots"], 2, "lots", "2GiB")
     fails_with([DENSENET, "--plan", "--budget", "0"], 2, "--budget", "2GiB")
     fails_with([DENSENET, "--plan", "--rates", "/does/not/exist"], 1, "/does/not/exist")
-    fails_with([DENSENET, "--batch-size", "60000"], 1, "needs", "no policy fits", "--batch-size")
+    fails_with([*ANY_DENSENET, "--depth", "10", "--growth", "4096", "--batch-size", "60000"], 1, "needs", "no policy fits", "--batch-size")
     fails_with([DENSENET, "--data", "imagenet"], 2, "imagenet", "cifar10")
     fails_with([DENSENET, "--batch-size", "0"], 2, "--batch-size")
     fails_with([DENSENET, "--grid", "16"], 2, "--grid")
-    fails_with([REVNET, "--grid", "24"], 2, "--grid", "23")
+    fails_with([*ANY_REVNET, "--grid", "24"], 2, "--grid", "23")
     fails_with([REVNET, "--lr", "fast"], 2, "--lr")
 
 
 def test_impossible_depths(_):
-    fails_with([DENSENET, "--depth", "41"], 2, "41", "40", "46")
-    fails_with([REVNET, "--depth", "111"], 2, "111", "110")
+    fails_with([*ANY_DENSENET, "--depth", "41"], 2, "41", "40", "46")
+    fails_with([*ANY_REVNET, "--depth", "111"], 2, "111", "110")
 
 
 def test_a_policy_without_work_names_others(_):
-    fails_with([DENSENET, "--memory", "reversible"], 2, "reversible", "shared", "checkpoint")
+    fails_with([*ANY_DENSENET, "--memory", "reversible"], 2, "reversible", "shared", "checkpoint")
 
 
 def test_offload_leaves_nothing_behind(folder):
@@ -177,6 +180,8 @@ def test_missing_data(folder):
     nowhere = folder / "nowhere"
     fails_with([DENSENET, "--data-dir", str(nowhere)], 1, str(nowhere), "train-images-idx3-ubyte")
     fails_with([REVNET, "--data", "cifar10", "--data-dir", str(nowhere)], 1, str(nowhere))
+    # Before a plan is made, which takes seconds where a net is deep: this budget would be refused.
+    fails_with([DENSENET, "--data-dir", str(nowhere), "--memory", "budget=1KiB"], 1, str(nowhere), "train-images-idx3-ubyte")
 
 
 def test_unwritable_report_fails_at_once(folder):
@@ -184,6 +189,10 @@ def test_unwritable_report_fails_at_once(folder):
     missing = str(folder / "nowhere" / "report.json")
     fails_with([DENSENET, "--data-dir", str(folder / "nowhere"), "--report", missing], 1, "report", missing)
     fails_with([DENSENET, "--data-dir", str(folder / "nowhere"), "--report", str(folder)], 1, "report", str(folder))
+    # And before a plan is made.
+    for flag in ("--report", "--memory-report", "--memory-snapshot", "--trace"):
+        fails_with([*SMALL_DENSENET, "--memory", "budget=1KiB", flag, missing], 1, "report", missing)
+    fails_with([*SMALL_DENSENET, "--memory", "budget=1KiB", "--offload-dir", str(folder / "nowhere")], 1, "nowhere", "offload")
 
 
 def test_a_picture_that_cannot_be_written_does_not_end_the_training(folder):

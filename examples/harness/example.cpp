@@ -32,6 +32,13 @@ std::optional<Card> card_of(Device device) {
 
 }  // namespace
 
+/// What a run writes and reads.
+struct Example::Opened {
+  ReportFile report;
+  StepPictures pictures;
+  ImageData data;
+};
+
 Device choose_device(const std::string& name) {
   if (name == "cpu") return Device::Cpu;
   if (cuda_device_count() > 0) return Device::Cuda;
@@ -57,11 +64,14 @@ int Example::run(int argc, const char* const* argv) {
   }
 }
 
-/// Returns the exit status. What can go wrong early does so before anything takes long.
+/// Returns the exit status. What can go wrong early does so before anything takes long: files and folders come first,
+/// since a plan for a deep net takes seconds.
 int Example::train() {
   const Device device = choose_device(options().device);
   apply_precision(device);
   rates_for(options(), device);  // a table that cannot be read is found out now, not when the page wants it
+  set_thread_count(options().threads);
+  const Opened opened = open(device);
   const MemoryChoice memory = blame_flags([&] { return choose_memory(make_model, options(), defaults, device); });
   const Forecast forecast = dry_run(make_model, memory, options(), defaults, device);
   const std::size_t there = device_bytes(device);
@@ -76,7 +86,7 @@ int Example::train() {
                                   evaluation_advice(make_model, options(), defaults, device, there)));
   }
   try {
-    return train(device, memory, forecast);
+    return train(device, opened, memory, forecast);
   } catch (const EvaluationOutOfMemory& error) {
     const std::size_t limit = allocator(device).limit();
     throw OutOfMemory(error.what() + evaluation_advice(make_model, options(), defaults, device, limit));
@@ -86,15 +96,21 @@ int Example::train() {
   }
 }
 
-int Example::train(Device device, const MemoryChoice& memory, const Forecast& forecast) {
-  const ReportFile file(options().report);
-  const StepPictures pictures(options());
+Example::Opened Example::open(Device device) const {
+  const Options& given = command_line_.options;
+  Opened opened{ReportFile(given.report), StepPictures(given), {}};
   prepare_offload(device);
+  opened.data = load_data(given, defaults);  // last: this is what takes a moment
+  return opened;
+}
+
+int Example::train(Device device, const Opened& opened, const MemoryChoice& memory, const Forecast& forecast) {
+  const ReportFile& file = opened.report;
+  const StepPictures& pictures = opened.pictures;
+  const ImageData& data = opened.data;
   announce(forecast);
-  set_thread_count(options().threads);
   const InterruptGuard interrupt_guard;
 
-  const ImageData data = load_data(options(), defaults);
   const auto model = make_model(data_facts(options().data), nn::Init(options().seed, device));
   memory.apply(*model);
   if (memory.budget != 0) allocator(device).set_limit(memory.budget);

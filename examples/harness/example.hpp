@@ -64,8 +64,11 @@ class Example {
     return value ? Json(*value) : Json(nullptr);
   }
 
+  struct Opened;
+
   int train();
-  int train(Device device, const MemoryChoice& memory, const Forecast& forecast);
+  int train(Device device, const Opened& opened, const MemoryChoice& memory, const Forecast& forecast);
+  Opened open(Device device) const;
   void plan(Device device) const;
   Json model_flags() const;
   void announce(const Forecast& forecast) const;
