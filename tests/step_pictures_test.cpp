@@ -10,6 +10,7 @@
 #include <map>
 #include <numeric>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "examples/harness/command_line.hpp"
@@ -266,12 +267,17 @@ TEST(Pictures, ThePageKeepsItsDataInsideItsElement) {
   EXPECT_EQ(page.find('@'), page.find("@media")) << "a placeholder is left";
 }
 
+std::vector<PolicyForecast> forecasts_of(const MakeModel& make_model, const Options& options, Device device) {
+  const MemoryChoice memory = choose_memory(make_model, options, {}, device);
+  return policy_forecasts(make_model, memory, options, {}, device);
+}
+
 TEST(PolicyForecasts, AreThoseOfDryRuns) {
   Options options;
   options.data = "synthetic";
   options.batch_size = batch_size;
   const memory::StepRecord measured = record_step("store-all").record;
-  const std::vector<PolicyForecast> forecasts = policy_forecasts(small_revnet(), options, {}, Device::Cpu);
+  const std::vector<PolicyForecast> forecasts = forecasts_of(small_revnet(), options, Device::Cpu);
   ASSERT_EQ(forecasts.size(), memory::names().size());
   for (const PolicyForecast& each : forecasts) {
     options.memory = each.policy;
@@ -299,7 +305,7 @@ TEST(PolicyForecasts, TellTheTimeOfThePlan) {
     std::map<std::string, double> planned;
     for (const PlanRow& row : plan_rows(small_revnet(), options, {}, Device::Cpu, std::nullopt))
       planned[row.policy] = row.forecast.seconds;
-    for (const PolicyForecast& each : policy_forecasts(small_revnet(), options, {}, Device::Cpu)) {
+    for (const PolicyForecast& each : forecasts_of(small_revnet(), options, Device::Cpu)) {
       ASSERT_EQ(planned.count(each.policy), 1U) << each.policy;
       EXPECT_NEAR(each.time_factor, planned[each.policy] / planned["store-all"], 1e-9) << each.policy << ", " << rates;
       if (each.policy != "offload") continue;
@@ -308,6 +314,49 @@ TEST(PolicyForecasts, TellTheTimeOfThePlan) {
     }
   }
   fs::remove(file);
+}
+
+/// Counts what is run of it.
+class CountingRevNet : public nn::RevNet {
+ public:
+  CountingRevNet(const nn::ResidualSpec& spec, nn::Init init, int& runs) : RevNet(spec, std::move(init)), runs_(runs) {}
+
+ protected:
+  Tensor forward(const Tensor& images) override {
+    ++runs_;
+    return RevNet::forward(images);
+  }
+
+ private:
+  int& runs_;
+};
+
+TEST(PolicyForecasts, OfABudgetAreNotPlannedAgain) {
+  int runs = 0;
+  const MakeModel make_model = [&](const DataFacts&, nn::Init init) {
+    return std::make_unique<CountingRevNet>(nn::RevNet::cifar(14), std::move(init), runs);
+  };
+  Options options;
+  options.data = "synthetic";
+  options.batch_size = batch_size;
+  options.memory = "budget=4MiB";
+  const MemoryChoice memory = choose_memory(make_model, options, {}, Device::Cpu);
+  ASSERT_TRUE(memory.planner.has_value());
+  const int planning = std::exchange(runs, 0);
+  const std::vector<PolicyForecast> forecasts = policy_forecasts(make_model, memory, options, {}, Device::Cpu);
+  EXPECT_EQ(forecasts.back().policy, options.memory);
+  EXPECT_EQ(forecasts.back().peak, dry_run(make_model, memory, options, {}).peak.total);
+  const std::vector<Saving> savings = cheapest_savings(make_model, memory, options, {}, Device::Cpu);
+  EXPECT_FALSE(savings.empty());
+  EXPECT_LT(runs, planning / 2);
+  MemoryChoice without = memory;
+  without.planner.reset();
+  const std::vector<Saving> planned_again = cheapest_savings(make_model, without, options, {}, Device::Cpu);
+  ASSERT_EQ(savings.size(), planned_again.size());
+  for (std::size_t i = 0; i < savings.size(); ++i) {
+    EXPECT_EQ(savings[i].peak, planned_again[i].peak);
+    EXPECT_EQ(savings[i].change, planned_again[i].change);
+  }
 }
 
 TEST(PolicyForecasts, LeaveOutAPolicyWithoutWork) {
@@ -321,7 +370,7 @@ TEST(PolicyForecasts, LeaveOutAPolicyWithoutWork) {
   options.batch_size = batch_size;
   for (const Device device : {Device::Cpu, Device::Cuda}) {
     std::vector<std::string> policies;
-    for (const PolicyForecast& each : policy_forecasts(densenet, options, {}, device)) {
+    for (const PolicyForecast& each : forecasts_of(densenet, options, device)) {
       policies.push_back(each.policy);
       EXPECT_GT(each.time_factor, 0) << "every device has a table";
     }

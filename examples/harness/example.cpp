@@ -109,6 +109,13 @@ int Example::train(Device device, const Opened& opened, const MemoryChoice& memo
   const StepPictures& pictures = opened.pictures;
   const ImageData& data = opened.data;
   announce(forecast);
+  // Before the first step, since the training would not heed Ctrl-C meanwhile: a plan for a deep net takes seconds.
+  std::vector<PolicyForecast> policies;
+  std::vector<Saving> savings;
+  if (!options().memory_report.empty()) {
+    policies = policy_forecasts(make_model, memory, options(), defaults, device);
+    savings = cheapest_savings(make_model, memory, options(), defaults, device);
+  }
   const InterruptGuard interrupt_guard;
 
   const auto model = make_model(data_facts(options().data), nn::Init(options().seed, device));
@@ -152,8 +159,8 @@ int Example::train(Device device, const Opened& opened, const MemoryChoice& memo
                             .parameters = forecast.parameters,
                             .predicted_peak = forecast.peak.total,
                             .reserved = trainer.peak().reserved,
-                            .policies = policy_forecasts(make_model, options(), defaults, device),
-                            .savings = cheapest_savings(make_model, options(), defaults, device)};
+                            .policies = policies,
+                            .savings = savings};
       });
       for (const std::string& failure : failures) warn(failure);
       pictures_failed = !failures.empty();
