@@ -1,10 +1,12 @@
 // The file that values of the CPU go to, and the thread that writes and reads it.
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <condition_variable>
+#include <csignal>
 #include <cstdlib>
 #include <exception>
 #include <functional>
@@ -20,6 +22,16 @@ namespace palimpsest::memory {
 namespace {
 
 std::string reason(int error) { return std::generic_category().message(error); }
+
+/// A write beyond the limit on the size of files sends SIGXFSZ to the thread that writes, which ends the process. Where
+/// that is blocked, the write fails like one on a full disk. What the other threads do with the signal is not ours to
+/// say.
+void outlive_the_limit_on_files() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGXFSZ);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+}
 
 /// A file that no folder lists: the system takes it back when the process ends, however it does.
 class NamelessFile {
@@ -106,6 +118,7 @@ class FileStore : public OffloadStore {
   }
 
   void work(const std::stop_token& stop) {
+    outlive_the_limit_on_files();
     std::unique_lock<std::mutex> lock(queue_mutex_);
     while (given_to_thread_.wait(lock, stop, [&] { return !queue_.empty(); })) {
       const std::function<void()> move = std::move(queue_.front());

@@ -32,24 +32,33 @@ Rates Rates::load(const std::string& file, Device device) {
   std::ifstream in(file);
   if (!in) throw DataError(concat_text(file, ": cannot be read"));
   Rates rates = standard(device);
+  std::array<int, fields.size()> given_in{};  // line, 0: none
   std::string line;
-  for (int number = 1; std::getline(in, line); ++number) {
+  int number = 1;
+  for (; std::getline(in, line); ++number) {
     if (line.empty() || line[0] == '#') continue;
     std::istringstream words(line);
     std::string name;
     double value = 0;
     std::string rest;
     const bool read = static_cast<bool>(words >> name >> value) && !(words >> rest);
-    bool known = false;
-    for (const Field& field : fields) {
-      if (name != field.name) continue;
-      known = true;
-      rates.*field.number = value;
-    }
-    if (!read || !known || !std::isfinite(value) || value <= 0) {
+    std::size_t which = 0;
+    while (which < fields.size() && name != fields[which].name) ++which;
+    if (!read || which == fields.size() || !std::isfinite(value) || value <= 0) {
       throw DataError(
           concat_text(file, ", line ", number, ": '", line, "', expected a rate's name and a positive number"));
     }
+    if (given_in[which] != 0) {
+      throw DataError(concat_text(file, ", line ", number, ": '", line, "', line ", given_in[which],
+                                  " gives the same rate, expected each once"));
+    }
+    given_in[which] = number;
+    rates.*fields[which].number = value;
+  }
+  // A folder can be opened, and fails in the first read, which ends the loop like the end of a file.
+  if (in.bad()) throw DataError(concat_text(file, ": cannot be read"));
+  if (given_in == decltype(given_in){}) {
+    throw DataError(concat_text(file, ", line ", number, ": the file ends without a rate, expected at least one"));
   }
   return rates;
 }

@@ -29,7 +29,8 @@ struct Rates {
   static Rates standard(Device device);
 
   /// Reads lines "name value", as save() writes them; what a line does not name is as in standard(). Lines that begin
-  /// with # are left out. Throws DataError, naming the file and the line.
+  /// with # are left out. Throws DataError, naming the file and the line, for anything else, for a rate that is given
+  /// twice and for a file without any.
   static Rates load(const std::string& file, Device device);
   /// What load() reads, with the lines of `comment` first.
   std::string text(const std::string& comment = "") const;

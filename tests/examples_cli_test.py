@@ -20,6 +20,9 @@ from program_checks import TAGS, TIMEOUT, Skip, run, run_checks
 DENSENET, REVNET, TOUR, CALIBRATE = sys.argv[1:5]
 SMALL = ["--device", "cpu", "--data", "synthetic", "--batch-size", "4", "--train-limit", "16", "--test-limit", "8", "--threads", "2"]
 SMALL_DENSENET = [DENSENET, "--depth", "10", "--growth", "4", *SMALL]
+# Nothing is to be found out from what data there are.
+ANY_DENSENET = [DENSENET, "--data", "synthetic"]
+ANY_REVNET = [REVNET, "--data", "synthetic"]
 SMALL_REVNET = [REVNET, "--depth", "14", "--grid", "16", *SMALL]
 KEYS = ["model", "parameters", "policy", "device", "data", "batch_size", "seed", "threads", "steps",
         "images_per_second", "peak_bytes", "state_digest", "test_accuracy"]
@@ -43,6 +46,11 @@ def fails_with(command, status, *words, **how):
     assert errors.startswith(program + ": ") and errors.count("\n") == 1, f"not one line: {errors!r}"
     for word in words:
         assert word in errors, f"no {word!r} in {errors!r}"
+
+
+def no_file_beyond(size):
+    """For run(): a limit on the size of files, whose signal ends a process unless that does something about it."""
+    return {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))}
 
 
 def policies_agree(folder, command, policies):
@@ -121,29 +129,29 @@ def test_help(_):
 def test_usage_errors(_):
     fails_with([DENSENET, "--no-such-flag"], 2, "--no-such-flag")
     fails_with([DENSENET, "--memory", "none"], 2, "none", "store-all", "reversible")
-    fails_with([DENSENET, "--memory", "unit*=shared"], 2, "unit*", "dense1", "transition2")
-    fails_with([DENSENET, "--memory", "*=checkpoint,dense1=shared"], 2, "dense1", "earlier")
-    fails_with([DENSENET, "--memory", "dense1"], 2, "dense1", "store-all")
-    fails_with([DENSENET, "--memory", "reversible+shared"], 2, "'reversible' of 'reversible+shared'", "nothing to act on", "checkpoint")
-    fails_with([DENSENET, "--memory", "budget=1MiB"], 2, "too small", "least feasible", "pinned by")
+    fails_with([*ANY_DENSENET, "--memory", "unit*=shared"], 2, "unit*", "dense1", "transition2")
+    fails_with([*ANY_DENSENET, "--memory", "*=checkpoint,dense1=shared"], 2, "dense1", "earlier")
+    fails_with([*ANY_DENSENET, "--memory", "dense1"], 2, "dense1", "store-all")
+    fails_with([*ANY_DENSENET, "--memory", "reversible+shared"], 2, "'reversible' of 'reversible+shared'", "nothing to act on", "checkpoint")
+    fails_with([*ANY_DENSENET, "--memory", "budget=1MiB"], 2, "too small", "least feasible", "pinned by")
     fails_with([DENSENET, "--memory", "budget=lots"], 2, "lots", "2GiB")
     fails_with([DENSENET, "--plan", "--budget", "0"], 2, "--budget", "2GiB")
     fails_with([DENSENET, "--plan", "--rates", "/does/not/exist"], 1, "/does/not/exist")
-    fails_with([DENSENET, "--batch-size", "60000"], 1, "needs", "no policy fits", "--batch-size")
+    fails_with([*ANY_DENSENET, "--depth", "10", "--growth", "4096", "--batch-size", "60000"], 1, "needs", "no policy fits", "--batch-size")
     fails_with([DENSENET, "--data", "imagenet"], 2, "imagenet", "cifar10")
     fails_with([DENSENET, "--batch-size", "0"], 2, "--batch-size")
     fails_with([DENSENET, "--grid", "16"], 2, "--grid")
-    fails_with([REVNET, "--grid", "24"], 2, "--grid", "23")
+    fails_with([*ANY_REVNET, "--grid", "24"], 2, "--grid", "23")
     fails_with([REVNET, "--lr", "fast"], 2, "--lr")
 
 
 def test_impossible_depths(_):
-    fails_with([DENSENET, "--depth", "41"], 2, "41", "40", "46")
-    fails_with([REVNET, "--depth", "111"], 2, "111", "110")
+    fails_with([*ANY_DENSENET, "--depth", "41"], 2, "41", "40", "46")
+    fails_with([*ANY_REVNET, "--depth", "111"], 2, "111", "110")
 
 
 def test_a_policy_without_work_names_others(_):
-    fails_with([DENSENET, "--memory", "reversible"], 2, "reversible", "shared", "checkpoint")
+    fails_with([*ANY_DENSENET, "--memory", "reversible"], 2, "reversible", "shared", "checkpoint")
 
 
 def test_offload_leaves_nothing_behind(folder):
@@ -163,15 +171,17 @@ def test_offload_fails_with_one_line(folder):
     # With missing data: the folder is looked at first.
     fails_with([DENSENET, "--memory", "offload", "--offload-dir", nowhere, "--data-dir", nowhere], 1, nowhere, "offload",
                "No such file")
-    # A disk that is full after 64 KiB. Python ignores the signal that comes with the limit.
+    # A disk that is full after 64 KiB.
     fails_with([*command, "--offload-dir", str(folder)], 1, str(folder), "cannot write", "too large",
-               restore_signals=False, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16)))
+               **no_file_beyond(1 << 16))
 
 
 def test_missing_data(folder):
     nowhere = folder / "nowhere"
     fails_with([DENSENET, "--data-dir", str(nowhere)], 1, str(nowhere), "train-images-idx3-ubyte")
     fails_with([REVNET, "--data", "cifar10", "--data-dir", str(nowhere)], 1, str(nowhere))
+    # Before a plan is made, which takes seconds where a net is deep: this budget would be refused.
+    fails_with([DENSENET, "--data-dir", str(nowhere), "--memory", "budget=1KiB"], 1, str(nowhere), "train-images-idx3-ubyte")
 
 
 def test_unwritable_report_fails_at_once(folder):
@@ -179,6 +189,31 @@ def test_unwritable_report_fails_at_once(folder):
     missing = str(folder / "nowhere" / "report.json")
     fails_with([DENSENET, "--data-dir", str(folder / "nowhere"), "--report", missing], 1, "report", missing)
     fails_with([DENSENET, "--data-dir", str(folder / "nowhere"), "--report", str(folder)], 1, "report", str(folder))
+    # And before a plan is made.
+    for flag in ("--report", "--memory-report", "--memory-snapshot", "--trace"):
+        fails_with([*SMALL_DENSENET, "--memory", "budget=1KiB", flag, missing], 1, "report", missing)
+    fails_with([*SMALL_DENSENET, "--memory", "budget=1KiB", "--offload-dir", str(folder / "nowhere")], 1, "nowhere", "offload")
+
+
+def test_a_picture_that_cannot_be_written_does_not_end_the_training(folder):
+    pictures = ["--memory-report", str(folder / "page.html"), "--trace", str(folder / "trace.json")]
+    report = ["--report", str(folder / "report.json")]
+    command = [*SMALL_DENSENET, "--epochs", "2", "--quiet", "--no-eval"]
+    # A disk that is full after 16 KiB, which the report does not need.
+    code, output, errors = run([*command, *pictures, *report], **no_file_beyond(1 << 14))
+    assert code == 1 and "state digest" in output, output + errors
+    lines = errors.splitlines()
+    assert len(lines) == 2 and "trace.json: File too large" in lines[0] and "page.html: File too large" in lines[1], errors
+    assert all(line.startswith("cifar_densenet: ") and line.endswith("; the run goes on") for line in lines), errors
+    assert [entry.name for entry in folder.iterdir()] == ["report.json"], "a temporary file was left"
+    assert len(json.loads((folder / "report.json").read_text())["steps"]) == 8
+    (folder / "report.json").unlink()
+    # Not even the report: after every epoch it is only warned of.
+    code, output, errors = run([*command, *report], **no_file_beyond(64))
+    lines = errors.splitlines()
+    assert code == 1 and "8 of 8" in output and not list(folder.iterdir()), output + errors
+    assert len(lines) == 3 and all("report.json: File too large" in line for line in lines), errors
+    assert [line.endswith("; the run goes on") for line in lines] == [True, True, False], errors
 
 
 def test_divergence_stops(_):
@@ -304,7 +339,14 @@ def test_calibration_fails_with_one_line(folder):
     fails_with([CALIBRATE, "--rounds", "0"], 2, "--rounds")
     fails_with([CALIBRATE, "--out", str(folder / "nowhere" / "rates.txt")], 1, "nowhere")
     fails_with([CALIBRATE, "--offload-dir", str(folder / "nowhere")], 1, "nowhere", "offload")
-    fails_with([DENSENET, "--data-dir", str(folder), "--rates", str(folder / "nowhere")], 1, "nowhere", "cannot be read")
+
+
+def test_a_table_of_rates_must_be_one_even_where_none_is_needed(folder):
+    command = [*SMALL_DENSENET, "--memory", "store-all", "--max-steps", "1"]
+    fails_with([*command, "--rates", str(folder / "nowhere")], 1, "nowhere", "cannot be read")
+    fails_with([*command, "--rates", str(folder)], 1, str(folder), "cannot be read")
+    (folder / "empty.txt").write_text("")
+    fails_with([*command, "--rates", str(folder / "empty.txt")], 1, "empty.txt, line 1", "without a rate")
 
 
 def test_the_forecast_of_an_evaluation_is_what_it_takes(folder):

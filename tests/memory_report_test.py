@@ -230,6 +230,9 @@ def test_names_that_cannot_be_fail_at_once(folder):
         assert code == 1 and missing in errors and errors.count("\n") == 1, errors
         code, _, errors = run([*SMALL_DENSENET, flag, str(folder / "one"), "--report", str(folder / "one")])
         assert code == 2 and str(folder / "one") in errors, errors
+        code, _, errors = run([pathlib.Path(DENSENET).resolve(), *SMALL_DENSENET[1:], flag, "./one", "--report", str(folder / "one")],
+                              cwd=folder)
+        assert code == 2 and "./one" in errors and not list(folder.iterdir()), errors
         code, _, errors = run([*SMALL_DENSENET, flag, "--quiet"])
         assert code == 2 and flag in errors, errors
 

@@ -209,10 +209,11 @@ TEST_F(OffloadTest, WhatNobodyWillReadDoesNotLeave) {
 
 // --- What goes wrong -------------------------------------------------------------------------------------------------
 
-/// No file may grow beyond this while it lives.
+/// No file may grow beyond this while it lives; the signal that a write beyond it sends is left to its default, which
+/// ends the process.
 class FileLimit {
  public:
-  explicit FileLimit(std::size_t bytes) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
+  explicit FileLimit(std::size_t bytes) : handler_(std::signal(SIGXFSZ, SIG_DFL)) {
     ::getrlimit(RLIMIT_FSIZE, &before_);
     rlimit limited = before_;
     limited.rlim_cur = bytes;

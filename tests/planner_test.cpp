@@ -205,6 +205,36 @@ TEST(RatesTest, BadLinesAreNamed) {
   std::filesystem::remove(file);
 }
 
+std::string complaint_about_rates(const std::string& file) {
+  try {
+    Rates::load(file, Device::Cpu);
+    return "taken";
+  } catch (const DataError& error) {
+    return error.what();
+  }
+}
+
+TEST(RatesTest, AFileWithoutRatesIsNoTable) {
+  const std::string file = testing::TempDir() + "no_rates.txt";
+  std::ofstream(file).flush();
+  EXPECT_EQ(complaint_about_rates(file), file + ", line 1: the file ends without a rate, expected at least one");
+  std::ofstream(file) << "# a comment\n\n";
+  EXPECT_EQ(complaint_about_rates(file), file + ", line 3: the file ends without a rate, expected at least one");
+  std::filesystem::remove(file);
+}
+
+TEST(RatesTest, ARateThatIsGivenTwiceIsNamed) {
+  const std::string file = testing::TempDir() + "rates_twice.txt";
+  std::ofstream(file) << "bytes_per_second 1\nseconds_per_run 1\nbytes_per_second 1\n";
+  EXPECT_EQ(complaint_about_rates(file),
+            file + ", line 3: 'bytes_per_second 1', line 1 gives the same rate, expected each once");
+  std::filesystem::remove(file);
+}
+
+TEST(RatesTest, AFolderIsNoTable) {
+  EXPECT_EQ(complaint_about_rates(testing::TempDir()), testing::TempDir() + ": cannot be read");
+}
+
 TEST(ParseBytes, UnitsAndShares) {
   constexpr std::size_t device = 1000;
   EXPECT_EQ(memory::parse_bytes("123", device), 123U);

@@ -6,9 +6,11 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <numeric>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "examples/harness/command_line.hpp"
@@ -265,12 +267,17 @@ TEST(Pictures, ThePageKeepsItsDataInsideItsElement) {
   EXPECT_EQ(page.find('@'), page.find("@media")) << "a placeholder is left";
 }
 
+std::vector<PolicyForecast> forecasts_of(const MakeModel& make_model, const Options& options, Device device) {
+  const MemoryChoice memory = choose_memory(make_model, options, {}, device);
+  return policy_forecasts(make_model, memory, options, {}, device);
+}
+
 TEST(PolicyForecasts, AreThoseOfDryRuns) {
   Options options;
   options.data = "synthetic";
   options.batch_size = batch_size;
   const memory::StepRecord measured = record_step("store-all").record;
-  const std::vector<PolicyForecast> forecasts = policy_forecasts(small_revnet(), options, {}, Device::Cpu);
+  const std::vector<PolicyForecast> forecasts = forecasts_of(small_revnet(), options, Device::Cpu);
   ASSERT_EQ(forecasts.size(), memory::names().size());
   for (const PolicyForecast& each : forecasts) {
     options.memory = each.policy;
@@ -298,7 +305,7 @@ TEST(PolicyForecasts, TellTheTimeOfThePlan) {
     std::map<std::string, double> planned;
     for (const PlanRow& row : plan_rows(small_revnet(), options, {}, Device::Cpu, std::nullopt))
       planned[row.policy] = row.forecast.seconds;
-    for (const PolicyForecast& each : policy_forecasts(small_revnet(), options, {}, Device::Cpu)) {
+    for (const PolicyForecast& each : forecasts_of(small_revnet(), options, Device::Cpu)) {
       ASSERT_EQ(planned.count(each.policy), 1U) << each.policy;
       EXPECT_NEAR(each.time_factor, planned[each.policy] / planned["store-all"], 1e-9) << each.policy << ", " << rates;
       if (each.policy != "offload") continue;
@@ -307,6 +314,49 @@ TEST(PolicyForecasts, TellTheTimeOfThePlan) {
     }
   }
   fs::remove(file);
+}
+
+/// Counts what is run of it.
+class CountingRevNet : public nn::RevNet {
+ public:
+  CountingRevNet(const nn::ResidualSpec& spec, nn::Init init, int& runs) : RevNet(spec, std::move(init)), runs_(runs) {}
+
+ protected:
+  Tensor forward(const Tensor& images) override {
+    ++runs_;
+    return RevNet::forward(images);
+  }
+
+ private:
+  int& runs_;
+};
+
+TEST(PolicyForecasts, OfABudgetAreNotPlannedAgain) {
+  int runs = 0;
+  const MakeModel make_model = [&](const DataFacts&, nn::Init init) {
+    return std::make_unique<CountingRevNet>(nn::RevNet::cifar(14), std::move(init), runs);
+  };
+  Options options;
+  options.data = "synthetic";
+  options.batch_size = batch_size;
+  options.memory = "budget=4MiB";
+  const MemoryChoice memory = choose_memory(make_model, options, {}, Device::Cpu);
+  ASSERT_TRUE(memory.planner.has_value());
+  const int planning = std::exchange(runs, 0);
+  const std::vector<PolicyForecast> forecasts = policy_forecasts(make_model, memory, options, {}, Device::Cpu);
+  EXPECT_EQ(forecasts.back().policy, options.memory);
+  EXPECT_EQ(forecasts.back().peak, dry_run(make_model, memory, options, {}).peak.total);
+  const std::vector<Saving> savings = cheapest_savings(make_model, memory, options, {}, Device::Cpu);
+  EXPECT_FALSE(savings.empty());
+  EXPECT_LT(runs, planning / 2);
+  MemoryChoice without = memory;
+  without.planner.reset();
+  const std::vector<Saving> planned_again = cheapest_savings(make_model, without, options, {}, Device::Cpu);
+  ASSERT_EQ(savings.size(), planned_again.size());
+  for (std::size_t i = 0; i < savings.size(); ++i) {
+    EXPECT_EQ(savings[i].peak, planned_again[i].peak);
+    EXPECT_EQ(savings[i].change, planned_again[i].change);
+  }
 }
 
 TEST(PolicyForecasts, LeaveOutAPolicyWithoutWork) {
@@ -320,7 +370,7 @@ TEST(PolicyForecasts, LeaveOutAPolicyWithoutWork) {
   options.batch_size = batch_size;
   for (const Device device : {Device::Cpu, Device::Cuda}) {
     std::vector<std::string> policies;
-    for (const PolicyForecast& each : policy_forecasts(densenet, options, {}, device)) {
+    for (const PolicyForecast& each : forecasts_of(densenet, options, device)) {
       policies.push_back(each.policy);
       EXPECT_GT(each.time_factor, 0) << "every device has a table";
     }
@@ -350,18 +400,67 @@ TEST(StepPictures, WriteWhatIsAskedForAndNothingElse) {
   options.trace = folder / "trace.json";
   const StepPictures trace_alone(options);
   EXPECT_TRUE(trace_alone);
-  trace_alone.write(record, "title", count);
+  EXPECT_TRUE(trace_alone.write(record, "title", count).empty());
   EXPECT_EQ(asked, 0) << "only the page needs facts";
   EXPECT_EQ(std::distance(fs::directory_iterator(folder), {}), 1);
   options.memory_report = folder / "page.html";
   options.memory_snapshot = folder / "snapshot.json";
-  StepPictures(options).write(record, "title", count);
+  EXPECT_TRUE(StepPictures(options).write(record, "title", count).empty());
   EXPECT_EQ(asked, 1);
   EXPECT_EQ(std::distance(fs::directory_iterator(folder), {}), 3);
   options.memory_snapshot = folder / "trace.json";
   EXPECT_THROW(StepPictures{options}, UsageError);
   options.memory_snapshot = folder / "nowhere" / "snapshot.json";
   EXPECT_THROW(StepPictures{options}, Error);
+  fs::remove_all(folder);
+}
+
+TEST(StepPictures, ThatFailAreNamedAndTheOthersWritten) {
+  const fs::path folder = fs::temp_directory_path() / ("palimpsest_failing_" + std::to_string(getpid()));
+  fs::create_directories(folder / "gone");
+  Options options;
+  options.memory_snapshot = folder / "gone" / "snapshot.json";
+  options.trace = folder / "trace.json";
+  options.memory_report = folder / "page.html";
+  const StepPictures pictures(options);
+  fs::remove(folder / "gone");
+  const auto no_facts = []() -> MemoryReport { throw Error("no facts today"); };
+  const std::vector<std::string> failures = pictures.write(record_step("shared").record, "title", no_facts);
+  ASSERT_EQ(failures.size(), 2U);
+  EXPECT_NE(failures[0].find(options.memory_snapshot + ": No such file"), std::string::npos) << failures[0];
+  EXPECT_EQ(failures[1], "no facts today");
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder), {}), 1) << "the trace alone";
+  fs::remove_all(folder);
+}
+
+TEST(StepPictures, AreNotWrittenToOneFileByTwoNames) {
+  const fs::path folder = fs::temp_directory_path() / ("palimpsest_names_" + std::to_string(getpid()));
+  fs::create_directories(folder / "inner");
+  fs::create_symlink("inner", folder / "link_to_inner");
+  fs::create_symlink("inner/a.json", folder / "one");  // to a file that is not there yet
+  fs::create_symlink(folder / "one", folder / "two");
+  Options options;
+  options.report = folder / "inner" / "a.json";
+  const std::string relative = fs::relative(options.report);
+  const auto refuses = [&](const std::string& other) {
+    options.trace = other;
+    EXPECT_THROW(StepPictures{options}, UsageError) << other;
+  };
+  for (const bool exists : {false, true}) {
+    if (exists) std::ofstream(options.report) << "{}";
+    refuses(folder / "inner" / "a.json");
+    refuses(folder / "inner" / "." / "a.json");
+    refuses(folder / "inner" / ".." / "inner" / "a.json");
+    refuses(folder / "link_to_inner" / "a.json");
+    refuses(folder / "one");
+    refuses(folder / "two");
+    refuses(relative);
+    refuses("./" + relative);
+  }
+  options.report = folder / "one";
+  refuses(folder / "two");
+  options.trace = folder / "inner" / "b.json";
+  EXPECT_TRUE(StepPictures(options));
   fs::remove_all(folder);
 }
 

@@ -56,10 +56,9 @@ Forecast dry_run(const MakeModel& make_model, const Options& options, const Trai
   return dry_run(make_model, memory, options, defaults, device);
 }
 
-memory::StepRecord record_dry_run(const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults,
-                                  Device device) {
+memory::StepRecord record_dry_run(const MakeModel& make_model, const MemoryChoice& memory, const Options& options,
+                                  const TrainingDefaults& defaults, Device device) {
   return blame_flags([&] {
-    const MemoryChoice memory = choose_memory(make_model, options, defaults, device);
     MetaTraining training(make_model, options, defaults, device);
     memory.apply(training.model());
     if (run_length(options).steps > 1) training.step();

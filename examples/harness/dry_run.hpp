@@ -31,7 +31,7 @@ Forecast dry_run(const MakeModel& make_model, const Options& options, const Trai
                  Device device = Device::Cpu);
 
 /// The second of those steps, or the first of a run that has no other, as memory::StepLog records it; throws likewise.
-memory::StepRecord record_dry_run(const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults,
-                                  Device device = Device::Cpu);
+memory::StepRecord record_dry_run(const MakeModel& make_model, const MemoryChoice& memory, const Options& options,
+                                  const TrainingDefaults& defaults, Device device = Device::Cpu);
 
 }  // namespace palimpsest::harness

@@ -1,5 +1,6 @@
 #include "examples/harness/example.hpp"
 
+#include <csignal>
 #include <iostream>
 
 #include "core/cuda_runtime.hpp"
@@ -31,6 +32,13 @@ std::optional<Card> card_of(Device device) {
 
 }  // namespace
 
+/// What a run writes and reads.
+struct Example::Opened {
+  ReportFile report;
+  StepPictures pictures;
+  ImageData data;
+};
+
 Device choose_device(const std::string& name) {
   if (name == "cpu") return Device::Cpu;
   if (cuda_device_count() > 0) return Device::Cuda;
@@ -40,13 +48,15 @@ Device choose_device(const std::string& name) {
 
 int Example::run(int argc, const char* const* argv) {
   const std::string& program = command_line_.name();
+  // A file that may grow no further (ulimit -f) is then an error with the file's name, not a silent end of the process.
+  std::signal(SIGXFSZ, SIG_IGN);
   try {
     if (!command_line_.parse(argc, argv)) return Done;
     if (options().plan) {
       plan(choose_device(options().device));
       return Done;
     }
-    return train() ? Done : Interrupted;
+    return train();
   } catch (const UsageError& error) {
     return complain(program, error.what(), Usage);
   } catch (const std::exception& error) {
@@ -54,11 +64,14 @@ int Example::run(int argc, const char* const* argv) {
   }
 }
 
-/// False if it was interrupted. What can go wrong early does so before anything takes long.
-bool Example::train() {
+/// Returns the exit status. What can go wrong early does so before anything takes long: files and folders come first,
+/// since a plan for a deep net takes seconds.
+int Example::train() {
   const Device device = choose_device(options().device);
   apply_precision(device);
   rates_for(options(), device);  // a table that cannot be read is found out now, not when the page wants it
+  set_thread_count(options().threads);
+  const Opened opened = open(device);
   const MemoryChoice memory = blame_flags([&] { return choose_memory(make_model, options(), defaults, device); });
   const Forecast forecast = dry_run(make_model, memory, options(), defaults, device);
   const std::size_t there = device_bytes(device);
@@ -73,7 +86,7 @@ bool Example::train() {
                                   evaluation_advice(make_model, options(), defaults, device, there)));
   }
   try {
-    return train(device, memory, forecast);
+    return train(device, opened, memory, forecast);
   } catch (const EvaluationOutOfMemory& error) {
     const std::size_t limit = allocator(device).limit();
     throw OutOfMemory(error.what() + evaluation_advice(make_model, options(), defaults, device, limit));
@@ -83,15 +96,28 @@ bool Example::train() {
   }
 }
 
-bool Example::train(Device device, const MemoryChoice& memory, const Forecast& forecast) {
-  const ReportFile file(options().report);
-  const StepPictures pictures(options());
+Example::Opened Example::open(Device device) const {
+  const Options& given = command_line_.options;
+  Opened opened{ReportFile(given.report), StepPictures(given), {}};
   prepare_offload(device);
+  opened.data = load_data(given, defaults);  // last: this is what takes a moment
+  return opened;
+}
+
+int Example::train(Device device, const Opened& opened, const MemoryChoice& memory, const Forecast& forecast) {
+  const ReportFile& file = opened.report;
+  const StepPictures& pictures = opened.pictures;
+  const ImageData& data = opened.data;
   announce(forecast);
-  set_thread_count(options().threads);
+  // Before the first step, since the training would not heed Ctrl-C meanwhile: a plan for a deep net takes seconds.
+  std::vector<PolicyForecast> policies;
+  std::vector<Saving> savings;
+  if (!options().memory_report.empty()) {
+    policies = policy_forecasts(make_model, memory, options(), defaults, device);
+    savings = cheapest_savings(make_model, memory, options(), defaults, device);
+  }
   const InterruptGuard interrupt_guard;
 
-  const ImageData data = load_data(options(), defaults);
   const auto model = make_model(data_facts(options().data), nn::Init(options().seed, device));
   memory.apply(*model);
   if (memory.budget != 0) allocator(device).set_limit(memory.budget);
@@ -113,10 +139,17 @@ bool Example::train(Device device, const MemoryChoice& memory, const Forecast& f
   const auto save = [&](const Report& so_far) {
     if (file) file.write(to_json(so_far).dump(1) + "\n");
   };
+  std::optional<Progress> progress(std::in_place, run_length(options()), options().quiet);
+  // A disk that is full now may not be so when the run ends, and hours of training are worth more than a file on the
+  // way.
+  const auto warn = [&](const std::string& what) {
+    progress->warn(concat_text(command_line_.name(), ": ", what, "; the run goes on"));
+  };
+  bool pictures_failed = false;
   if (pictures) {
     const std::int64_t watched = step_to_record(run_length(options()), data.training.count);
     trainer.watch(watched, [&, watched](const memory::StepRecord& step) {
-      pictures.write(step, concat_text(model_name(), " under ", options().memory), [&] {
+      const auto failures = pictures.write(step, concat_text(model_name(), " under ", options().memory), [&] {
         return MemoryReport{.model = model_name(),
                             .policy = options().memory,
                             .device = std::string(to_string(device)),
@@ -126,20 +159,27 @@ bool Example::train(Device device, const MemoryChoice& memory, const Forecast& f
                             .parameters = forecast.parameters,
                             .predicted_peak = forecast.peak.total,
                             .reserved = trainer.peak().reserved,
-                            .policies = policy_forecasts(make_model, options(), defaults, device),
-                            .savings = cheapest_savings(make_model, options(), defaults, device)};
+                            .policies = policies,
+                            .savings = savings};
       });
+      for (const std::string& failure : failures) warn(failure);
+      pictures_failed = !failures.empty();
     });
   }
   explain(device);
-  {
-    Progress progress(run_length(options()), options().quiet);
-    trainer.run(progress, [&] { save(report()); });
-  }
+  trainer.run(*progress, [&] {
+    try {
+      save(report());
+    } catch (const Error& error) {
+      warn(error.what());
+    }
+  });
+  progress.reset();  // its line on the terminal goes before the summary comes
   const Report done = report();
   print_summary(std::cout, done);
   save(done);
-  return !trainer.record().interrupted;
+  if (trainer.record().interrupted) return Interrupted;
+  return pictures_failed ? Failure : Done;
 }
 
 void Example::plan(Device device) const {

@@ -44,7 +44,8 @@ class Example {
   }
 
   /// The program: reads the flags, trains, prints the summary and writes the report. Returns the exit status: 0 done,
-  /// 2 wrong usage, 130 interrupted, 1 any other failure, with one line on standard error.
+  /// 2 wrong usage, 130 interrupted, 1 any other failure, with one line on standard error. A picture of a step that
+  /// cannot be written is such a failure, too, but one that is only warned of until the training has ended.
   int run(int argc, const char* const* argv);
 
  private:
@@ -63,8 +64,11 @@ class Example {
     return value ? Json(*value) : Json(nullptr);
   }
 
-  bool train();
-  bool train(Device device, const MemoryChoice& memory, const Forecast& forecast);
+  struct Opened;
+
+  int train();
+  int train(Device device, const Opened& opened, const MemoryChoice& memory, const Forecast& forecast);
+  Opened open(Device device) const;
   void plan(Device device) const;
   Json model_flags() const;
   void announce(const Forecast& forecast) const;

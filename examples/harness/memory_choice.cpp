@@ -36,7 +36,7 @@ bool may_offload(const Options& options, Device device) {
 
 MemoryChoice choose_memory(const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults,
                            Device device) {
-  if (!is_budget(options.memory)) return {memory::parse_rules(options.memory), nullptr, 0};
+  if (!is_budget(options.memory)) return {memory::parse_rules(options.memory), nullptr, 0, std::nullopt};
   const std::size_t budget = memory::parse_bytes(options.memory.substr(budget_prefix.size()), device_bytes(device));
   MetaTraining training(make_model, options, defaults, device);
   const memory::Rehearsal rehearsal = training.rehearsal();
@@ -44,7 +44,7 @@ MemoryChoice choose_memory(const MakeModel& make_model, const Options& options, 
   const bool offloads = may_offload(options, device);
   const memory::Planner planner(rehearsal, rates, offloads);
   try {
-    return {{}, planner.within(budget).policy, budget};
+    return {{}, planner.within(budget).policy, budget, planner};
   } catch (const ValueError& error) {
     if (offloads) throw;
     const std::size_t least = memory::Planner(rehearsal, rates, true).candidates().front().forecast.peak;

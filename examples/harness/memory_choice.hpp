@@ -14,6 +14,8 @@ struct MemoryChoice {
   std::vector<memory::Rule> rules;
   PolicyPtr planned;       ///< null: the rules
   std::size_t budget = 0;  ///< bytes; 0: none
+  /// Of a budget: all that was planned for it, so that who wants to know more need not plan again.
+  std::optional<memory::Planner> planner = std::nullopt;
 
   /// Throws ValueError for a pattern that names no block.
   void apply(nn::Module& model) const;

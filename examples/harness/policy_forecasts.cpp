@@ -17,11 +17,10 @@ double predicted_seconds(const StepRecord& record, const memory::Rates& rates) {
   return seconds;
 }
 
-std::optional<StepRecord> step_under(const std::string& policy, const MakeModel& make_model, Options options,
+std::optional<StepRecord> step_under(const MemoryChoice& memory, const MakeModel& make_model, const Options& options,
                                      const TrainingDefaults& defaults, Device device) {
-  options.memory = policy;
   try {
-    return record_dry_run(make_model, options, defaults, device);
+    return record_dry_run(make_model, memory, options, defaults, device);
   } catch (const UsageError&) {
     return std::nullopt;
   }
@@ -36,13 +35,14 @@ std::vector<std::string> policies_to_ask(const Options& options) {
 
 }  // namespace
 
-std::vector<PolicyForecast> policy_forecasts(const MakeModel& make_model, const Options& options,
-                                             const TrainingDefaults& defaults, Device device) {
+std::vector<PolicyForecast> policy_forecasts(const MakeModel& make_model, const MemoryChoice& memory,
+                                             const Options& options, const TrainingDefaults& defaults, Device device) {
   const memory::Rates rates = rates_for(options, device);
   double reference = 0;  // store-all applies everywhere and comes first
   std::vector<PolicyForecast> forecasts;
   for (const std::string& policy : policies_to_ask(options)) {
-    const std::optional<StepRecord> record = step_under(policy, make_model, options, defaults, device);
+    const MemoryChoice choice = policy == options.memory ? memory : MemoryChoice{.rules = memory::parse_rules(policy)};
+    const std::optional<StepRecord> record = step_under(choice, make_model, options, defaults, device);
     if (!record) continue;
     const StepRecord::Peak peak = record->peak();
     const double seconds = predicted_seconds(*record, rates);
@@ -56,14 +56,13 @@ std::vector<PolicyForecast> policy_forecasts(const MakeModel& make_model, const 
   return forecasts;
 }
 
-std::vector<Saving> cheapest_savings(const MakeModel& make_model, const Options& options,
+std::vector<Saving> cheapest_savings(const MakeModel& make_model, const MemoryChoice& memory, const Options& options,
                                      const TrainingDefaults& defaults, Device device) {
-  // Before the rehearsals, whose memory would count in its own.
-  const MemoryChoice memory = choose_memory(make_model, options, defaults, device);
   MetaTraining training(make_model, options, defaults, device);
   const memory::Rehearsal rehearsal = training.rehearsal();
   const memory::Rates rates = rates_for(options, device);
-  const memory::Planner planner(rehearsal, rates, may_offload(options, device));
+  const memory::Planner planner =
+      memory.planner ? *memory.planner : memory::Planner(rehearsal, rates, may_offload(options, device));
   memory.apply(training.model());
   const memory::StepForecast now = memory::forecast(rehearsal, nullptr, rates);
   std::vector<Saving> savings;

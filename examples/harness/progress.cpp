@@ -70,6 +70,12 @@ void Progress::epoch(std::int64_t epoch, double loss, const RunRecord& record) {
   std::fflush(stdout);
 }
 
+void Progress::warn(const std::string& line) {
+  clear();
+  std::fprintf(stderr, "%s\n", line.c_str());
+  std::fflush(stderr);
+}
+
 void Progress::rewrite(const std::string& line) {
   const Clock::time_point now = Clock::now();
   if (now - last_ < rewrite_interval) return;

@@ -29,6 +29,8 @@ class Progress {
   void evaluating(std::int64_t images, std::int64_t of);
   /// After an epoch with this mean loss.
   void epoch(std::int64_t epoch, double loss, const RunRecord& record);
+  /// A line that stays, on standard error, even if `quiet`.
+  void warn(const std::string& line);
 
  private:
   using Clock = std::chrono::steady_clock;

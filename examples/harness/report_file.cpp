@@ -11,15 +11,24 @@
 namespace palimpsest::harness {
 namespace fs = std::filesystem;
 
-ReportFile::ReportFile(const std::string& name) : path_(name) {
+fs::path report_target(const std::string& name) {
+  constexpr int most_links = 40;  // as for Linux; more lead round in a circle
+  std::error_code error;
+  fs::path path = fs::absolute(name, error);
+  if (error) return name;
+  for (int links = 0; links < most_links && fs::is_symlink(path, error); ++links) {
+    path = path.parent_path() / fs::read_symlink(path, error);
+  }
+  const fs::path whole = fs::weakly_canonical(path, error);
+  return error ? path : whole;
+}
+
+ReportFile::ReportFile(const std::string& name) : name_(name) {
   if (name.empty()) return;
+  path_ = report_target(name);  // what a link points to is replaced, not the link
   std::error_code ignored;
   const fs::file_status status = fs::status(path_, ignored);
   if (fs::exists(status) && !fs::is_regular_file(status)) fail("there is something else of that name");
-  // What a link points to is replaced, not the link.
-  if (fs::is_symlink(path_, ignored)) {
-    path_ = fs::exists(status) ? fs::canonical(path_) : path_.parent_path() / fs::read_symlink(path_);
-  }
   temporary_ = path_.string() + ".tmp" + std::to_string(getpid());
   write_temporary("");
   fs::remove(temporary_, ignored);
@@ -46,7 +55,7 @@ void ReportFile::write_temporary(const std::string& text) const {
 }
 
 void ReportFile::fail(const std::string& why) const {
-  throw Error(concat_text("cannot write the report ", path_.string(), ": ", why));
+  throw Error(concat_text("cannot write the report ", name_, ": ", why));
 }
 
 }  // namespace palimpsest::harness

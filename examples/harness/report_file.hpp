@@ -5,6 +5,10 @@
 
 namespace palimpsest::harness {
 
+/// The file that a report of this name replaces: what the name leads to, by way of links that may lead nowhere yet, as
+/// one path whatever it was called.
+std::filesystem::path report_target(const std::string& name);
+
 /// A file that is always whole: each write replaces it by way of a temporary file beside it.
 class ReportFile {
  public:
@@ -18,6 +22,7 @@ class ReportFile {
   explicit operator bool() const { return !path_.empty(); }
 
  private:
+  std::string name_;
   std::filesystem::path path_;
   std::filesystem::path temporary_;
 

@@ -1,6 +1,6 @@
 #include "examples/harness/step_pictures.hpp"
 
-#include <set>
+#include <map>
 #include <string>
 
 #include "core/error.hpp"
@@ -12,12 +12,15 @@ namespace palimpsest::harness {
 namespace {
 
 /// Each file would replace the other.
-void check_names_differ(const Options& options) {
-  std::set<std::string> names;
+void check_files_differ(const Options& options) {
+  std::map<std::filesystem::path, std::string> names;
   for (const std::string& name : {options.report, options.memory_report, options.memory_snapshot, options.trace}) {
-    if (!name.empty() && !names.insert(name).second) {
-      throw UsageError(concat_text("two reports cannot both be written to ", name));
-    }
+    if (name.empty()) continue;
+    const auto [file, is_new] = names.emplace(report_target(name), name);
+    if (is_new) continue;
+    const std::string& other = file->second;
+    throw UsageError(concat_text("two reports cannot both be written to ", name,
+                                 other == name ? "" : concat_text(", which is the file of ", other, ", too")));
   }
 }
 
@@ -33,14 +36,24 @@ std::int64_t step_to_record(const RunLength& length, std::int64_t training_image
 
 StepPictures::StepPictures(const Options& options)
     : report_(options.memory_report), snapshot_(options.memory_snapshot), trace_(options.trace) {
-  check_names_differ(options);
+  check_files_differ(options);
 }
 
-void StepPictures::write(const memory::StepRecord& step, const std::string& title,
-                         const std::function<MemoryReport()>& facts) const {
-  if (snapshot_) snapshot_.write(memory_snapshot(step));
-  if (trace_) trace_.write(op_trace(step, title));
-  if (report_) report_.write(memory_report_html(facts(), step));
+std::vector<std::string> StepPictures::write(const memory::StepRecord& step, const std::string& title,
+                                             const std::function<MemoryReport()>& facts) const {
+  std::vector<std::string> failures;
+  const auto write_to = [&](const ReportFile& file, const auto& make) {
+    if (!file) return;
+    try {
+      file.write(make());
+    } catch (const std::exception& error) {
+      failures.emplace_back(error.what());
+    }
+  };
+  write_to(snapshot_, [&] { return memory_snapshot(step); });
+  write_to(trace_, [&] { return op_trace(step, title); });
+  write_to(report_, [&] { return memory_report_html(facts(), step); });
+  return failures;
 }
 
 }  // namespace palimpsest::harness
