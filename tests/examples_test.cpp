@@ -94,6 +94,11 @@ TEST(CommandLine, SaysWhichNamesThereAre) {
   EXPECT_NE(refusal({"--data", "none"}).find("fashion-mnist, cifar10, cifar100, synthetic"), std::string::npos);
 }
 
+TEST(CommandLine, RefusesWhatWouldBeIgnored) {
+  EXPECT_NE(refusal({"--budget", "2GiB"}).find("--memory budget=2GiB"), std::string::npos);
+  EXPECT_EQ(parsed({"--budget", "2GiB", "--plan"}).budget, "2GiB");
+}
+
 TEST(CommandLine, HelpListsFlagsPoliciesAndDefaults) {
   CommandLine line("example", "An example.");
   std::int64_t depth = 110;
