@@ -158,6 +158,14 @@ void CommandLine::refuse_vain_flags() const {
   if (!options.plan && !options.budget.empty()) {
     throw UsageError(concat_text("--budget is for --plan; to train within it: --memory budget=", options.budget));
   }
+  if (!options.plan) return;
+  const std::pair<const char*, const std::string&> files[] = {{"--report", options.report},
+                                                              {"--memory-report", options.memory_report},
+                                                              {"--memory-snapshot", options.memory_snapshot},
+                                                              {"--trace", options.trace}};
+  for (const auto& [flag, file] : files) {
+    if (!file.empty()) throw UsageError(concat_text(flag, " writes about a run, and --plan runs nothing"));
+  }
 }
 
 void CommandLine::add_shared_flags() {
