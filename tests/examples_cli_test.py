@@ -254,6 +254,22 @@ def test_the_plan_finds_the_largest_batch_and_depth(folder):
     assert int(rows["shared"][-1]) > int(rows["store-all"][-1])
 
 
+def test_the_plan_looks_for_depths_that_its_pattern_knows(_):
+    command = [REVNET, "--depth", "26", *SMALL, "--no-eval", "--budget"]
+    pattern = ["--memory", "stage1.unit2=checkpoint,*=store-all"]
+    assert int(plan_of([*command, "30MiB", *pattern])[pattern[1]][-1]) > 26
+    cells = plan_of([*command, "6MiB", *pattern])[pattern[1]]
+    assert cells[-1] == "-", f"a RevNet-14 has one unit in a stage: {cells}"
+    fails_with([*command, "30MiB", "--plan", "--memory", "stage1.unit9=checkpoint"], 2, "stage1.unit9", "stage3.unit2")
+
+
+def test_the_plan_of_deep_nets_takes_seconds(_):
+    begin = time.monotonic()
+    rows = plan_of([DENSENET, "--depth", "10", "--growth", "12", *SMALL, "--no-eval", "--budget", "2GiB"])
+    assert rows["offload"][-1] == ">= 1000", rows["offload"]
+    assert time.monotonic() - begin < 60
+
+
 def test_a_budget_is_kept_and_changes_no_bit(folder):
     for command in (SMALL_DENSENET, SMALL_REVNET):
         command = [*command, "--batch-size", "8", "--max-steps", "3"]

@@ -144,8 +144,7 @@ bool Example::train(Device device, const MemoryChoice& memory, const Forecast& f
 
 void Example::plan(Device device) const {
   const Options& given = command_line_.options;
-  const std::vector<PlanRow> rows = plan_rows(make_model, given, defaults, device, depth_flag());
-  print_plan(std::cout, model_name(), rows, make_model, given, defaults, device);
+  print_plan(std::cout, model_name(), make_model, given, defaults, device, depth_flag());
 }
 
 void Example::apply_precision(Device device) const {

@@ -14,23 +14,7 @@ namespace palimpsest::harness {
 namespace {
 
 constexpr std::int64_t most_batch = 65536;
-constexpr std::int64_t most_depths = 2000;  // of a row
-
-/// The last of 1 .. most for which `fits`, which is to hold up to some number and not beyond; 0 if there is none.
-std::int64_t last_that_fits(std::int64_t most, const std::function<bool(std::int64_t)>& fits) {
-  std::int64_t good = 0;
-  std::int64_t bad = 1;
-  while (bad <= most && fits(bad)) {
-    good = bad;
-    bad *= 2;
-  }
-  bad = std::min(bad, most + 1);
-  while (bad - good > 1) {
-    const std::int64_t middle = good + (bad - good) / 2;
-    (fits(middle) ? good : bad) = middle;
-  }
-  return good;
-}
+constexpr std::int64_t most_layers = 1000;
 
 /// The plan of a training run whose flags can be varied.
 class Table {
@@ -44,7 +28,10 @@ class Table {
     if (!options.budget.empty()) budget_ = memory::parse_bytes(options.budget, device_bytes(device));
   }
 
-  std::vector<PlanRow> rows(const std::optional<DepthFlag>& depth) {
+  std::vector<PlanRow> rows(const std::optional<DepthFlag>& depth, const std::function<void(const PlanRow&)>& each) {
+    const auto finished = [&](const PlanRow& row) {
+      if (each) each(row);
+    };
     std::vector<PlanRow> rows;
     for (const PolicyPtr& policy : memory::combinations()) {
       const MemoryChoice choice{{{"*", policy}}, nullptr, 0};
@@ -58,6 +45,7 @@ class Table {
         rows.pop_back();  // a composed policy that comes to the same as one of its parts
       } else {
         limits(rows.back(), choice, depth);
+        finished(rows.back());
       }
     }
     const auto same = [&](const PlanRow& row) { return row.policy == options_.memory; };
@@ -65,8 +53,12 @@ class Table {
       const MemoryChoice choice = choose_memory(make_model_, options_, defaults_, device_);
       rows.push_back(row(options_.memory, choice));
       limits(rows.back(), {choice.rules, choice.planned, 0}, choice.planned == nullptr ? depth : std::nullopt);
+      finished(rows.back());
     }
-    if (budget_ != 0 && !is_budget(options_.memory)) rows.push_back(budget_row());
+    if (budget_ != 0 && !is_budget(options_.memory)) {
+      rows.push_back(budget_row());
+      finished(rows.back());
+    }
     return rows;
   }
 
@@ -95,27 +87,50 @@ class Table {
 
   void limits(PlanRow& row, const MemoryChoice& choice, const std::optional<DepthFlag>& depth) {
     if (budget_ == 0) return;
-    Options all = options_;
-    all.batch_size = most_batch;
-    const std::int64_t images = run_length(all).batch_size;
-    row.largest_batch = last_that_fits(images, [&](std::int64_t batch) {
-      Options other = options_;
-      other.batch_size = batch;
-      return fits(other, choice);
-    });
+    row.largest_batch = find_largest(batches([&](const Options& options) {
+      return std::optional(dry_run_bytes(make_model_, choice, options, defaults_, device_));
+    }));
     if (!depth) return;
-    const std::int64_t given = *depth->value;
-    const std::int64_t count = last_that_fits(most_depths, [&](std::int64_t number) {
-      *depth->value = depth->first + (number - 1) * depth->step;
-      return fits(options_, choice);
+    row.largest_depth = find_largest_depth(*depth, [&]() -> std::optional<std::size_t> {
+      try {
+        return dry_run_bytes(make_model_, choice, options_, defaults_, device_);
+      } catch (const UsageError&) {
+        return std::nullopt;  // a net so shallow that a pattern matches no block of it, or a policy finds nothing to do
+      }
     });
-    *depth->value = given;
-    row.largest_depth = count == 0 ? 0 : depth->first + (count - 1) * depth->step;
   }
 
-  bool fits(const Options& options, const MemoryChoice& choice) {
-    const Forecast forecast = dry_run(make_model_, choice, options, defaults_, device_);
-    return std::max(forecast.peak.total, forecast.evaluation.total) <= budget_;
+  FitSearch batches(const std::function<std::optional<std::size_t>(const Options&)>& bytes) const {
+    Options all = options_;
+    all.batch_size = most_batch;
+    return {.budget = budget_,
+            .start = run_length(options_).batch_size,
+            .most = run_length(all).batch_size,
+            .bytes = [this, bytes](std::int64_t batch) {
+              Options other = options_;
+              other.batch_size = batch;
+              return bytes(other);
+            }};
+  }
+
+  std::optional<LargestFit> find_largest_depth(const DepthFlag& depth,
+                                               const std::function<std::optional<std::size_t>()>& bytes) const {
+    const std::int64_t given = *depth.value;
+    const std::int64_t deepest = std::max(most_layers, 2 * given);
+    const FitSearch search{.budget = budget_,
+                           .start = (given - depth.first) / depth.step + 1,
+                           .most = (deepest - depth.first) / depth.step + 1,
+                           .bytes = [&](std::int64_t number) {
+                             *depth.value = depth.first + (number - 1) * depth.step;
+                             const auto found = bytes();
+                             *depth.value = given;
+                             return found;
+                           }};
+    std::optional<LargestFit> found = find_largest(search);
+    if (!found) return std::nullopt;
+    if (found->number == search.most) found->exact = false;  // nothing but patience ends the search there
+    if (found->number != 0) found->number = depth.first + (found->number - 1) * depth.step;
+    return found;
   }
 
   const MakeModel& make_model_;
@@ -139,8 +154,10 @@ std::string percent_more(double value, double than) {
   return (percent >= 0 ? "+" : "") + fixed(percent, 1) + " %";
 }
 
-std::string number_or_dash(const std::optional<std::int64_t>& number) {
-  return !number ? "-" : *number == 0 ? "none" : std::to_string(*number);
+std::string number_or_dash(const std::optional<LargestFit>& fit) {
+  if (!fit) return "-";
+  if (fit->number == 0) return "none";
+  return concat_text(fit->exact ? "" : ">= ", fit->number);
 }
 
 std::vector<std::string> cells(const PlanRow& row, const PlanRow& base, bool limits) {
@@ -163,16 +180,31 @@ std::vector<std::string> cells(const PlanRow& row, const PlanRow& base, bool lim
   return texts;
 }
 
-void print_table(std::ostream& out, const std::vector<std::vector<std::string>>& lines) {
-  std::vector<std::size_t> widths(lines[0].size());
-  for (const auto& line : lines) {
-    for (std::size_t i = 0; i < line.size(); ++i) widths[i] = std::max(widths[i], line[i].size());
+/// Prints lines as they come: widths are those of the headings, but at least so much as numbers take.
+class LinePrinter {
+ public:
+  LinePrinter(std::ostream& out, const std::vector<std::string>& headings, std::size_t first_width) : out_(out) {
+    for (const std::string& heading : headings) widths_.push_back(std::max<std::size_t>(heading.size(), 7));
+    widths_[0] = std::max(widths_[0], first_width);
+    print(headings);
   }
-  for (const auto& line : lines) {
-    out << std::left << std::setw(static_cast<int>(widths[0])) << line[0] << std::right;
-    for (std::size_t i = 1; i < line.size(); ++i) out << "  " << std::setw(static_cast<int>(widths[i])) << line[i];
-    out << '\n';
+
+  void print(const std::vector<std::string>& line) const {
+    out_ << std::left << std::setw(static_cast<int>(widths_[0])) << line[0] << std::right;
+    for (std::size_t i = 1; i < line.size(); ++i) out_ << "  " << std::setw(static_cast<int>(widths_[i])) << line[i];
+    out_ << std::endl;
   }
+
+ private:
+  std::ostream& out_;
+  std::vector<std::size_t> widths_;
+};
+
+/// Of the longest name that a row of the table may have.
+std::size_t width_of_names(const Options& options) {
+  std::size_t width = std::max(options.memory.size(), std::string_view("least, above ").size() + options.budget.size());
+  for (const PolicyPtr& policy : memory::combinations()) width = std::max(width, policy->name().size());
+  return width;
 }
 
 /// "dense1, dense2: shared" for the policies that --memory gives.
@@ -190,23 +222,32 @@ void print_blocks(std::ostream& out, const nn::Module& model, const std::vector<
 }  // namespace
 
 std::vector<PlanRow> plan_rows(const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults,
-                               Device device, const std::optional<DepthFlag>& depth) {
-  return blame_flags([&] { return Table(make_model, options, defaults, device).rows(depth); });
+                               Device device, const std::optional<DepthFlag>& depth,
+                               const std::function<void(const PlanRow&)>& each) {
+  return blame_flags([&] { return Table(make_model, options, defaults, device).rows(depth, each); });
 }
 
-void print_plan(std::ostream& out, const std::string& model, const std::vector<PlanRow>& rows,
-                const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults, Device device) {
-  out << model << " on " << options.data << ", batches of " << run_length(options).batch_size << ", " << device
-      << ": a training step, in MiB at its peak\n\n";
-  std::vector<std::vector<std::string>> lines = {{"policy", "peak", "activation", "gradient", "arena", "workspace",
-                                                  "other", "GFLOP", "more than store-all", "predicted time"}};
-  const bool limits = rows.front().largest_batch.has_value();
+void print_plan(std::ostream& out, const std::string& model, const MakeModel& make_model, const Options& options,
+                const TrainingDefaults& defaults, Device device, const std::optional<DepthFlag>& depth) {
+  std::vector<std::string> headings = {"policy", "peak",  "activation",          "gradient",      "arena", "workspace",
+                                       "other",  "GFLOP", "more than store-all", "predicted time"};
+  const bool limits = !options.budget.empty();
   if (limits) {
-    lines[0].push_back("largest batch");
-    lines[0].push_back("largest depth");
+    headings.push_back("largest batch");
+    headings.push_back("largest depth");
   }
-  for (const PlanRow& row : rows) lines.push_back(cells(row, rows.front(), limits));
-  print_table(out, lines);
+  std::optional<PlanRow> base;
+  std::optional<LinePrinter> lines;
+  // Nothing is printed before the first row is known: the flags may be to blame for there being none.
+  plan_rows(make_model, options, defaults, device, depth, [&](const PlanRow& row) {
+    if (!base) {
+      out << model << " on " << options.data << ", batches of " << run_length(options).batch_size << ", " << device
+          << ": a training step, in MiB at its peak\n\n";
+      lines.emplace(out, headings, width_of_names(options));
+      base = row;
+    }
+    lines->print(cells(row, *base, limits));
+  });
   if (limits) out << "\nLargest batch and depth: alone, within " << options.budget << ".\n";
   if (is_budget(options.memory)) return;
   MetaTraining training(make_model, options, defaults, device);
