@@ -254,6 +254,27 @@ def test_the_plan_finds_the_largest_batch_and_depth(folder):
     assert int(rows["shared"][-1]) > int(rows["store-all"][-1])
 
 
+RECIPES = r"recipes: (\d+) kept, (\d+) replayed \((\d+) of them nested\), (\d+) into arenas, (\d+) inverted, (\d+) offloaded(.*)"
+
+
+def test_a_budget_says_what_it_has_chosen(_):
+    for grid, exact in ((["--grid", "16"], "yes"), ([], "no")):
+        command = [REVNET, "--depth", "38", *grid, *SMALL, "--batch-size", "16", "--no-eval", "--max-steps", "1"]
+        least = int(re.search(r"least feasible is (\d+) bytes", run([*command, "--memory", "budget=1KiB"])[2])[1])
+        budget = f"budget={least}"
+        output = run([*command, "--memory", budget])[1]
+        told = re.search(RECIPES, output)
+        assert int(told[5]) > 0 and int(told[1]) > 0, output
+        note = "" if grid else f"; {told[5]} values solved for, not exact without --grid"
+        assert told[7] == note, output
+        rows = plan_of([*command, "--memory", budget])
+        plan = run([*command, "--plan", "--memory", budget])[1]
+        assert f"{budget}: {told[0]}" in plan, plan
+        assert rows[budget][9] == rows["reversible"][9] == exact and rows["store-all"][9] == "yes", rows
+        assert ("Not exact" in plan) == (not grid), plan
+    assert "recipes: " not in run([*SMALL_DENSENET, "--max-steps", "1", "--no-eval"])[1]
+
+
 def test_the_plan_looks_for_depths_that_its_pattern_knows(_):
     command = [REVNET, "--depth", "26", *SMALL, "--no-eval", "--budget"]
     pattern = ["--memory", "stage1.unit2=checkpoint,*=store-all"]

@@ -217,6 +217,29 @@ TEST(DryRun, TheBytesThatDecideAreThoseOfTheForecast) {
   }
 }
 
+memory::RecipeCounts recipes_under(const char* policy) {
+  Options options;
+  options.data = "synthetic";
+  options.memory = policy;
+  return memory::count_recipes(record_dry_run(small_densenet(10), options, {}));
+}
+
+TEST(RecipeCounts, CountsWhatReachesBackward) {
+  const memory::RecipeCounts all = recipes_under("store-all");
+  EXPECT_GT(all.kept, 0U);
+  EXPECT_EQ(all.replayed + all.into_arenas + all.inverted + all.offloaded, 0U);
+  EXPECT_EQ(memory::to_text(all),
+            concat_text(all.kept, " kept, 0 replayed (0 of them nested), 0 into arenas, ", "0 inverted, 0 offloaded"));
+  const memory::RecipeCounts shared = recipes_under("shared");
+  EXPECT_GT(shared.into_arenas, 0U);
+  EXPECT_EQ(shared.offloaded, 0U);
+  const memory::RecipeCounts checkpoint = recipes_under("checkpoint");
+  EXPECT_GT(checkpoint.replayed, 0U);
+  EXPECT_EQ(checkpoint.nested, 0U);
+  EXPECT_LT(checkpoint.kept, all.kept);
+  EXPECT_GT(recipes_under("offload").offloaded, 0U);
+}
+
 /// All curves that the search is for: lines and parabolas with kinks, from every start, with and without small numbers.
 TEST(FindLargest, FindsTheLastThatFitsWithFewTrials) {
   const std::vector<std::function<double(double)>> curves = {

@@ -87,7 +87,7 @@ bool Example::train(Device device, const MemoryChoice& memory, const Forecast& f
   const ReportFile file(options().report);
   const StepPictures pictures(options());
   prepare_offload(device);
-  announce(forecast);
+  announce(memory, forecast);
   set_thread_count(options().threads);
   const InterruptGuard interrupt_guard;
 
@@ -176,10 +176,11 @@ Json Example::model_flags() const {
   return flags;
 }
 
-void Example::announce(const Forecast& forecast) const {
+void Example::announce(const MemoryChoice& memory, const Forecast& forecast) const {
   if (command_line_.options.quiet) return;
   std::cout << model_name() << " under " << command_line_.options.memory << " will need "
             << format_mebibytes(forecast.peak.total) << " at its peak" << std::endl;
+  if (memory.planned != nullptr) std::cout << describe(memory.recipes) << std::endl;
 }
 
 }  // namespace palimpsest::harness

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "examples/harness/meta_training.hpp"
+#include "memory/recipe_counts.hpp"
 #include "memory/rules.hpp"
 
 namespace palimpsest::harness {
@@ -12,8 +13,9 @@ namespace palimpsest::harness {
 /// What --memory has come to: rules for the blocks, or a plan that the planner has made for a budget.
 struct MemoryChoice {
   std::vector<memory::Rule> rules;
-  PolicyPtr planned;       ///< null: the rules
-  std::size_t budget = 0;  ///< bytes; 0: none
+  PolicyPtr planned;               ///< null: the rules
+  std::size_t budget = 0;          ///< bytes; 0: none
+  memory::RecipeCounts recipes{};  ///< of the plan
 
   /// Throws ValueError for a pattern that names no block.
   void apply(nn::Module& model) const;
@@ -21,6 +23,9 @@ struct MemoryChoice {
 
 /// Whether --memory asks for a budget ("budget=2GiB").
 bool is_budget(const std::string& memory);
+
+/// What a plan does with a step's values: "recipes: 412 kept, ...", and whether that costs exactness.
+std::string describe(const memory::RecipeCounts& recipes);
 
 /// Bytes of the device's memory: of the card or of the machine.
 std::size_t device_bytes(Device device);

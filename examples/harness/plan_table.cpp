@@ -70,17 +70,29 @@ class Table {
   PlanRow row(const std::string& name, const MemoryChoice& choice) {
     MetaTraining training(make_model_, options_, defaults_, device_);
     choice.apply(training.model());
-    return {name, memory::forecast(training.rehearsal(), nullptr, rates_), std::nullopt, std::nullopt};
+    const memory::Rehearsal rehearsal = training.rehearsal();
+    return {name,
+            memory::forecast(rehearsal, nullptr, rates_),
+            memory::count_recipes(memory::rehearse(rehearsal, nullptr)),
+            choice.planned != nullptr,
+            std::nullopt,
+            std::nullopt};
   }
 
   /// Plans follow the order of ops, which the batch does not change: the thriftiest plan says what batch is possible.
   PlanRow budget_row() {
     MetaTraining training(make_model_, options_, defaults_, device_);
-    const memory::Planner planner(training.rehearsal(), rates_, may_offload(options_, device_));
+    const memory::Rehearsal rehearsal = training.rehearsal();
+    const memory::Planner planner(rehearsal, rates_, may_offload(options_, device_));
     const memory::Candidate* chosen = &planner.candidates().front();
     const bool fits = chosen->forecast.peak <= budget_;
     if (fits) chosen = &planner.within(budget_);
-    PlanRow found{(fits ? "budget=" : "least, above ") + options_.budget, chosen->forecast, std::nullopt, std::nullopt};
+    PlanRow found{(fits ? "budget=" : "least, above ") + options_.budget,
+                  chosen->forecast,
+                  memory::count_recipes(memory::rehearse(rehearsal, chosen->policy)),
+                  true,
+                  std::nullopt,
+                  std::nullopt};
     limits(found, {{}, planner.candidates().front().policy, 0}, std::nullopt);
     return found;
   }
@@ -172,7 +184,8 @@ std::vector<std::string> cells(const PlanRow& row, const PlanRow& base, bool lim
                                     mebibytes(row.forecast.peak - shown),
                                     fixed(row.forecast.work.operations / 1e9, 1),
                                     percent_more(row.forecast.work.operations, base.forecast.work.operations),
-                                    percent_more(row.forecast.seconds, base.forecast.seconds)};
+                                    percent_more(row.forecast.seconds, base.forecast.seconds),
+                                    row.recipes.inexact == 0 ? "yes" : "no"};
   if (limits) {
     texts.push_back(number_or_dash(row.largest_batch));
     texts.push_back(number_or_dash(row.largest_depth));
@@ -229,14 +242,16 @@ std::vector<PlanRow> plan_rows(const MakeModel& make_model, const Options& optio
 
 void print_plan(std::ostream& out, const std::string& model, const MakeModel& make_model, const Options& options,
                 const TrainingDefaults& defaults, Device device, const std::optional<DepthFlag>& depth) {
-  std::vector<std::string> headings = {"policy", "peak",  "activation",          "gradient",      "arena", "workspace",
-                                       "other",  "GFLOP", "more than store-all", "predicted time"};
+  std::vector<std::string> headings = {"policy", "peak",  "activation",          "gradient",       "arena", "workspace",
+                                       "other",  "GFLOP", "more than store-all", "predicted time", "exact"};
   const bool limits = !options.budget.empty();
   if (limits) {
     headings.push_back("largest batch");
     headings.push_back("largest depth");
   }
   std::optional<PlanRow> base;
+  std::string plans;  // what those for budgets do
+  bool exact = true;
   std::optional<LinePrinter> lines;
   // Nothing is printed before the first row is known: the flags may be to blame for there being none.
   plan_rows(make_model, options, defaults, device, depth, [&](const PlanRow& row) {
@@ -247,7 +262,11 @@ void print_plan(std::ostream& out, const std::string& model, const MakeModel& ma
       base = row;
     }
     lines->print(cells(row, *base, limits));
+    if (row.planned) plans += concat_text(row.policy, ": ", describe(row.recipes), "\n");
+    exact = exact && row.recipes.inexact == 0;
   });
+  if (!exact) out << "\nNot exact: values are solved for, up to rounding without --grid.\n";
+  if (!plans.empty()) out << '\n' << plans;
   if (limits) out << "\nLargest batch and depth: alone, within " << options.budget << ".\n";
   if (is_budget(options.memory)) return;
   MetaTraining training(make_model, options, defaults, device);

@@ -22,6 +22,8 @@ struct DepthFlag {
 struct PlanRow {
   std::string policy;
   memory::StepForecast forecast;
+  memory::RecipeCounts recipes;
+  bool planned = false;                     ///< for a budget
   std::optional<LargestFit> largest_batch;  ///< that fits the budget
   std::optional<LargestFit> largest_depth;  ///< likewise; none where the rules fit no net that is shallow enough
 };
