@@ -275,6 +275,19 @@ def test_a_budget_says_what_it_has_chosen(_):
     assert "recipes: " not in run([*SMALL_DENSENET, "--max-steps", "1", "--no-eval"])[1]
 
 
+def test_budgets_have_rows_of_their_own(folder):
+    command = [*SMALL_DENSENET, "--no-eval"]
+    alone = plan_of([*command, "--budget", "6MiB"])["budget=6MiB"]
+    assert plan_of([*command, "--budget", "6MiB", "--memory", "budget=6MiB"])["budget=6MiB"] == alone
+    both = plan_of([*command, "--budget", "6MiB", "--memory", "budget=5MiB"])
+    assert both["budget=6MiB"] == alone and int(both["budget=5MiB"][-2]) < int(alone[-2]), both
+    for number, status in ((int(alone[-2]), 0), (int(alone[-2]) + 1, 2)):
+        flags = ["--memory", "budget=6MiB", "--batch-size", str(number), "--max-steps", "1"]
+        assert run([*command, *flags, "--quiet"])[0] == status, f"the largest batch is that of a run: {alone}"
+    output = run([*command, "--plan", "--memory", "budget=1KiB"])[1]
+    assert "least, above 1KiB" in output and "the least feasible is" in output, output
+
+
 def test_the_plan_looks_for_depths_that_its_pattern_knows(_):
     command = [REVNET, "--depth", "26", *SMALL, "--no-eval", "--budget"]
     pattern = ["--memory", "stage1.unit2=checkpoint,*=store-all"]

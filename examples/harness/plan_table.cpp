@@ -15,6 +15,9 @@ namespace {
 
 constexpr std::int64_t most_batch = 65536;
 constexpr std::int64_t most_layers = 1000;
+// A planner rehearses a step about a hundred times.
+constexpr int most_plans = 6;
+constexpr std::int64_t most_planned_layers = 300;
 
 /// The plan of a training run whose flags can be varied.
 class Table {
@@ -49,14 +52,25 @@ class Table {
       }
     }
     const auto same = [&](const PlanRow& row) { return row.policy == options_.memory; };
-    if (std::none_of(rows.begin(), rows.end(), same)) {
+    if (!is_budget(options_.memory) && std::none_of(rows.begin(), rows.end(), same)) {
       const MemoryChoice choice = choose_memory(make_model_, options_, defaults_, device_);
       rows.push_back(row(options_.memory, choice));
-      limits(rows.back(), {choice.rules, choice.planned, 0}, choice.planned == nullptr ? depth : std::nullopt);
+      limits(rows.back(), choice, depth);
       finished(rows.back());
     }
-    if (budget_ != 0 && !is_budget(options_.memory)) {
-      rows.push_back(budget_row());
+    std::vector<std::string> asked;
+    if (is_budget(options_.memory)) asked.push_back(options_.memory.substr(options_.memory.find('=') + 1));
+    if (budget_ != 0 && (asked.empty() || bytes_of(asked[0]) != budget_)) asked.push_back(options_.budget);
+    for (const std::string& text : asked) {
+      std::int64_t deepest = 0;  // that a policy makes possible which the planner looks at, too
+      for (const PlanRow& row : rows) {
+        const bool allowed = row.policy.find("offload") == std::string::npos || may_offload(options_, device_);
+        const bool by_itself = row.policy != options_.memory && !row.planned;
+        if (bytes_of(text) >= budget_ && allowed && by_itself && row.largest_depth) {
+          deepest = std::max(deepest, row.largest_depth->number);
+        }
+      }
+      rows.push_back(budget_row(text, depth, deepest));
       finished(rows.back());
     }
     return rows;
@@ -79,31 +93,60 @@ class Table {
             std::nullopt};
   }
 
-  /// Plans follow the order of ops, which the batch does not change: the thriftiest plan says what batch is possible.
-  PlanRow budget_row() {
-    MetaTraining training(make_model_, options_, defaults_, device_);
-    const memory::Rehearsal rehearsal = training.rehearsal();
-    const memory::Planner planner(rehearsal, rates_, may_offload(options_, device_));
-    const memory::Candidate* chosen = &planner.candidates().front();
-    const bool fits = chosen->forecast.peak <= budget_;
-    if (fits) chosen = &planner.within(budget_);
-    PlanRow found{(fits ? "budget=" : "least, above ") + options_.budget,
-                  chosen->forecast,
-                  memory::count_recipes(memory::rehearse(rehearsal, chosen->policy)),
-                  true,
-                  std::nullopt,
-                  std::nullopt};
-    limits(found, {{}, planner.candidates().front().policy, 0}, std::nullopt);
+  std::size_t bytes_of(const std::string& text) const { return memory::parse_bytes(text, device_bytes(device_)); }
+
+  /// What `--memory budget=text` would do, or the least that can be done; its limits are within that budget, whatever
+  /// --budget says: a run keeps to it. `deepest`: a depth known to fit, 0 for none.
+  PlanRow budget_row(const std::string& text, const std::optional<DepthFlag>& depth, std::int64_t deepest) {
+    Options asked = options_;
+    asked.memory = "budget=" + text;
+    const MemoryChoice thriftiest = thriftiest_plan(options_);
+    PlanRow found;
+    try {
+      found = row(asked.memory, choose_memory(make_model_, asked, defaults_, device_));
+    } catch (const ValueError& error) {
+      found = row("least, above " + text, thriftiest);
+      found.note = error.what();
+    }
+    if (budget_ == 0) return found;
+    const std::size_t least = dry_run_bytes(make_model_, thriftiest, options_, defaults_, device_);
+    // Plans follow the order of ops, which the batch does not change: this batch's thriftiest plan says what batch is
+    // possible at least, and the planner, which takes longer, whether it finds a way to larger ones.
+    FitSearch search = batches(bytes_of(text), [&](const Options& options) {
+      return std::optional(dry_run_bytes(make_model_, thriftiest, options, defaults_, device_));
+    });
+    const auto planned = [&](const Options& options) {
+      return std::optional(dry_run_bytes(make_model_, thriftiest_plan(options), options, defaults_, device_));
+    };
+    const std::int64_t possible = find_largest(search)->number;
+    search = batches(bytes_of(text), planned);
+    search.known_fit = possible;
+    search.known = {{search.start, least}};
+    search.most_calls = most_plans;
+    found.largest_batch = find_largest(search);
+    if (!depth) return found;
+    FitSearch depths = depths_of(*depth, bytes_of(text), std::max(most_planned_layers, *depth->value));
+    if (deepest != 0) depths.known_fit = number_of(*depth, deepest);
+    depths.known = {{depths.start, least}};
+    depths.most_calls = most_plans;
+    found.largest_depth = find_largest_depth(*depth, depths, [&] { return planned(options_); });
     return found;
+  }
+
+  MemoryChoice thriftiest_plan(const Options& options) const {
+    MetaTraining training(make_model_, options, defaults_, device_);
+    const memory::Planner planner(training.rehearsal(), rates_, may_offload(options, device_));
+    return {{}, planner.candidates().front().policy, 0};
   }
 
   void limits(PlanRow& row, const MemoryChoice& choice, const std::optional<DepthFlag>& depth) {
     if (budget_ == 0) return;
-    row.largest_batch = find_largest(batches([&](const Options& options) {
+    row.largest_batch = find_largest(batches(budget_, [&](const Options& options) {
       return std::optional(dry_run_bytes(make_model_, choice, options, defaults_, device_));
     }));
     if (!depth) return;
-    row.largest_depth = find_largest_depth(*depth, [&]() -> std::optional<std::size_t> {
+    const FitSearch depths = depths_of(*depth, budget_, std::max(most_layers, 2 * *depth->value));
+    row.largest_depth = find_largest_depth(*depth, depths, [&]() -> std::optional<std::size_t> {
       try {
         return dry_run_bytes(make_model_, choice, options_, defaults_, device_);
       } catch (const UsageError&) {
@@ -112,10 +155,10 @@ class Table {
     });
   }
 
-  FitSearch batches(const std::function<std::optional<std::size_t>(const Options&)>& bytes) const {
+  FitSearch batches(std::size_t budget, const std::function<std::optional<std::size_t>(const Options&)>& bytes) const {
     Options all = options_;
     all.batch_size = most_batch;
-    return {.budget = budget_,
+    return {.budget = budget,
             .start = run_length(options_).batch_size,
             .most = run_length(all).batch_size,
             .bytes = [this, bytes](std::int64_t batch) {
@@ -125,22 +168,25 @@ class Table {
             }};
   }
 
-  std::optional<LargestFit> find_largest_depth(const DepthFlag& depth,
-                                               const std::function<std::optional<std::size_t>()>& bytes) const {
-    const std::int64_t given = *depth.value;
-    const std::int64_t deepest = std::max(most_layers, 2 * given);
-    const FitSearch search{.budget = budget_,
-                           .start = (given - depth.first) / depth.step + 1,
-                           .most = (deepest - depth.first) / depth.step + 1,
-                           .bytes = [&](std::int64_t number) {
-                             *depth.value = depth.first + (number - 1) * depth.step;
-                             const auto found = bytes();
-                             *depth.value = given;
-                             return found;
-                           }};
+  static std::int64_t number_of(const DepthFlag& depth, std::int64_t layers) {
+    return (layers - depth.first) / depth.step + 1;
+  }
+
+  static FitSearch depths_of(const DepthFlag& depth, std::size_t budget, std::int64_t deepest) {
+    return {.budget = budget, .start = number_of(depth, *depth.value), .most = number_of(depth, deepest)};
+  }
+
+  static std::optional<LargestFit> find_largest_depth(const DepthFlag& depth, FitSearch search,
+                                                      const std::function<std::optional<std::size_t>()>& bytes) {
+    search.bytes = [&, given = *depth.value](std::int64_t number) {
+      *depth.value = depth.first + (number - 1) * depth.step;
+      const auto found = bytes();
+      *depth.value = given;
+      return found;
+    };
     std::optional<LargestFit> found = find_largest(search);
     if (!found) return std::nullopt;
-    if (found->number == search.most) found->exact = false;  // nothing but patience ends the search there
+    if (found->number >= search.most) found->exact = false;  // nothing but patience ends the search there
     if (found->number != 0) found->number = depth.first + (found->number - 1) * depth.step;
     return found;
   }
@@ -215,7 +261,9 @@ class LinePrinter {
 
 /// Of the longest name that a row of the table may have.
 std::size_t width_of_names(const Options& options) {
-  std::size_t width = std::max(options.memory.size(), std::string_view("least, above ").size() + options.budget.size());
+  const std::size_t prefix = std::string_view("least, above ").size();
+  std::size_t width = std::max(options.memory.size(), prefix + options.budget.size());
+  if (is_budget(options.memory)) width = std::max(width, prefix + options.memory.size() - options.memory.find('=') - 1);
   for (const PolicyPtr& policy : memory::combinations()) width = std::max(width, policy->name().size());
   return width;
 }
@@ -263,11 +311,13 @@ void print_plan(std::ostream& out, const std::string& model, const MakeModel& ma
     }
     lines->print(cells(row, *base, limits));
     if (row.planned) plans += concat_text(row.policy, ": ", describe(row.recipes), "\n");
+    if (!row.note.empty()) plans += row.note + "\n";
     exact = exact && row.recipes.inexact == 0;
   });
   if (!exact) out << "\nNot exact: values are solved for, up to rounding without --grid.\n";
   if (!plans.empty()) out << '\n' << plans;
-  if (limits) out << "\nLargest batch and depth: alone, within " << options.budget << ".\n";
+  if (limits)
+    out << "\nLargest batch and depth: each alone, within " << options.budget << "; a budget's, within that budget.\n";
   if (is_budget(options.memory)) return;
   MetaTraining training(make_model, options, defaults, device);
   out << "\nBlocks under " << options.memory << ":\n";

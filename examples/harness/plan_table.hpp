@@ -26,6 +26,7 @@ struct PlanRow {
   bool planned = false;                     ///< for a budget
   std::optional<LargestFit> largest_batch;  ///< that fits the budget
   std::optional<LargestFit> largest_depth;  ///< likewise; none where the rules fit no net that is shallow enough
+  std::string note{};                       ///< why the row is not what was asked for
 };
 
 /// A row for each policy that applies, for what --memory asks for if that is none of them, and, where --budget is
