@@ -30,10 +30,10 @@ struct PlanRow {
 };
 
 /// A row for each policy that applies, for what --memory asks for if that is none of them, and, where --budget is
-/// given, for the planner's choice. With a budget, too, the largest batch and depth that stay within it (training, and
-/// the evaluation unless it is off); deeper nets than about a thousand layers, or twice what was asked for, are not
-/// looked at. `each` is called with every row as soon as it is known. Throws UsageError for what the flags are to blame
-/// for.
+/// given, for the planner's choice within it. With a budget, too, the largest batch and depth that stay within it
+/// (training, and the evaluation unless it is off); deeper nets than about a thousand layers, or twice what was asked
+/// for, are not looked at. `each` is called with every row as soon as it is known. Throws UsageError for what the flags
+/// are to blame for.
 std::vector<PlanRow> plan_rows(const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults,
                                Device device, const std::optional<DepthFlag>& depth,
                                const std::function<void(const PlanRow&)>& each = nullptr);
