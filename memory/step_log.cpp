@@ -169,7 +169,11 @@ void StepLog::backward_begins(const Tape& tape) {
       if (node.needs.output(o) || (node.needs.optional_output(o) && output.present())) reads(node.outputs[o]);
       StepRecord::Value& value = record_.values[static_cast<std::size_t>(number_of(output))];
       value.recipe = output.recipe() != nullptr ? output.recipe()->name() : "keep";
-      value.arena = output.recipe() != nullptr ? output.recipe()->arena() : -1;
+      if (const Recipe* const recipe = output.recipe()) {
+        value.arena = recipe->arena();
+        value.nesting = recipe->nesting();
+        value.exact = recipe->exact(output);
+      }
       value.user_holds = output.held_by_user();
     }
     const int solvable = node.op->solvable_input();

@@ -35,6 +35,8 @@ struct StepRecord {
     bool optional = false;     ///< see Needs::optional_outputs
     std::string recipe;        ///< how it reaches backward; "keep" where nothing is to be done
     int arena = -1;            ///< of the recipe
+    int nesting = 0;           ///< of the recipe
+    bool exact = true;         ///< whether the recipe brings back the very bytes
     std::vector<int> read_by;  ///< ops whose backward reads it
     int solvable_from = -1;    ///< the coupling that can be solved for it
     bool user_holds = false;   ///< at the end of forward

@@ -91,7 +91,9 @@ Peak expect_exact(const MakeTraining& make, const PolicyPtr& policy) {
 
 /// In models as small as these, CUDA's bounded workspace decides what the peak is.
 void expect_less(const Peak& peak, const Peak& than) {
-  if (device() == Device::Cpu) EXPECT_LT(peak.total, than.total);
+  if (device() == Device::Cpu) {
+    EXPECT_LT(peak.total, than.total);
+  }
 }
 
 TEST_F(CompositionTest, ADenseNetsBlockInputsAreOffloaded) {

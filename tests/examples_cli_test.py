@@ -289,6 +289,56 @@ def test_the_plan_finds_the_largest_batch_and_depth(folder):
     assert int(rows["shared"][-1]) > int(rows["store-all"][-1])
 
 
+RECIPES = r"recipes: (\d+) kept, (\d+) replayed \((\d+) of them nested\), (\d+) into arenas, (\d+) inverted, (\d+) offloaded(.*)"
+
+
+def test_a_budget_says_what_it_has_chosen(_):
+    for grid, exact in ((["--grid", "16"], "yes"), ([], "no")):
+        command = [REVNET, "--depth", "38", *grid, *SMALL, "--batch-size", "16", "--no-eval", "--max-steps", "1"]
+        least = int(re.search(r"least feasible is (\d+) bytes", run([*command, "--memory", "budget=1KiB"])[2])[1])
+        budget = f"budget={least}"
+        output = run([*command, "--memory", budget])[1]
+        told = re.search(RECIPES, output)
+        assert int(told[5]) > 0 and int(told[1]) > 0, output
+        note = "" if grid else f"; {told[5]} values solved for, not exact without --grid"
+        assert told[7] == note, output
+        rows = plan_of([*command, "--memory", budget])
+        plan = run([*command, "--plan", "--memory", budget])[1]
+        assert f"{budget}: {told[0]}" in plan, plan
+        assert rows[budget][9] == rows["reversible"][9] == exact and rows["store-all"][9] == "yes", rows
+        assert ("Not exact" in plan) == (not grid), plan
+    assert "recipes: " not in run([*SMALL_DENSENET, "--max-steps", "1", "--no-eval"])[1]
+
+
+def test_budgets_have_rows_of_their_own(folder):
+    command = [*SMALL_DENSENET, "--no-eval"]
+    alone = plan_of([*command, "--budget", "6MiB"])["budget=6MiB"]
+    assert plan_of([*command, "--budget", "6MiB", "--memory", "budget=6MiB"])["budget=6MiB"] == alone
+    both = plan_of([*command, "--budget", "6MiB", "--memory", "budget=5MiB"])
+    assert both["budget=6MiB"] == alone and int(both["budget=5MiB"][-2]) < int(alone[-2]), both
+    for number, status in ((int(alone[-2]), 0), (int(alone[-2]) + 1, 2)):
+        flags = ["--memory", "budget=6MiB", "--batch-size", str(number), "--max-steps", "1"]
+        assert run([*command, *flags, "--quiet"])[0] == status, f"the largest batch is that of a run: {alone}"
+    output = run([*command, "--plan", "--memory", "budget=1KiB"])[1]
+    assert "least, above 1KiB" in output and "the least feasible is" in output, output
+
+
+def test_the_plan_looks_for_depths_that_its_pattern_knows(_):
+    command = [REVNET, "--depth", "26", *SMALL, "--no-eval", "--budget"]
+    pattern = ["--memory", "stage1.unit2=checkpoint,*=store-all"]
+    assert int(plan_of([*command, "30MiB", *pattern])[pattern[1]][-1]) > 26
+    cells = plan_of([*command, "6MiB", *pattern])[pattern[1]]
+    assert cells[-1] == "-", f"a RevNet-14 has one unit in a stage: {cells}"
+    fails_with([*command, "30MiB", "--plan", "--memory", "stage1.unit9=checkpoint"], 2, "stage1.unit9", "stage3.unit2")
+
+
+def test_the_plan_of_deep_nets_takes_seconds(_):
+    begin = time.monotonic()
+    rows = plan_of([DENSENET, "--depth", "10", "--growth", "12", *SMALL, "--no-eval", "--budget", "2GiB"])
+    assert rows["offload"][-1] == ">= 1000", rows["offload"]
+    assert time.monotonic() - begin < 60
+
+
 def test_a_budget_is_kept_and_changes_no_bit(folder):
     for command in (SMALL_DENSENET, SMALL_REVNET):
         command = [*command, "--batch-size", "8", "--max-steps", "3"]

@@ -14,6 +14,7 @@
 #include "examples/harness/dry_run.hpp"
 #include "examples/harness/example.hpp"
 #include "examples/harness/interrupt.hpp"
+#include "examples/harness/largest_fit.hpp"
 #include "examples/harness/memory_advice.hpp"
 #include "examples/harness/progress.hpp"
 #include "examples/harness/report.hpp"
@@ -92,6 +93,16 @@ TEST(CommandLine, SaysWhichNamesThereAre) {
   EXPECT_NE(refusal({"--memory", "none"}).find("store-all, shared, checkpoint, reversible, offload"),
             std::string::npos);
   EXPECT_NE(refusal({"--data", "none"}).find("fashion-mnist, cifar10, cifar100, synthetic"), std::string::npos);
+}
+
+TEST(CommandLine, RefusesWhatWouldBeIgnored) {
+  EXPECT_NE(refusal({"--budget", "2GiB"}).find("--memory budget=2GiB"), std::string::npos);
+  EXPECT_EQ(parsed({"--budget", "2GiB", "--plan"}).budget, "2GiB");
+  for (const char* const flag : {"--report", "--memory-report", "--memory-snapshot", "--trace"}) {
+    const std::string message = refusal({"--plan", flag, "file"});
+    EXPECT_EQ(message.find(concat_text(flag, " ")), 0U) << message;
+    EXPECT_NE(message.find("--plan"), std::string::npos) << message;
+  }
 }
 
 TEST(CommandLine, HelpListsFlagsPoliciesAndDefaults) {
@@ -190,6 +201,88 @@ TEST(DryRun, BlamesTheFlags) {
     EXPECT_NE(std::string(error.what()).find("shared"), std::string::npos) << error.what();
   }
   EXPECT_EQ(allocator(Device::Meta).stats().live, 0U);
+}
+
+TEST(DryRun, TheBytesThatDecideAreThoseOfTheForecast) {
+  Options options;
+  options.data = "synthetic";
+  for (const bool evaluate : {true, false}) {
+    options.evaluate = evaluate;
+    for (const std::int64_t batch : {4, 64}) {
+      options.batch_size = batch;
+      const Forecast forecast = dry_run(small_densenet(10), options, {});
+      EXPECT_EQ(dry_run_bytes(small_densenet(10), {memory::parse_rules("store-all"), nullptr, 0}, options, {}),
+                std::max(forecast.peak.total, forecast.evaluation.total));
+    }
+  }
+}
+
+memory::RecipeCounts recipes_under(const char* policy) {
+  Options options;
+  options.data = "synthetic";
+  options.memory = policy;
+  return memory::count_recipes(record_dry_run(small_densenet(10), options, {}));
+}
+
+TEST(RecipeCounts, CountsWhatReachesBackward) {
+  const memory::RecipeCounts all = recipes_under("store-all");
+  EXPECT_GT(all.kept, 0U);
+  EXPECT_EQ(all.replayed + all.into_arenas + all.inverted + all.offloaded, 0U);
+  EXPECT_EQ(memory::to_text(all),
+            concat_text(all.kept, " kept, 0 replayed (0 of them nested), 0 into arenas, ", "0 inverted, 0 offloaded"));
+  const memory::RecipeCounts shared = recipes_under("shared");
+  EXPECT_GT(shared.into_arenas, 0U);
+  EXPECT_EQ(shared.offloaded, 0U);
+  const memory::RecipeCounts checkpoint = recipes_under("checkpoint");
+  EXPECT_GT(checkpoint.replayed, 0U);
+  EXPECT_EQ(checkpoint.nested, 0U);
+  EXPECT_LT(checkpoint.kept, all.kept);
+  EXPECT_GT(recipes_under("offload").offloaded, 0U);
+}
+
+/// All curves that the search is for: lines and parabolas with kinks, from every start, with and without small numbers.
+TEST(FindLargest, FindsTheLastThatFitsWithFewTrials) {
+  const std::vector<std::function<double(double)>> curves = {
+      [](double n) { return 50 + 10 * n; }, [](double n) { return 1000 + 3 * n + 0.5 * n * n; },
+      [](double n) { return std::max(2000 + n, 30 * n); }, [](double n) { return 7 * n + (std::int64_t(n) % 3); }};
+  for (const auto& curve : curves) {
+    for (const std::int64_t answer : {0, 1, 2, 17, 180, 999, 1000}) {
+      for (const std::int64_t start : {1, 2, 16, 500, 1000}) {
+        int calls = 0;
+        std::int64_t highest = 0;
+        FitSearch search{.budget = static_cast<std::size_t>(curve(static_cast<double>(answer) + 0.5)),
+                         .start = start,
+                         .most = 1000,
+                         .bytes = [&](std::int64_t n) {
+                           ++calls;
+                           highest = std::max(highest, n);
+                           return std::optional(static_cast<std::size_t>(curve(static_cast<double>(n))));
+                         }};
+        const std::size_t next = static_cast<std::size_t>(curve(static_cast<double>(answer + 1)));
+        if (next <= search.budget) continue;  // a curve that rises too slowly to tell the two apart
+        const auto found = find_largest(search);
+        ASSERT_TRUE(found.has_value());
+        EXPECT_EQ(*found, (LargestFit{answer, true})) << "from " << start;
+        EXPECT_LE(calls, 16) << answer << " from " << start;
+        EXPECT_LE(highest, std::max(start, 4 * answer + 2)) << answer << " from " << start;
+        search.most_calls = 2;
+        const auto hurried = find_largest(search);
+        EXPECT_LE(hurried->number, answer);
+      }
+    }
+  }
+}
+
+TEST(FindLargest, LeavesOutWhatThereIsNot) {
+  FitSearch search{.budget = 100, .start = 20, .most = 1000, .bytes = [](std::int64_t n) -> std::optional<std::size_t> {
+                     if (n < 12) return std::nullopt;
+                     return static_cast<std::size_t>(5 * n);
+                   }};
+  EXPECT_EQ(find_largest(search), (LargestFit{20, true}));
+  search.budget = 75;
+  EXPECT_EQ(find_largest(search), (LargestFit{15, true}));
+  search.budget = 50;
+  EXPECT_EQ(find_largest(search), std::nullopt);
 }
 
 /// An evaluation of more images than a training step sees is what needs most here.

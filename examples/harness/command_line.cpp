@@ -149,7 +149,23 @@ bool CommandLine::parse(int argc, const char* const* argv) {
   } catch (const CLI::ParseError& error) {
     throw UsageError(one_line(error.what()) + " (--help lists the flags)");
   }
+  refuse_vain_flags();
   return true;
+}
+
+/// What would be ignored in silence is more likely a mistake than a wish.
+void CommandLine::refuse_vain_flags() const {
+  if (!options.plan && !options.budget.empty()) {
+    throw UsageError(concat_text("--budget is for --plan; to train within it: --memory budget=", options.budget));
+  }
+  if (!options.plan) return;
+  const std::pair<const char*, const std::string&> files[] = {{"--report", options.report},
+                                                              {"--memory-report", options.memory_report},
+                                                              {"--memory-snapshot", options.memory_snapshot},
+                                                              {"--trace", options.trace}};
+  for (const auto& [flag, file] : files) {
+    if (!file.empty()) throw UsageError(concat_text(flag, " writes about a run, and --plan runs nothing"));
+  }
 }
 
 void CommandLine::add_shared_flags() {
@@ -173,7 +189,8 @@ void CommandLine::add_memory_flags() {
       ->group("Memory and device");
   app_.add_flag("--plan", options.plan, "print what a step takes under every policy, without running it, and exit")
       ->group("Memory and device");
-  app_.add_option("--budget", options.budget, "with --plan: also the largest batch and depth within so many bytes")
+  app_.add_option("--budget", options.budget,
+                  "with --plan: also the largest batch and depth within so many bytes, and a plan for them")
       ->type_name("BYTES")
       ->check(byte_count())
       ->group("Memory and device");

@@ -40,6 +40,7 @@ class CommandLine {
   std::string name_;
   CLI::App app_;
 
+  void refuse_vain_flags() const;
   void add_shared_flags();
   void add_memory_flags();
   void add_data_flags();

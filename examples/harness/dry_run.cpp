@@ -56,6 +56,18 @@ Forecast dry_run(const MakeModel& make_model, const Options& options, const Trai
   return dry_run(make_model, memory, options, defaults, device);
 }
 
+std::size_t dry_run_bytes(const MakeModel& make_model, const MemoryChoice& memory, const Options& options,
+                          const TrainingDefaults& defaults, Device device) {
+  return blame_flags([&] {
+    const PeakMeter meter(Device::Meta);
+    MetaTraining training(make_model, options, defaults, device);
+    memory.apply(training.model());
+    for (std::int64_t step = 0; step < std::min<std::int64_t>(run_length(options).steps, 2); ++step) training.step();
+    if (options.evaluate) training.evaluate();
+    return meter.peak().total;
+  });
+}
+
 memory::StepRecord record_dry_run(const MakeModel& make_model, const MemoryChoice& memory, const Options& options,
                                   const TrainingDefaults& defaults, Device device) {
   return blame_flags([&] {

@@ -30,6 +30,11 @@ Forecast dry_run(const MakeModel& make_model, const MemoryChoice& memory, const 
 Forecast dry_run(const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults,
                  Device device = Device::Cpu);
 
+/// The most bytes that are alive at once, in the steps and, unless it is off, in an evaluation: what of the forecast
+/// decides whether a run fits, in half the time. Throws likewise.
+std::size_t dry_run_bytes(const MakeModel& make_model, const MemoryChoice& memory, const Options& options,
+                          const TrainingDefaults& defaults, Device device = Device::Cpu);
+
 /// The second of those steps, or the first of a run that has no other, as memory::StepLog records it; throws likewise.
 memory::StepRecord record_dry_run(const MakeModel& make_model, const MemoryChoice& memory, const Options& options,
                                   const TrainingDefaults& defaults, Device device = Device::Cpu);

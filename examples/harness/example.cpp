@@ -108,7 +108,7 @@ int Example::train(Device device, const Opened& opened, const MemoryChoice& memo
   const ReportFile& file = opened.report;
   const StepPictures& pictures = opened.pictures;
   const ImageData& data = opened.data;
-  announce(forecast);
+  announce(memory, forecast);
   // Before the first step, since the training would not heed Ctrl-C meanwhile: a plan for a deep net takes seconds.
   std::vector<PolicyForecast> policies;
   std::vector<Saving> savings;
@@ -184,8 +184,7 @@ int Example::train(Device device, const Opened& opened, const MemoryChoice& memo
 
 void Example::plan(Device device) const {
   const Options& given = command_line_.options;
-  const std::vector<PlanRow> rows = plan_rows(make_model, given, defaults, device, depth_flag());
-  print_plan(std::cout, model_name(), rows, make_model, given, defaults, device);
+  print_plan(std::cout, model_name(), make_model, given, defaults, device, depth_flag());
 }
 
 void Example::apply_precision(Device device) const {
@@ -217,10 +216,11 @@ Json Example::model_flags() const {
   return flags;
 }
 
-void Example::announce(const Forecast& forecast) const {
+void Example::announce(const MemoryChoice& memory, const Forecast& forecast) const {
   if (command_line_.options.quiet) return;
   std::cout << model_name() << " under " << command_line_.options.memory << " will need "
             << format_mebibytes(forecast.peak.total) << " at its peak" << std::endl;
+  if (memory.planned != nullptr) std::cout << describe(memory.recipes) << std::endl;
 }
 
 }  // namespace palimpsest::harness

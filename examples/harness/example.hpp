@@ -71,7 +71,7 @@ class Example {
   Opened open(Device device) const;
   void plan(Device device) const;
   Json model_flags() const;
-  void announce(const Forecast& forecast) const;
+  void announce(const MemoryChoice& memory, const Forecast& forecast) const;
   void apply_precision(Device device) const;
   void prepare_offload(Device device) const;
   void explain(Device device) const;

@@ -21,6 +21,14 @@ void MemoryChoice::apply(nn::Module& model) const {
 
 bool is_budget(const std::string& memory) { return memory.starts_with(budget_prefix); }
 
+std::string describe(const memory::RecipeCounts& recipes) {
+  std::string text = "recipes: " + memory::to_text(recipes);
+  if (recipes.inexact > 0) {
+    text += concat_text("; ", recipes.inexact, " values solved for, not exact without --grid");
+  }
+  return text;
+}
+
 std::size_t device_bytes(Device device) {
   if (device == Device::Cuda) return cuda_device_memory().total;
   return static_cast<std::size_t>(::sysconf(_SC_PHYS_PAGES)) * static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
@@ -44,7 +52,8 @@ MemoryChoice choose_memory(const MakeModel& make_model, const Options& options, 
   const bool offloads = may_offload(options, device);
   const memory::Planner planner(rehearsal, rates, offloads);
   try {
-    return {{}, planner.within(budget).policy, budget, planner};
+    const PolicyPtr& policy = planner.within(budget).policy;
+    return {{}, policy, budget, planner, memory::count_recipes(memory::rehearse(rehearsal, policy))};
   } catch (const ValueError& error) {
     if (offloads) throw;
     const std::size_t least = memory::Planner(rehearsal, rates, true).candidates().front().forecast.peak;

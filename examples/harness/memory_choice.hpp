@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "examples/harness/meta_training.hpp"
+#include "memory/recipe_counts.hpp"
 #include "memory/rules.hpp"
 
 namespace palimpsest::harness {
@@ -16,6 +17,7 @@ struct MemoryChoice {
   std::size_t budget = 0;  ///< bytes; 0: none
   /// Of a budget: all that was planned for it, so that who wants to know more need not plan again.
   std::optional<memory::Planner> planner = std::nullopt;
+  memory::RecipeCounts recipes{};  ///< of the plan
 
   /// Throws ValueError for a pattern that names no block.
   void apply(nn::Module& model) const;
@@ -23,6 +25,9 @@ struct MemoryChoice {
 
 /// Whether --memory asks for a budget ("budget=2GiB").
 bool is_budget(const std::string& memory);
+
+/// What a plan does with a step's values: "recipes: 412 kept, ...", and whether that costs exactness.
+std::string describe(const memory::RecipeCounts& recipes);
 
 /// Bytes of the device's memory: of the card or of the machine.
 std::size_t device_bytes(Device device);

@@ -14,23 +14,10 @@ namespace palimpsest::harness {
 namespace {
 
 constexpr std::int64_t most_batch = 65536;
-constexpr std::int64_t most_depths = 2000;  // of a row
-
-/// The last of 1 .. most for which `fits`, which is to hold up to some number and not beyond; 0 if there is none.
-std::int64_t last_that_fits(std::int64_t most, const std::function<bool(std::int64_t)>& fits) {
-  std::int64_t good = 0;
-  std::int64_t bad = 1;
-  while (bad <= most && fits(bad)) {
-    good = bad;
-    bad *= 2;
-  }
-  bad = std::min(bad, most + 1);
-  while (bad - good > 1) {
-    const std::int64_t middle = good + (bad - good) / 2;
-    (fits(middle) ? good : bad) = middle;
-  }
-  return good;
-}
+constexpr std::int64_t most_layers = 1000;
+// A planner rehearses a step about a hundred times.
+constexpr int most_plans = 6;
+constexpr std::int64_t most_planned_layers = 300;
 
 /// The plan of a training run whose flags can be varied.
 class Table {
@@ -44,7 +31,10 @@ class Table {
     if (!options.budget.empty()) budget_ = memory::parse_bytes(options.budget, device_bytes(device));
   }
 
-  std::vector<PlanRow> rows(const std::optional<DepthFlag>& depth) {
+  std::vector<PlanRow> rows(const std::optional<DepthFlag>& depth, const std::function<void(const PlanRow&)>& each) {
+    const auto finished = [&](const PlanRow& row) {
+      if (each) each(row);
+    };
     std::vector<PlanRow> rows;
     for (const PolicyPtr& policy : memory::combinations()) {
       const MemoryChoice choice{{{"*", policy}}, nullptr, 0};
@@ -58,15 +48,31 @@ class Table {
         rows.pop_back();  // a composed policy that comes to the same as one of its parts
       } else {
         limits(rows.back(), choice, depth);
+        finished(rows.back());
       }
     }
     const auto same = [&](const PlanRow& row) { return row.policy == options_.memory; };
-    if (std::none_of(rows.begin(), rows.end(), same)) {
+    if (!is_budget(options_.memory) && std::none_of(rows.begin(), rows.end(), same)) {
       const MemoryChoice choice = choose_memory(make_model_, options_, defaults_, device_);
       rows.push_back(row(options_.memory, choice));
-      limits(rows.back(), {choice.rules, choice.planned, 0}, choice.planned == nullptr ? depth : std::nullopt);
+      limits(rows.back(), choice, depth);
+      finished(rows.back());
     }
-    if (budget_ != 0 && !is_budget(options_.memory)) rows.push_back(budget_row());
+    std::vector<std::string> asked;
+    if (is_budget(options_.memory)) asked.push_back(options_.memory.substr(options_.memory.find('=') + 1));
+    if (budget_ != 0 && (asked.empty() || bytes_of(asked[0]) != budget_)) asked.push_back(options_.budget);
+    for (const std::string& text : asked) {
+      std::int64_t deepest = 0;  // that a policy makes possible which the planner looks at, too
+      for (const PlanRow& row : rows) {
+        const bool allowed = row.policy.find("offload") == std::string::npos || may_offload(options_, device_);
+        const bool by_itself = row.policy != options_.memory && !row.planned;
+        if (bytes_of(text) >= budget_ && allowed && by_itself && row.largest_depth) {
+          deepest = std::max(deepest, row.largest_depth->number);
+        }
+      }
+      rows.push_back(budget_row(text, depth, deepest));
+      finished(rows.back());
+    }
     return rows;
   }
 
@@ -78,44 +84,111 @@ class Table {
   PlanRow row(const std::string& name, const MemoryChoice& choice) {
     MetaTraining training(make_model_, options_, defaults_, device_);
     choice.apply(training.model());
-    return {name, memory::forecast(training.rehearsal(), nullptr, rates_), std::nullopt, std::nullopt};
+    const memory::Rehearsal rehearsal = training.rehearsal();
+    return {name,
+            memory::forecast(rehearsal, nullptr, rates_),
+            memory::count_recipes(memory::rehearse(rehearsal, nullptr)),
+            choice.planned != nullptr,
+            std::nullopt,
+            std::nullopt};
   }
 
-  /// Plans follow the order of ops, which the batch does not change: the thriftiest plan says what batch is possible.
-  PlanRow budget_row() {
-    MetaTraining training(make_model_, options_, defaults_, device_);
-    const memory::Planner planner(training.rehearsal(), rates_, may_offload(options_, device_));
-    const memory::Candidate* chosen = &planner.candidates().front();
-    const bool fits = chosen->forecast.peak <= budget_;
-    if (fits) chosen = &planner.within(budget_);
-    PlanRow found{(fits ? "budget=" : "least, above ") + options_.budget, chosen->forecast, std::nullopt, std::nullopt};
-    limits(found, {{}, planner.candidates().front().policy, 0}, std::nullopt);
+  std::size_t bytes_of(const std::string& text) const { return memory::parse_bytes(text, device_bytes(device_)); }
+
+  /// What `--memory budget=text` would do, or the least that can be done; its limits are within that budget, whatever
+  /// --budget says: a run keeps to it. `deepest`: a depth known to fit, 0 for none.
+  PlanRow budget_row(const std::string& text, const std::optional<DepthFlag>& depth, std::int64_t deepest) {
+    Options asked = options_;
+    asked.memory = "budget=" + text;
+    const MemoryChoice thriftiest = thriftiest_plan(options_);
+    PlanRow found;
+    try {
+      found = row(asked.memory, choose_memory(make_model_, asked, defaults_, device_));
+    } catch (const ValueError& error) {
+      found = row("least, above " + text, thriftiest);
+      found.note = error.what();
+    }
+    if (budget_ == 0) return found;
+    const std::size_t least = dry_run_bytes(make_model_, thriftiest, options_, defaults_, device_);
+    // Plans follow the order of ops, which the batch does not change: this batch's thriftiest plan says what batch is
+    // possible at least, and the planner, which takes longer, whether it finds a way to larger ones.
+    FitSearch search = batches(bytes_of(text), [&](const Options& options) {
+      return std::optional(dry_run_bytes(make_model_, thriftiest, options, defaults_, device_));
+    });
+    const auto planned = [&](const Options& options) {
+      return std::optional(dry_run_bytes(make_model_, thriftiest_plan(options), options, defaults_, device_));
+    };
+    const std::int64_t possible = find_largest(search)->number;
+    search = batches(bytes_of(text), planned);
+    search.known_fit = possible;
+    search.known = {{search.start, least}};
+    search.most_calls = most_plans;
+    found.largest_batch = find_largest(search);
+    if (!depth) return found;
+    FitSearch depths = depths_of(*depth, bytes_of(text), std::max(most_planned_layers, *depth->value));
+    if (deepest != 0) depths.known_fit = number_of(*depth, deepest);
+    depths.known = {{depths.start, least}};
+    depths.most_calls = most_plans;
+    found.largest_depth = find_largest_depth(*depth, depths, [&] { return planned(options_); });
     return found;
+  }
+
+  MemoryChoice thriftiest_plan(const Options& options) const {
+    MetaTraining training(make_model_, options, defaults_, device_);
+    const memory::Planner planner(training.rehearsal(), rates_, may_offload(options, device_));
+    return {{}, planner.candidates().front().policy, 0};
   }
 
   void limits(PlanRow& row, const MemoryChoice& choice, const std::optional<DepthFlag>& depth) {
     if (budget_ == 0) return;
-    Options all = options_;
-    all.batch_size = most_batch;
-    const std::int64_t images = run_length(all).batch_size;
-    row.largest_batch = last_that_fits(images, [&](std::int64_t batch) {
-      Options other = options_;
-      other.batch_size = batch;
-      return fits(other, choice);
-    });
+    row.largest_batch = find_largest(batches(budget_, [&](const Options& options) {
+      return std::optional(dry_run_bytes(make_model_, choice, options, defaults_, device_));
+    }));
     if (!depth) return;
-    const std::int64_t given = *depth->value;
-    const std::int64_t count = last_that_fits(most_depths, [&](std::int64_t number) {
-      *depth->value = depth->first + (number - 1) * depth->step;
-      return fits(options_, choice);
+    const FitSearch depths = depths_of(*depth, budget_, std::max(most_layers, 2 * *depth->value));
+    row.largest_depth = find_largest_depth(*depth, depths, [&]() -> std::optional<std::size_t> {
+      try {
+        return dry_run_bytes(make_model_, choice, options_, defaults_, device_);
+      } catch (const UsageError&) {
+        return std::nullopt;  // a net so shallow that a pattern matches no block of it, or a policy finds nothing to do
+      }
     });
-    *depth->value = given;
-    row.largest_depth = count == 0 ? 0 : depth->first + (count - 1) * depth->step;
   }
 
-  bool fits(const Options& options, const MemoryChoice& choice) {
-    const Forecast forecast = dry_run(make_model_, choice, options, defaults_, device_);
-    return std::max(forecast.peak.total, forecast.evaluation.total) <= budget_;
+  FitSearch batches(std::size_t budget, const std::function<std::optional<std::size_t>(const Options&)>& bytes) const {
+    Options all = options_;
+    all.batch_size = most_batch;
+    return {.budget = budget,
+            .start = run_length(options_).batch_size,
+            .most = run_length(all).batch_size,
+            .bytes = [this, bytes](std::int64_t batch) {
+              Options other = options_;
+              other.batch_size = batch;
+              return bytes(other);
+            }};
+  }
+
+  static std::int64_t number_of(const DepthFlag& depth, std::int64_t layers) {
+    return (layers - depth.first) / depth.step + 1;
+  }
+
+  static FitSearch depths_of(const DepthFlag& depth, std::size_t budget, std::int64_t deepest) {
+    return {.budget = budget, .start = number_of(depth, *depth.value), .most = number_of(depth, deepest)};
+  }
+
+  static std::optional<LargestFit> find_largest_depth(const DepthFlag& depth, FitSearch search,
+                                                      const std::function<std::optional<std::size_t>()>& bytes) {
+    search.bytes = [&, given = *depth.value](std::int64_t number) {
+      *depth.value = depth.first + (number - 1) * depth.step;
+      const auto found = bytes();
+      *depth.value = given;
+      return found;
+    };
+    std::optional<LargestFit> found = find_largest(search);
+    if (!found) return std::nullopt;
+    if (found->number >= search.most) found->exact = false;  // nothing but patience ends the search there
+    if (found->number != 0) found->number = depth.first + (found->number - 1) * depth.step;
+    return found;
   }
 
   const MakeModel& make_model_;
@@ -139,8 +212,10 @@ std::string percent_more(double value, double than) {
   return (percent >= 0 ? "+" : "") + fixed(percent, 1) + " %";
 }
 
-std::string number_or_dash(const std::optional<std::int64_t>& number) {
-  return !number ? "-" : *number == 0 ? "none" : std::to_string(*number);
+std::string number_or_dash(const std::optional<LargestFit>& fit) {
+  if (!fit) return "-";
+  if (fit->number == 0) return "none";
+  return concat_text(fit->exact ? "" : ">= ", fit->number);
 }
 
 std::vector<std::string> cells(const PlanRow& row, const PlanRow& base, bool limits) {
@@ -155,7 +230,8 @@ std::vector<std::string> cells(const PlanRow& row, const PlanRow& base, bool lim
                                     mebibytes(row.forecast.peak - shown),
                                     fixed(row.forecast.work.operations / 1e9, 1),
                                     percent_more(row.forecast.work.operations, base.forecast.work.operations),
-                                    percent_more(row.forecast.seconds, base.forecast.seconds)};
+                                    percent_more(row.forecast.seconds, base.forecast.seconds),
+                                    row.recipes.inexact == 0 ? "yes" : "no"};
   if (limits) {
     texts.push_back(number_or_dash(row.largest_batch));
     texts.push_back(number_or_dash(row.largest_depth));
@@ -163,16 +239,33 @@ std::vector<std::string> cells(const PlanRow& row, const PlanRow& base, bool lim
   return texts;
 }
 
-void print_table(std::ostream& out, const std::vector<std::vector<std::string>>& lines) {
-  std::vector<std::size_t> widths(lines[0].size());
-  for (const auto& line : lines) {
-    for (std::size_t i = 0; i < line.size(); ++i) widths[i] = std::max(widths[i], line[i].size());
+/// Prints lines as they come: widths are those of the headings, but at least so much as numbers take.
+class LinePrinter {
+ public:
+  LinePrinter(std::ostream& out, const std::vector<std::string>& headings, std::size_t first_width) : out_(out) {
+    for (const std::string& heading : headings) widths_.push_back(std::max<std::size_t>(heading.size(), 7));
+    widths_[0] = std::max(widths_[0], first_width);
+    print(headings);
   }
-  for (const auto& line : lines) {
-    out << std::left << std::setw(static_cast<int>(widths[0])) << line[0] << std::right;
-    for (std::size_t i = 1; i < line.size(); ++i) out << "  " << std::setw(static_cast<int>(widths[i])) << line[i];
-    out << '\n';
+
+  void print(const std::vector<std::string>& line) const {
+    out_ << std::left << std::setw(static_cast<int>(widths_[0])) << line[0] << std::right;
+    for (std::size_t i = 1; i < line.size(); ++i) out_ << "  " << std::setw(static_cast<int>(widths_[i])) << line[i];
+    out_ << std::endl;
   }
+
+ private:
+  std::ostream& out_;
+  std::vector<std::size_t> widths_;
+};
+
+/// Of the longest name that a row of the table may have.
+std::size_t width_of_names(const Options& options) {
+  const std::size_t prefix = std::string_view("least, above ").size();
+  std::size_t width = std::max(options.memory.size(), prefix + options.budget.size());
+  if (is_budget(options.memory)) width = std::max(width, prefix + options.memory.size() - options.memory.find('=') - 1);
+  for (const PolicyPtr& policy : memory::combinations()) width = std::max(width, policy->name().size());
+  return width;
 }
 
 /// "dense1, dense2: shared" for the policies that --memory gives.
@@ -190,24 +283,41 @@ void print_blocks(std::ostream& out, const nn::Module& model, const std::vector<
 }  // namespace
 
 std::vector<PlanRow> plan_rows(const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults,
-                               Device device, const std::optional<DepthFlag>& depth) {
-  return blame_flags([&] { return Table(make_model, options, defaults, device).rows(depth); });
+                               Device device, const std::optional<DepthFlag>& depth,
+                               const std::function<void(const PlanRow&)>& each) {
+  return blame_flags([&] { return Table(make_model, options, defaults, device).rows(depth, each); });
 }
 
-void print_plan(std::ostream& out, const std::string& model, const std::vector<PlanRow>& rows,
-                const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults, Device device) {
-  out << model << " on " << options.data << ", batches of " << run_length(options).batch_size << ", " << device
-      << ": a training step, in MiB at its peak\n\n";
-  std::vector<std::vector<std::string>> lines = {{"policy", "peak", "activation", "gradient", "arena", "workspace",
-                                                  "other", "GFLOP", "more than store-all", "predicted time"}};
-  const bool limits = rows.front().largest_batch.has_value();
+void print_plan(std::ostream& out, const std::string& model, const MakeModel& make_model, const Options& options,
+                const TrainingDefaults& defaults, Device device, const std::optional<DepthFlag>& depth) {
+  std::vector<std::string> headings = {"policy", "peak",  "activation",          "gradient",       "arena", "workspace",
+                                       "other",  "GFLOP", "more than store-all", "predicted time", "exact"};
+  const bool limits = !options.budget.empty();
   if (limits) {
-    lines[0].push_back("largest batch");
-    lines[0].push_back("largest depth");
+    headings.push_back("largest batch");
+    headings.push_back("largest depth");
   }
-  for (const PlanRow& row : rows) lines.push_back(cells(row, rows.front(), limits));
-  print_table(out, lines);
-  if (limits) out << "\nLargest batch and depth: alone, within " << options.budget << ".\n";
+  std::optional<PlanRow> base;
+  std::string plans;  // what those for budgets do
+  bool exact = true;
+  std::optional<LinePrinter> lines;
+  // Nothing is printed before the first row is known: the flags may be to blame for there being none.
+  plan_rows(make_model, options, defaults, device, depth, [&](const PlanRow& row) {
+    if (!base) {
+      out << model << " on " << options.data << ", batches of " << run_length(options).batch_size << ", " << device
+          << ": a training step, in MiB at its peak\n\n";
+      lines.emplace(out, headings, width_of_names(options));
+      base = row;
+    }
+    lines->print(cells(row, *base, limits));
+    if (row.planned) plans += concat_text(row.policy, ": ", describe(row.recipes), "\n");
+    if (!row.note.empty()) plans += row.note + "\n";
+    exact = exact && row.recipes.inexact == 0;
+  });
+  if (!exact) out << "\nNot exact: values are solved for, up to rounding without --grid.\n";
+  if (!plans.empty()) out << '\n' << plans;
+  if (limits)
+    out << "\nLargest batch and depth: each alone, within " << options.budget << "; a budget's, within that budget.\n";
   if (is_budget(options.memory)) return;
   MetaTraining training(make_model, options, defaults, device);
   out << "\nBlocks under " << options.memory << ":\n";

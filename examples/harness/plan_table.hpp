@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "examples/harness/largest_fit.hpp"
 #include "examples/harness/memory_choice.hpp"
 
 namespace palimpsest::harness {
@@ -21,18 +22,24 @@ struct DepthFlag {
 struct PlanRow {
   std::string policy;
   memory::StepForecast forecast;
-  std::optional<std::int64_t> largest_batch;  ///< that fits the budget; 0: none does
-  std::optional<std::int64_t> largest_depth;
+  memory::RecipeCounts recipes;
+  bool planned = false;                     ///< for a budget
+  std::optional<LargestFit> largest_batch;  ///< that fits the budget
+  std::optional<LargestFit> largest_depth;  ///< likewise; none where the rules fit no net that is shallow enough
+  std::string note{};                       ///< why the row is not what was asked for
 };
 
 /// A row for each policy that applies, for what --memory asks for if that is none of them, and, where --budget is
-/// given, for the planner's choice. With a budget, too, the largest batch and depth that stay within it (training, and
-/// the evaluation unless it is off). Throws UsageError for what the flags are to blame for.
+/// given, for the planner's choice within it. With a budget, too, the largest batch and depth that stay within it
+/// (training, and the evaluation unless it is off); deeper nets than about a thousand layers, or twice what was asked
+/// for, are not looked at. `each` is called with every row as soon as it is known. Throws UsageError for what the flags
+/// are to blame for.
 std::vector<PlanRow> plan_rows(const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults,
-                               Device device, const std::optional<DepthFlag>& depth);
+                               Device device, const std::optional<DepthFlag>& depth,
+                               const std::function<void(const PlanRow&)>& each = nullptr);
 
-/// The rows as a table, and which policy each block has under --memory.
-void print_plan(std::ostream& out, const std::string& model, const std::vector<PlanRow>& rows,
-                const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults, Device device);
+/// The rows as a table, each printed when it is known, and which policy each block has under --memory.
+void print_plan(std::ostream& out, const std::string& model, const MakeModel& make_model, const Options& options,
+                const TrainingDefaults& defaults, Device device, const std::optional<DepthFlag>& depth);
 
 }  // namespace palimpsest::harness
