@@ -211,7 +211,7 @@ TEST(DryRun, TheBytesThatDecideAreThoseOfTheForecast) {
     for (const std::int64_t batch : {4, 64}) {
       options.batch_size = batch;
       const Forecast forecast = dry_run(small_densenet(10), options, {});
-      EXPECT_EQ(dry_run_bytes(small_densenet(10), {memory::parse_rules("store-all"), nullptr, 0}, options, {}),
+      EXPECT_EQ(dry_run_bytes(small_densenet(10), {memory::parse_rules("store-all")}, options, {}),
                 std::max(forecast.peak.total, forecast.evaluation.total));
     }
   }
@@ -220,8 +220,7 @@ TEST(DryRun, TheBytesThatDecideAreThoseOfTheForecast) {
 memory::RecipeCounts recipes_under(const char* policy) {
   Options options;
   options.data = "synthetic";
-  options.memory = policy;
-  return memory::count_recipes(record_dry_run(small_densenet(10), options, {}));
+  return memory::count_recipes(record_dry_run(small_densenet(10), {memory::parse_rules(policy)}, options, {}));
 }
 
 TEST(RecipeCounts, CountsWhatReachesBackward) {

@@ -13,8 +13,8 @@ namespace palimpsest::harness {
 /// What --memory has come to: rules for the blocks, or a plan that the planner has made for a budget.
 struct MemoryChoice {
   std::vector<memory::Rule> rules;
-  PolicyPtr planned;       ///< null: the rules
-  std::size_t budget = 0;  ///< bytes; 0: none
+  PolicyPtr planned = nullptr;  ///< null: the rules
+  std::size_t budget = 0;       ///< bytes; 0: none
   /// Of a budget: all that was planned for it, so that who wants to know more need not plan again.
   std::optional<memory::Planner> planner = std::nullopt;
   memory::RecipeCounts recipes{};  ///< of the plan

@@ -37,7 +37,7 @@ class Table {
     };
     std::vector<PlanRow> rows;
     for (const PolicyPtr& policy : memory::combinations()) {
-      const MemoryChoice choice{{{"*", policy}}, nullptr, 0};
+      const MemoryChoice choice{.rules = {{"*", policy}}};
       try {
         rows.push_back(row(std::string(policy->name()), choice));
       } catch (const ValueError&) {
