@@ -61,12 +61,6 @@ class Chain::Reading {
     read();
   }
 
-  /// A stretch of runs, or of events.
-  struct Stretch {
-    std::size_t begin = 0;
-    std::size_t end = 0;
-  };
-
   bool complete() const { return complete_; }
 
   /// The events of a link's forward.
@@ -145,6 +139,30 @@ class Chain::Reading {
   bool complete_ = true;
 };
 
+/// Which results each link's backward reads, and how large they are.
+std::vector<ChainLink> Chain::read_needs(const StepRecord& step) const {
+  std::vector<ChainLink> chain(last_op_.size());
+  const int last = count() - 1;
+  for (const StepRecord::Value& value : step.values) {
+    if (value.op < 0) continue;
+    const int maker = link_of(value.op);
+    const bool is_result = link_that_ends_in(value.op, value.output) >= 0;
+    if (is_result && maker < last)
+      chain[static_cast<std::size_t>(maker)].bytes = static_cast<std::int64_t>(value.bytes);
+    for (const int op : value.read_by) {
+      ChainLink& reader = chain[static_cast<std::size_t>(link_of(op))];
+      if (link_of(op) != maker) {
+        reader.reads_input = true;
+      } else if (is_result) {
+        reader.reads_output |= maker < last;
+      } else {
+        reader.reads_input |= !value.optional;  // what is inside a link is made from the result of the one before
+      }
+    }
+  }
+  return chain;
+}
+
 std::optional<std::vector<ChainLink>> Chain::measure(const Rates& rates, const Rehearse& rehearse) {
   const Reading all_kept(*this, rehearse([](int) { return true; }));
   const Reading none_kept(*this, rehearse([](int) { return false; }));
@@ -153,75 +171,66 @@ std::optional<std::vector<ChainLink>> Chain::measure(const Rates& rates, const R
   for (const Reading* reading : {&all_kept, &none_kept, &even_kept, &odd_kept}) {
     if (!reading->complete()) return std::nullopt;
   }
-
-  const int links = count();
-  std::vector<ChainLink> chain(static_cast<std::size_t>(links));
-  const auto at = [&](int link) -> ChainLink& { return chain[static_cast<std::size_t>(link)]; };
-  const StepRecord& step = all_kept.step();
-  for (std::size_t v = 0; v < step.values.size(); ++v) {
-    const StepRecord::Value& value = step.values[v];
-    if (value.op < 0) continue;
-    const int own = link_that_ends_in(value.op, value.output);
-    if (own >= 0 && own + 1 < links) at(own).bytes = static_cast<std::int64_t>(value.bytes);
-    for (const int reader : value.read_by) {
-      const int link = link_of(reader);
-      if (link == link_of(value.op)) {
-        // What is inside a link is made from the result of the one before.
-        (own >= 0 ? at(link).reads_output : at(link).reads_input) |= own < 0 ? !value.optional : own + 1 < links;
-      } else {
-        at(link).reads_input = true;
-      }
-    }
-  }
-  const auto wanted = [&](int link) {
-    return link >= 0 && (at(link).reads_output || (link + 1 < links && at(link + 1).reads_input));
-  };
-  int last_wanted = links - 2;
-  while (last_wanted >= 0 && !wanted(last_wanted)) --last_wanted;
-  // The first link in backward that wants a result which is not there.
-  const int first_to_want = last_wanted + (last_wanted >= 0 && at(last_wanted + 1).reads_input ? 1 : 0);
-
-  /// Results before `end` that stay from forward on.
-  const auto kept_before = [&](const Reading& reading, int end) {
-    std::int64_t bytes = 0;
-    for (int link = 0; link < end; ++link) {
-      const bool read = wanted(link) || (link + 1 < links && !reading.keeps(link + 1));
-      if (reading.keeps(link) && read) bytes += at(link).bytes;
-    }
-    return bytes;
-  };
-  const auto forward_peak = [&](const Reading& reading, int link) {
-    return reading.most(reading.forward(link)) - kept_before(reading, link - 1);
-  };
-
-  for (int link = 0; link < links; ++link) {
-    ChainLink& made = at(link);
-    // Where every other result is kept, the link's own and the one before are never kept both.
-    const Reading& own_kept = link % 2 == 0 ? even_kept : odd_kept;
-    const Reading& own_replayed = link % 2 == 0 ? odd_kept : even_kept;
-    made.forward_peak = {{{forward_peak(none_kept, link), forward_peak(own_kept, link)},
-                          {forward_peak(own_replayed, link), forward_peak(all_kept, link)}}};
-
-    std::int64_t own = made.reads_output ? made.bytes : 0;
-    for (int before = 0; before < link; ++before) own += wanted(before) ? at(before).bytes : 0;
-    const Reading::Stretch kept = all_kept.events_of(all_kept.backward(link));
-    made.before_backward = all_kept.live_at(kept.begin) - own;
-    made.backward_peak[1] = all_kept.most(kept) - own;
-    made.backward_peak[0] = made.backward_peak[1];
-    if (link <= first_to_want) {
-      std::int64_t restored = made.reads_output ? made.bytes : 0;
-      for (int before = 0; before < link; ++before) restored += at(before).bytes;
-      made.backward_peak[0] = none_kept.most(none_kept.events_of(none_kept.backward(link))) - restored;
-    }
-    const Reading::Stretch again = none_kept.replayed(link);
+  std::vector<ChainLink> chain = read_needs(all_kept.step());
+  measure_forward(chain, {&none_kept, &even_kept, &odd_kept, &all_kept});
+  measure_backward(chain, all_kept, none_kept);
+  for (int link = 0; link < count(); ++link) {
+    const Stretch again = none_kept.replayed(link);
     if (again.end == 0) continue;
-    const Reading::Stretch events = none_kept.events_of(again);
+    const Stretch events = none_kept.events_of(again);
+    ChainLink& made = chain[static_cast<std::size_t>(link)];
     made.replay_bytes = none_kept.most(events) - none_kept.live_at(events.begin);
     made.replay_seconds = none_kept.seconds(again, rates);
   }
   floor_ = std::max(all_kept.most({0, all_kept.first_forward()}),
                     all_kept.most({all_kept.events_of(all_kept.backward(0)).end, all_kept.end()}));
   return chain;
+}
+
+void Chain::measure_forward(std::vector<ChainLink>& chain, const std::array<const Reading*, 4>& readings) const {
+  const auto [none_kept, even_kept, odd_kept, all_kept] = readings;
+  const auto peak = [&](const Reading& reading, int link) {
+    std::int64_t before = 0;  // results before the link's input that stay from forward on
+    for (int other = 0; other < link - 1; ++other) {
+      const bool read = is_wanted(chain, other) || !reading.keeps(other + 1);
+      if (reading.keeps(other) && read) before += chain[static_cast<std::size_t>(other)].bytes;
+    }
+    return reading.most(reading.forward(link)) - before;
+  };
+  for (int link = 0; link < count(); ++link) {
+    // Where every other result is kept, the link's own and the one before are never kept both.
+    const Reading& own_kept = link % 2 == 0 ? *even_kept : *odd_kept;
+    const Reading& own_replayed = link % 2 == 0 ? *odd_kept : *even_kept;
+    chain[static_cast<std::size_t>(link)].forward_peak = {
+        {{peak(*none_kept, link), peak(own_kept, link)}, {peak(own_replayed, link), peak(*all_kept, link)}}};
+  }
+}
+
+void Chain::measure_backward(std::vector<ChainLink>& chain, const Reading& all_kept, const Reading& none_kept) const {
+  int last_wanted = count() - 2;
+  while (last_wanted >= 0 && !is_wanted(chain, last_wanted)) --last_wanted;
+  // The first link in backward that wants a result which is not there; all before it have been made again by then.
+  const bool by_the_next = last_wanted >= 0 && chain[static_cast<std::size_t>(last_wanted) + 1].reads_input;
+  const int first_to_want = last_wanted + (by_the_next ? 1 : 0);
+  std::int64_t kept_before = 0;
+  std::int64_t made_before = 0;
+  for (int link = 0; link < count(); ++link) {
+    ChainLink& made = chain[static_cast<std::size_t>(link)];
+    const std::int64_t own = made.reads_output ? made.bytes : 0;
+    const Stretch kept = all_kept.events_of(all_kept.backward(link));
+    made.before_backward = all_kept.live_at(kept.begin) - own - kept_before;
+    made.backward_peak[1] = all_kept.most(kept) - own - kept_before;
+    made.backward_peak[0] = made.backward_peak[1];
+    if (link <= first_to_want)
+      made.backward_peak[0] = none_kept.most(none_kept.events_of(none_kept.backward(link))) - own - made_before;
+    kept_before += is_wanted(chain, link) ? made.bytes : 0;
+    made_before += made.bytes;
+  }
+}
+
+bool Chain::is_wanted(const std::vector<ChainLink>& chain, int link) const {
+  const auto at = static_cast<std::size_t>(link);
+  return chain[at].reads_output || (link + 1 < count() && chain[at + 1].reads_input);
 }
 
 }  // namespace palimpsest::memory

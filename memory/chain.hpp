@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <functional>
 #include <optional>
 #include <vector>
@@ -43,6 +44,18 @@ class Chain {
 
  private:
   class Reading;
+  /// Of runs, or of events.
+  struct Stretch {
+    std::size_t begin = 0;
+    std::size_t end = 0;
+  };
+
+  std::vector<ChainLink> read_needs(const StepRecord& step) const;
+  /// Whether any link's backward reads the result of this one.
+  bool is_wanted(const std::vector<ChainLink>& chain, int link) const;
+  /// `readings`: with no results kept, those of links with even numbers, with odd ones, and all.
+  void measure_forward(std::vector<ChainLink>& chain, const std::array<const Reading*, 4>& readings) const;
+  void measure_backward(std::vector<ChainLink>& chain, const Reading& all_kept, const Reading& none_kept) const;
 
   std::vector<int> link_of_op_;
   std::vector<int> last_op_;  // of each link

@@ -104,18 +104,31 @@ Example::Opened Example::open(Device device) const {
   return opened;
 }
 
+/// What the page says of a step before it has run.
+MemoryReport Example::foretell(Device device, const MemoryChoice& memory, const Forecast& forecast) const {
+  const Options& given = command_line_.options;
+  MemoryReport page{.model = model_name(),
+                    .policy = given.memory,
+                    .device = std::string(to_string(device)),
+                    .data = given.data,
+                    .parameters = forecast.parameters,
+                    .predicted_peak = forecast.peak.total,
+                    .policies = {},
+                    .savings = {}};
+  if (!given.memory_report.empty()) {
+    page.policies = policy_forecasts(make_model, memory, given, defaults, device);
+    page.savings = cheapest_savings(make_model, memory, given, defaults, device);
+  }
+  return page;
+}
+
 int Example::train(Device device, const Opened& opened, const MemoryChoice& memory, const Forecast& forecast) {
   const ReportFile& file = opened.report;
   const StepPictures& pictures = opened.pictures;
   const ImageData& data = opened.data;
   announce(memory, forecast);
   // Before the first step, since the training would not heed Ctrl-C meanwhile: a plan for a deep net takes seconds.
-  std::vector<PolicyForecast> policies;
-  std::vector<Saving> savings;
-  if (!options().memory_report.empty()) {
-    policies = policy_forecasts(make_model, memory, options(), defaults, device);
-    savings = cheapest_savings(make_model, memory, options(), defaults, device);
-  }
+  MemoryReport page = foretell(device, memory, forecast);
   const InterruptGuard interrupt_guard;
 
   const auto model = make_model(data_facts(options().data), nn::Init(options().seed, device));
@@ -149,21 +162,14 @@ int Example::train(Device device, const Opened& opened, const MemoryChoice& memo
   if (pictures) {
     const std::int64_t watched = step_to_record(run_length(options()), data.training.count);
     trainer.watch(watched, [&, watched](const memory::StepRecord& step) {
-      const auto failures = pictures.write(step, concat_text(model_name(), " under ", options().memory), [&] {
-        return MemoryReport{.model = model_name(),
-                            .policy = options().memory,
-                            .device = std::string(to_string(device)),
-                            .data = options().data,
-                            .batch_size = trainer.record().steps.back().images,
-                            .step = watched + 1,
-                            .parameters = forecast.parameters,
-                            .predicted_peak = forecast.peak.total,
-                            .reserved = trainer.peak().reserved,
-                            .policies = policies,
-                            .savings = savings};
-      });
-      for (const std::string& failure : failures) warn(failure);
-      pictures_failed = !failures.empty();
+      page.batch_size = trainer.record().steps.back().images;
+      page.step = watched + 1;
+      page.reserved = trainer.peak().reserved;
+      const std::string title = concat_text(model_name(), " under ", options().memory);
+      for (const std::string& failure : pictures.write(step, title, [&] { return page; })) {
+        warn(failure);
+        pictures_failed = true;
+      }
     });
   }
   explain(device);

@@ -8,6 +8,7 @@
 
 #include "examples/harness/command_line.hpp"
 #include "examples/harness/dry_run.hpp"
+#include "examples/harness/memory_report.hpp"
 #include "examples/harness/options.hpp"
 #include "examples/harness/plan_table.hpp"
 #include "examples/harness/report.hpp"
@@ -69,6 +70,7 @@ class Example {
   int train();
   int train(Device device, const Opened& opened, const MemoryChoice& memory, const Forecast& forecast);
   Opened open(Device device) const;
+  MemoryReport foretell(Device device, const MemoryChoice& memory, const Forecast& forecast) const;
   void plan(Device device) const;
   Json model_flags() const;
   void announce(const MemoryChoice& memory, const Forecast& forecast) const;
