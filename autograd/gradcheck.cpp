@@ -1,4 +1,4 @@
-#include "autograd/gradcheck.hpp"
+#include <palimpsest/autograd/gradcheck.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -8,9 +8,9 @@
 #include <sstream>
 #include <vector>
 
-#include "core/cuda_runtime.hpp"
-#include "core/elementwise.hpp"
-#include "core/philox.hpp"
+#include <palimpsest/core/device.hpp>
+#include <palimpsest/core/elementwise.hpp>
+#include <palimpsest/core/philox.hpp>
 
 namespace palimpsest {
 namespace {

@@ -7,7 +7,7 @@
 #include <span>
 #include <string>
 
-#include "autograd/tensor.hpp"
+#include <palimpsest/autograd/tensor.hpp>
 
 namespace palimpsest {
 

@@ -1,4 +1,4 @@
-#include "autograd/observer.hpp"
+#include <palimpsest/autograd/observer.hpp>
 
 #include <algorithm>
 

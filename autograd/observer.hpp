@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <string_view>
 
-#include "autograd/value.hpp"
+#include <palimpsest/autograd/value.hpp>
 
 namespace palimpsest {
 

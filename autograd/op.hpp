@@ -7,9 +7,9 @@
 #include <string_view>
 #include <vector>
 
-#include "core/memory.hpp"
-#include "core/shape.hpp"
-#include "core/types.hpp"
+#include <palimpsest/core/allocator.hpp>
+#include <palimpsest/core/shape.hpp>
+#include <palimpsest/core/types.hpp>
 
 namespace palimpsest {
 
@@ -194,7 +194,7 @@ class Op {
 
   /// What the op does once, before its first forward, and not on replay: it fixes what every forward will use and
   /// commits what changes in the model (running statistics). Inputs are present, there are no outputs. A deferred op
-  /// (autograd/deferred.hpp) does it when it is deferred.
+  /// (autograd/engine/deferred.hpp) does it when it is deferred.
   virtual void begin(Forward&) {}
 
   /// Computes the outputs: a function of the inputs, the attributes and, on Phase::Replay, of what Phase::First froze.

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "autograd/op.hpp"
+#include <palimpsest/autograd/op.hpp>
 
 namespace palimpsest {
 

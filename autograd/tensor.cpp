@@ -1,9 +1,9 @@
-#include "autograd/tensor.hpp"
+#include <palimpsest/autograd/tensor.hpp>
 
 #include <cstring>
 
-#include "autograd/tape.hpp"
-#include "core/cuda_runtime.hpp"
+#include <palimpsest/autograd/engine/tape.hpp>
+#include <palimpsest/core/device.hpp>
 
 namespace palimpsest {
 namespace {

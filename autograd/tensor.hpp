@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "autograd/value.hpp"
+#include <palimpsest/autograd/value.hpp>
 
 namespace palimpsest {
 
@@ -62,7 +62,7 @@ class Tensor {
 
   /// Overwrites the elements of a leaf with those of `source` (same shape and type, any device). Recorded operations
   /// that still need the old ones are refused by backward, and so is reading a result that nobody has read yet and that
-  /// depends on them (autograd/deferred.hpp). Throws ShapeError, DtypeError, StateError.
+  /// depends on them (autograd/engine/deferred.hpp). Throws ShapeError, DtypeError, StateError.
   void assign(const Tensor& source);
 
   /// A leaf with the same bytes and no history: what changes the one in place changes the other.

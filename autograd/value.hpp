@@ -3,8 +3,8 @@
 #include <cstdint>
 #include <memory>
 
-#include "autograd/op.hpp"
-#include "autograd/policy.hpp"
+#include <palimpsest/autograd/op.hpp>
+#include <palimpsest/autograd/policy.hpp>
 
 namespace palimpsest {
 
@@ -38,7 +38,7 @@ class Value : public std::enable_shared_from_this<Value> {
   /// Made by the user (data, a parameter), not by a recorded op.
   bool leaf() const { return tape_ == nullptr; }
   bool requires_grad() const { return requires_grad_; }
-  /// The node that made it; null for a leaf and for a result that nobody has read yet (autograd/deferred.hpp).
+  /// The node that made it; null for a leaf and for a result that nobody has read yet (autograd/engine/deferred.hpp).
   const Node* producer() const { return producer_; }
   const Recipe* recipe() const { return recipe_.get(); }
   /// How many gradients and replays will still read it.

@@ -1,10 +1,10 @@
-#include "autograd/verify.hpp"
+#include <palimpsest/autograd/verify.hpp>
 
 #include <array>
 #include <string>
 
-#include "autograd/verifier.hpp"
-#include "core/error.hpp"
+#include <palimpsest/autograd/engine/verifier.hpp>
+#include <palimpsest/core/error.hpp>
 
 namespace palimpsest {
 namespace {

@@ -20,19 +20,19 @@
 #include <memory>
 #include <string>
 
-#include "autograd/verify.hpp"
-#include "core/cuda_runtime.hpp"
-#include "core/memory.hpp"
-#include "core/parallel.hpp"
-#include "memory/offload.hpp"
-#include "memory/planner.hpp"
-#include "memory/policies.hpp"
-#include "nn/densenet.hpp"
-#include "nn/resnet.hpp"
-#include "nn/revnet.hpp"
-#include "nn/sgd.hpp"
-#include "ops/cross_entropy.hpp"
-#include "ops/gemm.hpp"
+#include <palimpsest/autograd/verify.hpp>
+#include <palimpsest/core/allocator.hpp>
+#include <palimpsest/core/device.hpp>
+#include <palimpsest/core/parallel.hpp>
+#include <palimpsest/memory/offload.hpp>
+#include <palimpsest/memory/planner/planner.hpp>
+#include <palimpsest/memory/policies.hpp>
+#include <palimpsest/nn/models/densenet.hpp>
+#include <palimpsest/nn/models/resnet.hpp>
+#include <palimpsest/nn/models/revnet.hpp>
+#include <palimpsest/nn/sgd.hpp>
+#include <palimpsest/ops/cross_entropy.hpp>
+#include <palimpsest/ops/gemm.hpp>
 
 namespace {
 

@@ -17,8 +17,8 @@
 #include <omp.h>
 #endif
 
-#include "core/parallel.hpp"
-#include "ops/conv2d_kernels.hpp"
+#include <palimpsest/core/parallel.hpp>
+#include <palimpsest/ops/kernels/conv2d.hpp>
 
 namespace {
 

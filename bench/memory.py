@@ -85,7 +85,7 @@ class Models:
         return self.run(model, depth, memory)["peak_bytes"]["total"] / MIB
 
     def activations(self, model: str, depth: int, memory: str) -> float:
-        """What of the peak is there because of the activations, in MiB, counted as in tests/model_test.cpp. Where it
+        """What of the peak is there because of the activations, in MiB, counted as in tests/nn/model_test.cpp. Where it
         lies in backward, the parameters' gradients are there by then: as many bytes as the optimiser's velocities."""
         peak = self.run(model, depth, memory)["peak_bytes"]
         gradients = max(0, peak["gradient"] - peak["optimiser"])

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "tests/reversal_drift.hpp"
+#include "tests/support/reversal_drift.hpp"
 
 namespace {
 

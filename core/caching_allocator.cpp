@@ -3,7 +3,7 @@
 #include <set>
 #include <tuple>
 
-#include "core/memory.hpp"
+#include <palimpsest/core/allocator.hpp>
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>

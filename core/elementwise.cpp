@@ -1,8 +1,8 @@
-#include "core/elementwise.hpp"
+#include <palimpsest/core/elementwise.hpp>
 
 #include <algorithm>
 
-#include "core/parallel.hpp"
+#include <palimpsest/core/parallel.hpp>
 
 namespace palimpsest {
 namespace {

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "core/types.hpp"
+#include <palimpsest/core/types.hpp>
 
 namespace palimpsest {
 

@@ -1,11 +1,11 @@
-#include "core/fingerprint.hpp"
+#include <palimpsest/core/fingerprint.hpp>
 
 #include <algorithm>
 #include <atomic>
 #include <cstring>
 
-#include "core/fingerprint_lane.hpp"
-#include "core/parallel.hpp"
+#include <palimpsest/core/fingerprint_lane.hpp>
+#include <palimpsest/core/parallel.hpp>
 
 namespace palimpsest {
 namespace {

@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/types.hpp"
+#include <palimpsest/core/types.hpp>
 
 namespace palimpsest {
 

@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "core/fingerprint.hpp"
+#include <palimpsest/core/fingerprint.hpp>
 
 namespace palimpsest::fingerprint_detail {
 

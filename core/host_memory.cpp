@@ -1,4 +1,4 @@
-#include "core/host_memory.hpp"
+#include <palimpsest/core/host_memory.hpp>
 
 #include <sys/mman.h>
 #include <unistd.h>

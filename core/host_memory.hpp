@@ -2,7 +2,7 @@
 
 #include <memory>
 
-#include "core/memory.hpp"
+#include <palimpsest/core/allocator.hpp>
 
 namespace palimpsest {
 

@@ -1,4 +1,4 @@
-#include "core/parallel.hpp"
+#include <palimpsest/core/parallel.hpp>
 
 #include <atomic>
 #include <condition_variable>
@@ -8,7 +8,7 @@
 #include <thread>
 #include <vector>
 
-#include "core/error.hpp"
+#include <palimpsest/core/error.hpp>
 
 namespace palimpsest {
 namespace {

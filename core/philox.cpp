@@ -1,4 +1,4 @@
-#include "core/philox.hpp"
+#include <palimpsest/core/philox.hpp>
 
 #include <cmath>
 #include <numbers>

@@ -5,7 +5,7 @@
 #include <initializer_list>
 #include <ostream>
 
-#include "core/error.hpp"
+#include <palimpsest/core/error.hpp>
 
 namespace palimpsest {
 

@@ -5,7 +5,7 @@
 #include <ostream>
 #include <string_view>
 
-#include "core/error.hpp"
+#include <palimpsest/core/error.hpp>
 
 namespace palimpsest {
 

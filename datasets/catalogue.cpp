@@ -1,12 +1,12 @@
-#include "datasets/catalogue.hpp"
+#include <palimpsest/datasets/catalogue.hpp>
 
 #include <array>
 #include <string>
 
-#include "core/error.hpp"
-#include "datasets/cifar.hpp"
-#include "datasets/idx.hpp"
-#include "datasets/synthetic.hpp"
+#include <palimpsest/core/error.hpp>
+#include <palimpsest/datasets/cifar.hpp>
+#include <palimpsest/datasets/idx.hpp>
+#include <palimpsest/datasets/synthetic.hpp>
 
 namespace palimpsest::datasets {
 namespace {

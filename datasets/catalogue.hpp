@@ -4,8 +4,8 @@
 #include <span>
 #include <string_view>
 
-#include "datasets/image_set.hpp"
-#include "datasets/normalisation.hpp"
+#include <palimpsest/datasets/image_set.hpp>
+#include <palimpsest/datasets/normalisation.hpp>
 
 namespace palimpsest::datasets {
 

@@ -1,10 +1,10 @@
-#include "datasets/cifar.hpp"
+#include <palimpsest/datasets/cifar.hpp>
 
 #include <string>
 #include <vector>
 
-#include "core/error.hpp"
-#include "datasets/input_file.hpp"
+#include <palimpsest/core/error.hpp>
+#include <palimpsest/datasets/input_file.hpp>
 
 namespace palimpsest::datasets {
 namespace {

@@ -1,9 +1,9 @@
-#include "datasets/feed.hpp"
+#include <palimpsest/datasets/feed.hpp>
 
 #include <utility>
 
-#include "core/error.hpp"
-#include "datasets/image_transform_kernels.hpp"
+#include <palimpsest/core/error.hpp>
+#include <palimpsest/datasets/image_transform_kernels.hpp>
 
 namespace palimpsest::datasets {
 namespace {

@@ -6,9 +6,9 @@
 #include <optional>
 #include <span>
 
-#include "core/cuda_runtime.hpp"
-#include "core/memory.hpp"
-#include "datasets/loader.hpp"
+#include <palimpsest/core/allocator.hpp>
+#include <palimpsest/core/device.hpp>
+#include <palimpsest/datasets/loader.hpp>
 
 namespace palimpsest::datasets {
 

@@ -1,4 +1,4 @@
-#include "datasets/gunzip.hpp"
+#include <palimpsest/datasets/gunzip.hpp>
 
 #ifdef PALIMPSEST_HAS_ZLIB
 #include <zlib.h>
@@ -8,8 +8,8 @@
 #include <limits>
 #include <vector>
 
-#include "core/error.hpp"
-#include "datasets/input_file.hpp"
+#include <palimpsest/core/error.hpp>
+#include <palimpsest/datasets/input_file.hpp>
 
 namespace palimpsest::datasets {
 

@@ -1,12 +1,12 @@
-#include "datasets/idx.hpp"
+#include <palimpsest/datasets/idx.hpp>
 
 #include <algorithm>
 #include <iomanip>
 #include <ostream>
 #include <string>
 
-#include "core/error.hpp"
-#include "datasets/input_file.hpp"
+#include <palimpsest/core/error.hpp>
+#include <palimpsest/datasets/input_file.hpp>
 
 namespace palimpsest::datasets {
 namespace {

@@ -4,7 +4,7 @@
 #include <filesystem>
 #include <string_view>
 
-#include "datasets/image_set.hpp"
+#include <palimpsest/datasets/image_set.hpp>
 
 namespace palimpsest::datasets {
 

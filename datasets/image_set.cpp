@@ -1,8 +1,8 @@
-#include "datasets/image_set.hpp"
+#include <palimpsest/datasets/image_set.hpp>
 
 #include <algorithm>
 
-#include "core/error.hpp"
+#include <palimpsest/core/error.hpp>
 
 namespace palimpsest::datasets {
 namespace {

@@ -1,9 +1,9 @@
-#include "datasets/image_transform.hpp"
+#include <palimpsest/datasets/image_transform.hpp>
 
 #include <algorithm>
 #include <utility>
 
-#include "core/error.hpp"
+#include <palimpsest/core/error.hpp>
 
 namespace palimpsest::datasets {
 namespace {

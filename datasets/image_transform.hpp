@@ -6,9 +6,9 @@
 #include <span>
 #include <vector>
 
-#include "core/philox.hpp"
-#include "datasets/image_set.hpp"
-#include "datasets/normalisation.hpp"
+#include <palimpsest/core/philox.hpp>
+#include <palimpsest/datasets/image_set.hpp>
+#include <palimpsest/datasets/normalisation.hpp>
 
 namespace palimpsest::datasets {
 

@@ -1,5 +1,5 @@
-#include "core/cuda_kernels.hpp"
-#include "datasets/image_transform_kernels.hpp"
+#include <palimpsest/core/cuda/kernels.hpp>
+#include <palimpsest/datasets/image_transform_kernels.hpp>
 
 namespace palimpsest::kernels::gpu {
 namespace {

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "datasets/image_transform.hpp"
+#include <palimpsest/datasets/image_transform.hpp>
 
 namespace palimpsest::kernels {
 

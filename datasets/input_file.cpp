@@ -1,4 +1,4 @@
-#include "datasets/input_file.hpp"
+#include <palimpsest/datasets/input_file.hpp>
 
 #include <algorithm>
 #include <array>
@@ -7,7 +7,7 @@
 #include <system_error>
 #include <utility>
 
-#include "core/error.hpp"
+#include <palimpsest/core/error.hpp>
 
 namespace palimpsest::datasets {
 

@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "datasets/gunzip.hpp"
+#include <palimpsest/datasets/gunzip.hpp>
 
 namespace palimpsest::datasets {
 

@@ -1,12 +1,12 @@
-#include "datasets/loader.hpp"
+#include <palimpsest/datasets/loader.hpp>
 
 #include <algorithm>
 #include <array>
 #include <numeric>
 #include <utility>
 
-#include "core/error.hpp"
-#include "core/philox.hpp"
+#include <palimpsest/core/error.hpp>
+#include <palimpsest/core/philox.hpp>
 
 namespace palimpsest::datasets {
 namespace {

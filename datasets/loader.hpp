@@ -11,11 +11,11 @@
 #include <thread>
 #include <vector>
 
-#include "core/memory.hpp"
-#include "core/shape.hpp"
-#include "datasets/image_set.hpp"
-#include "datasets/image_transform.hpp"
-#include "datasets/normalisation.hpp"
+#include <palimpsest/core/allocator.hpp>
+#include <palimpsest/core/shape.hpp>
+#include <palimpsest/datasets/image_set.hpp>
+#include <palimpsest/datasets/image_transform.hpp>
+#include <palimpsest/datasets/normalisation.hpp>
 
 namespace palimpsest::datasets {
 

@@ -1,4 +1,4 @@
-#include "datasets/normalisation.hpp"
+#include <palimpsest/datasets/normalisation.hpp>
 
 #include <array>
 #include <cmath>

@@ -2,7 +2,7 @@
 
 #include <vector>
 
-#include "datasets/image_set.hpp"
+#include <palimpsest/datasets/image_set.hpp>
 
 namespace palimpsest::datasets {
 

@@ -1,10 +1,10 @@
-#include "datasets/synthetic.hpp"
+#include <palimpsest/datasets/synthetic.hpp>
 
 #include <algorithm>
 #include <array>
 
-#include "core/error.hpp"
-#include "core/philox.hpp"
+#include <palimpsest/core/error.hpp>
+#include <palimpsest/core/philox.hpp>
 
 namespace palimpsest::datasets {
 namespace {

@@ -6,17 +6,17 @@
 #include <CLI/CLI.hpp>
 #include <iostream>
 
-#include "core/cuda_runtime.hpp"
-#include "core/parallel.hpp"
-#include "core/philox.hpp"
+#include <palimpsest/core/device.hpp>
+#include <palimpsest/core/parallel.hpp>
+#include <palimpsest/core/philox.hpp>
+#include <palimpsest/memory/offload.hpp>
+#include <palimpsest/memory/planner/calibration.hpp>
+#include <palimpsest/nn/models/densenet.hpp>
+#include <palimpsest/nn/models/revnet.hpp>
 #include "examples/harness/command_line.hpp"
 #include "examples/harness/example.hpp"
 #include "examples/harness/report_file.hpp"
 #include "examples/harness/training_step.hpp"
-#include "memory/calibration.hpp"
-#include "memory/offload.hpp"
-#include "nn/densenet.hpp"
-#include "nn/revnet.hpp"
 
 using namespace palimpsest;
 

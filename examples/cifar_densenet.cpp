@@ -2,8 +2,8 @@
 //
 //   cifar_densenet --memory shared --epochs 3
 
+#include <palimpsest/nn/models/densenet.hpp>
 #include "examples/harness/example.hpp"
-#include "nn/densenet.hpp"
 
 using namespace palimpsest;
 

@@ -2,8 +2,8 @@
 //
 //   cifar_revnet --memory reversible --grid 16 --epochs 3
 
+#include <palimpsest/nn/models/revnet.hpp>
 #include "examples/harness/example.hpp"
-#include "nn/revnet.hpp"
 
 using namespace palimpsest;
 

@@ -4,15 +4,15 @@
 #include <cstdio>
 #include <list>
 
-#include "core/memory.hpp"
-#include "datasets/loader.hpp"
-#include "datasets/synthetic.hpp"
-#include "nn/revnet.hpp"
-#include "nn/sgd.hpp"
-#include "ops/concat.hpp"
-#include "ops/couple.hpp"
-#include "ops/cross_entropy.hpp"
-#include "ops/pool.hpp"
+#include <palimpsest/core/allocator.hpp>
+#include <palimpsest/datasets/loader.hpp>
+#include <palimpsest/datasets/synthetic.hpp>
+#include <palimpsest/nn/models/revnet.hpp>
+#include <palimpsest/nn/sgd.hpp>
+#include <palimpsest/ops/concat.hpp>
+#include <palimpsest/ops/couple.hpp>
+#include <palimpsest/ops/cross_entropy.hpp>
+#include <palimpsest/ops/pool.hpp>
 
 using namespace palimpsest;
 

@@ -1,14 +1,14 @@
 // The recipe that moves bytes out of a device's memory and fetches them back.
 
-#include "memory/offload.hpp"
+#include <palimpsest/memory/offload.hpp>
 
 #include <algorithm>
 #include <exception>
 #include <utility>
 
-#include "autograd/value.hpp"
-#include "memory/offload_store.hpp"
-#include "memory/recipes.hpp"
+#include <palimpsest/autograd/value.hpp>
+#include <palimpsest/memory/offload_store.hpp>
+#include <palimpsest/memory/recipes.hpp>
 
 namespace palimpsest::memory {
 

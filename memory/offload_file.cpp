@@ -15,8 +15,8 @@
 #include <thread>
 #include <utility>
 
-#include "core/error.hpp"
-#include "memory/offload_store.hpp"
+#include <palimpsest/core/error.hpp>
+#include <palimpsest/memory/offload_store.hpp>
 
 namespace palimpsest::memory {
 namespace {

@@ -1,10 +1,10 @@
-#include "memory/offload_store.hpp"
+#include <palimpsest/memory/offload_store.hpp>
 
 #include <algorithm>
 #include <filesystem>
 
-#include "core/cuda_runtime.hpp"
-#include "core/error.hpp"
+#include <palimpsest/core/device.hpp>
+#include <palimpsest/core/error.hpp>
 
 namespace palimpsest::memory {
 namespace {

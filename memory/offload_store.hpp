@@ -6,8 +6,8 @@
 #include <mutex>
 #include <string>
 
-#include "core/memory.hpp"
-#include "memory/offload.hpp"
+#include <palimpsest/core/allocator.hpp>
+#include <palimpsest/memory/offload.hpp>
 
 namespace palimpsest::memory {
 

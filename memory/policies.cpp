@@ -1,9 +1,9 @@
-#include "memory/policies.hpp"
+#include <palimpsest/memory/policies.hpp>
 
 #include <algorithm>
 #include <array>
 
-#include "memory/recipes.hpp"
+#include <palimpsest/memory/recipes.hpp>
 
 namespace palimpsest::memory {
 namespace {

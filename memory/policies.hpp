@@ -4,7 +4,7 @@
 #include <string_view>
 #include <vector>
 
-#include "autograd/policy.hpp"
+#include <palimpsest/autograd/policy.hpp>
 
 namespace palimpsest::memory {
 

@@ -1,4 +1,4 @@
-#include "memory/recipes.hpp"
+#include <palimpsest/memory/recipes.hpp>
 
 namespace palimpsest::memory {
 namespace {

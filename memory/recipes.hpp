@@ -1,7 +1,7 @@
 #pragma once
 
-#include "autograd/policy.hpp"
-#include "autograd/value.hpp"
+#include <palimpsest/autograd/policy.hpp>
+#include <palimpsest/autograd/value.hpp>
 
 namespace palimpsest::memory {
 

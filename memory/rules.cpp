@@ -1,8 +1,8 @@
-#include "memory/rules.hpp"
+#include <palimpsest/memory/rules.hpp>
 
 #include <algorithm>
 
-#include "memory/policies.hpp"
+#include <palimpsest/memory/policies.hpp>
 
 namespace palimpsest::memory {
 namespace {

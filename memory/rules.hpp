@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "autograd/policy.hpp"
+#include <palimpsest/autograd/policy.hpp>
 
 namespace palimpsest::memory {
 

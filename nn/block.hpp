@@ -5,8 +5,8 @@
 #include <utility>
 #include <vector>
 
-#include "memory/policies.hpp"
-#include "nn/module.hpp"
+#include <palimpsest/memory/policies.hpp>
+#include <palimpsest/nn/module.hpp>
 
 namespace palimpsest::nn {
 

@@ -3,7 +3,7 @@
 #include <memory>
 #include <optional>
 
-#include "nn/module.hpp"
+#include <palimpsest/nn/module.hpp>
 
 namespace palimpsest::nn {
 

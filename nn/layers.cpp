@@ -1,9 +1,9 @@
-#include "nn/layers.hpp"
+#include <palimpsest/nn/layers.hpp>
 
 #include <cmath>
 
-#include "ops/dropout.hpp"
-#include "ops/linear.hpp"
+#include <palimpsest/ops/dropout.hpp>
+#include <palimpsest/ops/linear.hpp>
 
 namespace palimpsest::nn {
 

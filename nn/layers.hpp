@@ -2,11 +2,11 @@
 
 #include <memory>
 
-#include "core/generator.hpp"
-#include "core/philox.hpp"
-#include "nn/module.hpp"
-#include "ops/batch_norm.hpp"
-#include "ops/conv2d.hpp"
+#include <palimpsest/core/generator.hpp>
+#include <palimpsest/core/philox.hpp>
+#include <palimpsest/nn/module.hpp>
+#include <palimpsest/ops/batch_norm.hpp>
+#include <palimpsest/ops/conv2d.hpp>
 
 namespace palimpsest::nn {
 

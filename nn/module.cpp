@@ -1,7 +1,7 @@
-#include "nn/module.hpp"
+#include <palimpsest/nn/module.hpp>
 
-#include "core/cuda_runtime.hpp"
-#include "core/hash.hpp"
+#include <palimpsest/core/device.hpp>
+#include <palimpsest/core/hash.hpp>
 
 namespace palimpsest::nn {
 

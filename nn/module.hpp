@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "autograd/policy.hpp"
-#include "autograd/tensor.hpp"
+#include <palimpsest/autograd/policy.hpp>
+#include <palimpsest/autograd/tensor.hpp>
 
 namespace palimpsest::nn {
 

@@ -1,10 +1,10 @@
-#include "nn/schedule.hpp"
+#include <palimpsest/nn/schedule.hpp>
 
 #include <algorithm>
 #include <cmath>
 #include <numbers>
 
-#include "core/error.hpp"
+#include <palimpsest/core/error.hpp>
 
 namespace palimpsest::nn {
 

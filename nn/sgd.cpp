@@ -1,8 +1,8 @@
-#include "nn/sgd.hpp"
+#include <palimpsest/nn/sgd.hpp>
 
 #include <algorithm>
 
-#include "ops/sgd_step.hpp"
+#include <palimpsest/ops/sgd_step.hpp>
 
 namespace palimpsest::nn {
 namespace {

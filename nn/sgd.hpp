@@ -2,7 +2,7 @@
 
 #include <vector>
 
-#include "nn/module.hpp"
+#include <palimpsest/nn/module.hpp>
 
 namespace palimpsest::nn {
 

@@ -1,7 +1,7 @@
-#include "ops/add.hpp"
+#include <palimpsest/ops/add.hpp>
 
-#include "ops/add_kernels.hpp"
-#include "ops/check.hpp"
+#include <palimpsest/ops/check.hpp>
+#include <palimpsest/ops/kernels/add.hpp>
 
 namespace palimpsest::ops {
 namespace {

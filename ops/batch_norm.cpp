@@ -1,16 +1,16 @@
-#include "ops/batch_norm.hpp"
+#include <palimpsest/ops/batch_norm.hpp>
 
 #include <algorithm>
 #include <memory>
 
-#include "autograd/deferred.hpp"
-#include "core/cuda_runtime.hpp"
-#include "core/elementwise.hpp"
-#include "ops/batch_norm_kernels.hpp"
-#include "ops/batch_norm_op.hpp"
-#include "ops/check.hpp"
-#include "ops/concat_op.hpp"
-#include "ops/join.hpp"
+#include <palimpsest/autograd/engine/deferred.hpp>
+#include <palimpsest/core/device.hpp>
+#include <palimpsest/core/elementwise.hpp>
+#include <palimpsest/ops/batch_norm_op.hpp>
+#include <palimpsest/ops/check.hpp>
+#include <palimpsest/ops/concat_op.hpp>
+#include <palimpsest/ops/join.hpp>
+#include <palimpsest/ops/kernels/batch_norm.hpp>
 
 namespace palimpsest::ops {
 namespace {

@@ -5,10 +5,10 @@
 #include <memory>
 #include <vector>
 
-#include "autograd/op.hpp"
-#include "core/memory.hpp"
-#include "ops/batch_norm.hpp"
-#include "ops/batch_norm_kernels.hpp"
+#include <palimpsest/autograd/op.hpp>
+#include <palimpsest/core/allocator.hpp>
+#include <palimpsest/ops/batch_norm.hpp>
+#include <palimpsest/ops/kernels/batch_norm.hpp>
 
 namespace palimpsest::ops {
 

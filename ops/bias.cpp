@@ -1,8 +1,8 @@
-#include "ops/bias.hpp"
+#include <palimpsest/ops/bias.hpp>
 
-#include "core/cuda_runtime.hpp"
-#include "ops/bias_kernels.hpp"
-#include "ops/check.hpp"
+#include <palimpsest/core/device.hpp>
+#include <palimpsest/ops/check.hpp>
+#include <palimpsest/ops/kernels/bias.hpp>
 
 namespace palimpsest::ops {
 namespace {

@@ -7,8 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include "autograd/op.hpp"
-#include "autograd/tensor.hpp"
+#include <palimpsest/autograd/op.hpp>
+#include <palimpsest/autograd/tensor.hpp>
 
 namespace palimpsest::ops {
 

@@ -1,13 +1,13 @@
-#include "ops/concat.hpp"
+#include <palimpsest/ops/concat.hpp>
 
 #include <memory>
 
-#include "autograd/deferred.hpp"
-#include "core/cuda_runtime.hpp"
-#include "core/elementwise.hpp"
-#include "ops/check.hpp"
-#include "ops/concat_op.hpp"
-#include "ops/join.hpp"
+#include <palimpsest/autograd/engine/deferred.hpp>
+#include <palimpsest/core/device.hpp>
+#include <palimpsest/core/elementwise.hpp>
+#include <palimpsest/ops/check.hpp>
+#include <palimpsest/ops/concat_op.hpp>
+#include <palimpsest/ops/join.hpp>
 
 namespace palimpsest::ops {
 namespace {

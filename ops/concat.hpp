@@ -3,7 +3,7 @@
 #include <span>
 #include <vector>
 
-#include "autograd/tensor.hpp"
+#include <palimpsest/autograd/tensor.hpp>
 
 namespace palimpsest::ops {
 

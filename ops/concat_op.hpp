@@ -2,7 +2,7 @@
 
 // The op behind concat(), for the ops that read its inputs where they are.
 
-#include "autograd/op.hpp"
+#include <palimpsest/autograd/op.hpp>
 
 namespace palimpsest::ops {
 

@@ -1,13 +1,13 @@
-#include "ops/conv2d.hpp"
+#include <palimpsest/ops/conv2d.hpp>
 
-#include "autograd/deferred.hpp"
-#include "core/cuda_runtime.hpp"
-#include "ops/check.hpp"
-#include "ops/conv2d_cuda_plan.hpp"
-#include "ops/conv2d_geometry.hpp"
-#include "ops/conv2d_kernels.hpp"
-#include "ops/norm_conv.hpp"
-#include "ops/norm_conv_kernels.hpp"
+#include <palimpsest/autograd/engine/deferred.hpp>
+#include <palimpsest/core/device.hpp>
+#include <palimpsest/ops/check.hpp>
+#include <palimpsest/ops/kernels/conv2d.hpp>
+#include <palimpsest/ops/kernels/conv2d_cuda_partition.hpp>
+#include <palimpsest/ops/kernels/conv2d_geometry.hpp>
+#include <palimpsest/ops/kernels/norm_conv.hpp>
+#include <palimpsest/ops/norm_conv.hpp>
 
 namespace palimpsest::ops {
 namespace {

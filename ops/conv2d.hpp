@@ -1,6 +1,6 @@
 #pragma once
 
-#include "autograd/tensor.hpp"
+#include <palimpsest/autograd/tensor.hpp>
 
 namespace palimpsest::ops {
 

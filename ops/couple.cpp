@@ -1,9 +1,9 @@
-#include "ops/couple.hpp"
+#include <palimpsest/ops/couple.hpp>
 
 #include <cmath>
 
-#include "ops/check.hpp"
-#include "ops/couple_kernels.hpp"
+#include <palimpsest/ops/check.hpp>
+#include <palimpsest/ops/kernels/couple.hpp>
 
 namespace palimpsest::ops {
 namespace {

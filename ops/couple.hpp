@@ -2,7 +2,7 @@
 
 #include <optional>
 
-#include "autograd/tensor.hpp"
+#include <palimpsest/autograd/tensor.hpp>
 
 namespace palimpsest::ops {
 

@@ -1,8 +1,8 @@
-#include "ops/cross_entropy.hpp"
+#include <palimpsest/ops/cross_entropy.hpp>
 
-#include "core/cuda_runtime.hpp"
-#include "ops/check.hpp"
-#include "ops/cross_entropy_kernels.hpp"
+#include <palimpsest/core/device.hpp>
+#include <palimpsest/ops/check.hpp>
+#include <palimpsest/ops/kernels/cross_entropy.hpp>
 
 namespace palimpsest::ops {
 namespace {

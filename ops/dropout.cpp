@@ -1,7 +1,7 @@
-#include "ops/dropout.hpp"
+#include <palimpsest/ops/dropout.hpp>
 
-#include "ops/check.hpp"
-#include "ops/dropout_kernels.hpp"
+#include <palimpsest/ops/check.hpp>
+#include <palimpsest/ops/kernels/dropout.hpp>
 
 namespace palimpsest::ops {
 namespace {

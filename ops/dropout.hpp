@@ -2,8 +2,8 @@
 
 #include <memory>
 
-#include "autograd/tensor.hpp"
-#include "core/generator.hpp"
+#include <palimpsest/autograd/tensor.hpp>
+#include <palimpsest/core/generator.hpp>
 
 namespace palimpsest::ops {
 

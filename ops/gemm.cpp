@@ -1,9 +1,9 @@
-#include "ops/gemm.hpp"
+#include <palimpsest/ops/gemm.hpp>
 
 #include <algorithm>
 #include <atomic>
 
-#include "core/parallel.hpp"
+#include <palimpsest/core/parallel.hpp>
 
 #if defined(PALIMPSEST_HAS_OPENBLAS)
 #include <cblas.h>

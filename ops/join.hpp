@@ -7,8 +7,8 @@
 #include <string_view>
 #include <vector>
 
-#include "ops/check.hpp"
-#include "ops/concat_kernels.hpp"
+#include <palimpsest/ops/check.hpp>
+#include <palimpsest/ops/kernels/concat.hpp>
 
 namespace palimpsest::ops {
 

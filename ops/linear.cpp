@@ -1,9 +1,9 @@
-#include "ops/linear.hpp"
+#include <palimpsest/ops/linear.hpp>
 
-#include "core/cuda_runtime.hpp"
-#include "ops/bias.hpp"
-#include "ops/check.hpp"
-#include "ops/gemm.hpp"
+#include <palimpsest/core/device.hpp>
+#include <palimpsest/ops/bias.hpp>
+#include <palimpsest/ops/check.hpp>
+#include <palimpsest/ops/gemm.hpp>
 
 namespace palimpsest::ops {
 namespace {

@@ -1,9 +1,9 @@
-#include "ops/norm_conv.hpp"
+#include <palimpsest/ops/norm_conv.hpp>
 
-#include "core/cuda_runtime.hpp"
-#include "ops/check.hpp"
-#include "ops/conv2d_geometry.hpp"
-#include "ops/norm_conv_kernels.hpp"
+#include <palimpsest/core/device.hpp>
+#include <palimpsest/ops/check.hpp>
+#include <palimpsest/ops/kernels/conv2d_geometry.hpp>
+#include <palimpsest/ops/kernels/norm_conv.hpp>
 
 namespace palimpsest::ops {
 namespace {

@@ -3,9 +3,9 @@
 #include <memory>
 #include <vector>
 
-#include "autograd/tensor.hpp"
-#include "ops/batch_norm_op.hpp"
-#include "ops/conv2d.hpp"
+#include <palimpsest/autograd/tensor.hpp>
+#include <palimpsest/ops/batch_norm_op.hpp>
+#include <palimpsest/ops/conv2d.hpp>
 
 namespace palimpsest::ops {
 

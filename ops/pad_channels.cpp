@@ -1,7 +1,7 @@
-#include "ops/pad_channels.hpp"
+#include <palimpsest/ops/pad_channels.hpp>
 
-#include "ops/check.hpp"
-#include "ops/pad_channels_kernels.hpp"
+#include <palimpsest/ops/check.hpp>
+#include <palimpsest/ops/kernels/pad_channels.hpp>
 
 namespace palimpsest::ops {
 namespace {

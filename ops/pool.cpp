@@ -1,7 +1,7 @@
-#include "ops/pool.hpp"
+#include <palimpsest/ops/pool.hpp>
 
-#include "ops/check.hpp"
-#include "ops/pool_kernels.hpp"
+#include <palimpsest/ops/check.hpp>
+#include <palimpsest/ops/kernels/pool.hpp>
 
 namespace palimpsest::ops {
 namespace {

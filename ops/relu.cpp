@@ -1,7 +1,7 @@
-#include "ops/relu.hpp"
+#include <palimpsest/ops/relu.hpp>
 
-#include "ops/check.hpp"
-#include "ops/relu_kernels.hpp"
+#include <palimpsest/ops/check.hpp>
+#include <palimpsest/ops/kernels/relu.hpp>
 
 namespace palimpsest::ops {
 namespace {

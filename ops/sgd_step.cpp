@@ -1,7 +1,7 @@
-#include "ops/sgd_step.hpp"
+#include <palimpsest/ops/sgd_step.hpp>
 
-#include "ops/check.hpp"
-#include "ops/sgd_kernels.hpp"
+#include <palimpsest/ops/check.hpp>
+#include <palimpsest/ops/kernels/sgd.hpp>
 
 namespace palimpsest::ops {
 

@@ -2,7 +2,7 @@
 
 #include <span>
 
-#include "autograd/tensor.hpp"
+#include <palimpsest/autograd/tensor.hpp>
 
 namespace palimpsest::ops {
 

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "core/error.hpp"
+#include <palimpsest/core/error.hpp>
 #include "examples/harness/command_line.hpp"
 
 namespace palimpsest::harness {

@@ -6,12 +6,12 @@
 #include <iostream>
 #include <memory>
 
-#include "autograd/verify.hpp"
-#include "core/error.hpp"
-#include "datasets/catalogue.hpp"
+#include <palimpsest/autograd/verify.hpp>
+#include <palimpsest/core/error.hpp>
+#include <palimpsest/datasets/catalogue.hpp>
+#include <palimpsest/memory/planner/planner.hpp>
+#include <palimpsest/memory/rules.hpp>
 #include "examples/harness/memory_choice.hpp"
-#include "memory/planner.hpp"
-#include "memory/rules.hpp"
 
 namespace palimpsest::harness {
 namespace {

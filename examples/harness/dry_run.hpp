@@ -2,13 +2,13 @@
 
 #include <memory>
 
+#include <palimpsest/memory/planner/step_log.hpp>
+#include <palimpsest/nn/classifier.hpp>
+#include <palimpsest/nn/layers.hpp>
 #include "examples/harness/image_data.hpp"
 #include "examples/harness/memory_choice.hpp"
 #include "examples/harness/meta_training.hpp"
 #include "examples/harness/peak_meter.hpp"
-#include "memory/step_log.hpp"
-#include "nn/classifier.hpp"
-#include "nn/layers.hpp"
 
 namespace palimpsest::harness {
 

@@ -3,7 +3,9 @@
 #include <csignal>
 #include <iostream>
 
-#include "core/cuda_runtime.hpp"
+#include <palimpsest/core/device.hpp>
+#include <palimpsest/memory/offload.hpp>
+#include <palimpsest/ops/gemm.hpp>
 #include "examples/harness/blame_flags.hpp"
 #include "examples/harness/interrupt.hpp"
 #include "examples/harness/memory_advice.hpp"
@@ -11,8 +13,6 @@
 #include "examples/harness/report_file.hpp"
 #include "examples/harness/step_pictures.hpp"
 #include "examples/harness/trainer.hpp"
-#include "memory/offload.hpp"
-#include "ops/gemm.hpp"
 
 namespace palimpsest::harness {
 namespace {

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <array>
 
-#include "core/error.hpp"
-#include "datasets/catalogue.hpp"
+#include <palimpsest/core/error.hpp>
+#include <palimpsest/datasets/catalogue.hpp>
 
 namespace palimpsest::harness {
 namespace {

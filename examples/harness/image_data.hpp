@@ -3,8 +3,8 @@
 #include <cstdint>
 #include <string_view>
 
-#include "datasets/image_set.hpp"
-#include "datasets/loader.hpp"
+#include <palimpsest/datasets/image_set.hpp>
+#include <palimpsest/datasets/loader.hpp>
 #include "examples/harness/options.hpp"
 
 namespace palimpsest::harness {

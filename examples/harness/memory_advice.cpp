@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
+#include <palimpsest/memory/policies.hpp>
 #include "examples/harness/memory_choice.hpp"
 #include "examples/harness/peak_meter.hpp"
-#include "memory/policies.hpp"
 
 namespace palimpsest::harness {
 namespace {

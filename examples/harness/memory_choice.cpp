@@ -2,7 +2,7 @@
 
 #include <unistd.h>
 
-#include "core/cuda_runtime.hpp"
+#include <palimpsest/core/device.hpp>
 
 namespace palimpsest::harness {
 namespace {

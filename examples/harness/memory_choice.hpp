@@ -4,9 +4,9 @@
 #include <string>
 #include <vector>
 
+#include <palimpsest/memory/planner/recipe_counts.hpp>
+#include <palimpsest/memory/rules.hpp>
 #include "examples/harness/meta_training.hpp"
-#include "memory/recipe_counts.hpp"
-#include "memory/rules.hpp"
 
 namespace palimpsest::harness {
 

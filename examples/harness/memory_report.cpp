@@ -7,7 +7,7 @@
 #include <unordered_map>
 #include <utility>
 
-#include "core/error.hpp"
+#include <palimpsest/core/error.hpp>
 #include "examples/harness/memory_report_page.hpp"
 #include "examples/harness/step_owners.hpp"
 

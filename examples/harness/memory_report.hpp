@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "core/memory.hpp"
-#include "memory/step_log.hpp"
+#include <palimpsest/core/allocator.hpp>
+#include <palimpsest/memory/planner/step_log.hpp>
 
 namespace palimpsest::harness {
 

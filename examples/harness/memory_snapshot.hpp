@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "memory/step_log.hpp"
+#include <palimpsest/memory/planner/step_log.hpp>
 
 namespace palimpsest::harness {
 

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "core/cuda_runtime.hpp"
-#include "ops/cross_entropy.hpp"
+#include <palimpsest/core/device.hpp>
+#include <palimpsest/ops/cross_entropy.hpp>
 
 namespace palimpsest::harness {
 namespace {

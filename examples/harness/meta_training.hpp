@@ -3,12 +3,12 @@
 #include <memory>
 #include <optional>
 
-#include "autograd/verify.hpp"
-#include "datasets/feed.hpp"
+#include <palimpsest/autograd/verify.hpp>
+#include <palimpsest/datasets/feed.hpp>
+#include <palimpsest/memory/planner/planner.hpp>
+#include <palimpsest/nn/layers.hpp>
 #include "examples/harness/image_data.hpp"
 #include "examples/harness/training_step.hpp"
-#include "memory/planner.hpp"
-#include "nn/layers.hpp"
 
 namespace palimpsest::harness {
 

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <string>
 
-#include "core/parallel.hpp"
+#include <palimpsest/core/parallel.hpp>
 
 namespace palimpsest::harness {
 

@@ -2,7 +2,7 @@
 
 #include <cstddef>
 
-#include "core/memory.hpp"
+#include <palimpsest/core/allocator.hpp>
 
 namespace palimpsest::harness {
 

@@ -6,9 +6,9 @@
 #include <map>
 #include <sstream>
 
+#include <palimpsest/memory/policies.hpp>
 #include "examples/harness/blame_flags.hpp"
 #include "examples/harness/dry_run.hpp"
-#include "memory/policies.hpp"
 
 namespace palimpsest::harness {
 namespace {

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <optional>
 
+#include <palimpsest/memory/policies.hpp>
 #include "examples/harness/command_line.hpp"
-#include "memory/policies.hpp"
 
 namespace palimpsest::harness {
 namespace {

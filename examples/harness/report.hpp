@@ -6,11 +6,11 @@
 #include <ostream>
 #include <string>
 
+#include <palimpsest/memory/offload.hpp>
 #include "examples/harness/dry_run.hpp"
 #include "examples/harness/options.hpp"
 #include "examples/harness/peak_meter.hpp"
 #include "examples/harness/run_record.hpp"
-#include "memory/offload.hpp"
 
 namespace palimpsest::harness {
 

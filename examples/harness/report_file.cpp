@@ -6,7 +6,7 @@
 #include <cstring>
 #include <fstream>
 
-#include "core/error.hpp"
+#include <palimpsest/core/error.hpp>
 
 namespace palimpsest::harness {
 namespace fs = std::filesystem;

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "memory/step_log.hpp"
+#include <palimpsest/memory/planner/step_log.hpp>
 
 namespace palimpsest::harness {
 

@@ -3,7 +3,7 @@
 #include <map>
 #include <string>
 
-#include "core/error.hpp"
+#include <palimpsest/core/error.hpp>
 #include "examples/harness/command_line.hpp"
 #include "examples/harness/memory_snapshot.hpp"
 #include "examples/harness/op_trace.hpp"

@@ -2,8 +2,8 @@
 
 #include <chrono>
 
+#include <palimpsest/ops/cross_entropy.hpp>
 #include "examples/harness/interrupt.hpp"
-#include "ops/cross_entropy.hpp"
 
 namespace palimpsest::harness {
 

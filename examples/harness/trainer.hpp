@@ -3,13 +3,13 @@
 #include <functional>
 #include <utility>
 
-#include "autograd/verify.hpp"
+#include <palimpsest/autograd/verify.hpp>
+#include <palimpsest/memory/planner/step_log.hpp>
 #include "examples/harness/image_data.hpp"
 #include "examples/harness/peak_meter.hpp"
 #include "examples/harness/progress.hpp"
 #include "examples/harness/run_record.hpp"
 #include "examples/harness/training_step.hpp"
-#include "memory/step_log.hpp"
 
 namespace palimpsest::harness {
 

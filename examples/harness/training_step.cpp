@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "ops/cross_entropy.hpp"
+#include <palimpsest/ops/cross_entropy.hpp>
 
 namespace palimpsest::harness {
 

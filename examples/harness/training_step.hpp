@@ -3,13 +3,13 @@
 #include <memory>
 #include <string_view>
 
-#include "autograd/tensor.hpp"
-#include "core/error.hpp"
-#include "datasets/feed.hpp"
+#include <palimpsest/autograd/tensor.hpp>
+#include <palimpsest/core/error.hpp>
+#include <palimpsest/datasets/feed.hpp>
+#include <palimpsest/nn/classifier.hpp>
+#include <palimpsest/nn/schedule.hpp>
+#include <palimpsest/nn/sgd.hpp>
 #include "examples/harness/options.hpp"
-#include "nn/classifier.hpp"
-#include "nn/schedule.hpp"
-#include "nn/sgd.hpp"
 
 namespace palimpsest::harness {
 

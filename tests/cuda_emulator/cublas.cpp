@@ -1,6 +1,6 @@
 // Matrix products over the emulator's memory, column-major and by the plainest loop, as cuBLAS documents them.
 
-#include "ops/cublas.hpp"
+#include <palimpsest/ops/cuda/cublas.hpp>
 
 struct EmulatedBlas {
   char* workspace = nullptr;

@@ -5,18 +5,18 @@
 
 #include <string>
 
-#include "core/cuda_device.hpp"
-#include "core/cuda_runtime.hpp"
+#include <palimpsest/core/cuda/device.hpp>
+#include <palimpsest/core/device.hpp>
+#include <palimpsest/memory/policies.hpp>
+#include <palimpsest/nn/models/densenet.hpp>
+#include <palimpsest/nn/sgd.hpp>
+#include <palimpsest/ops/conv2d.hpp>
+#include <palimpsest/ops/cross_entropy.hpp>
+#include <palimpsest/ops/relu.hpp>
 #include "cuda_runtime.h"
-#include "memory/policies.hpp"
-#include "nn/densenet.hpp"
-#include "nn/sgd.hpp"
-#include "ops/conv2d.hpp"
-#include "ops/cross_entropy.hpp"
-#include "ops/relu.hpp"
-#include "tests/norm_conv_case.hpp"
-#include "tests/op_support.hpp"
-#include "tests/tape_support.hpp"
+#include "tests/ops/norm_conv_case.hpp"
+#include "tests/support/op_support.hpp"
+#include "tests/support/tape_support.hpp"
 
 namespace palimpsest::test {
 namespace {

@@ -5,10 +5,10 @@
 #include <array>
 #include <vector>
 
-#include "core/cuda_runtime.hpp"
+#include <palimpsest/core/device.hpp>
+#include <palimpsest/datasets/feed.hpp>
+#include <palimpsest/datasets/synthetic.hpp>
 #include "cuda_runtime.h"
-#include "datasets/feed.hpp"
-#include "datasets/synthetic.hpp"
 
 namespace palimpsest {
 namespace {

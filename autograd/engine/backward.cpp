@@ -1,0 +1,324 @@
+// Backward: nodes in reverse order, values restored as they are needed and let go as soon as nobody will read them.
+
+#include <algorithm>
+#include <map>
+
+#include <palimpsest/autograd/engine/deferred.hpp>
+#include <palimpsest/autograd/engine/observe.hpp>
+#include <palimpsest/autograd/engine/pins.hpp>
+#include <palimpsest/autograd/engine/run_op.hpp>
+#include <palimpsest/autograd/engine/tape.hpp>
+#include <palimpsest/autograd/engine/verifier.hpp>
+#include <palimpsest/core/device.hpp>
+#include <palimpsest/core/elementwise.hpp>
+
+namespace palimpsest {
+namespace {
+
+std::shared_ptr<Storage> make_gradient(const Value& value) {
+  auto gradient = std::make_shared<Storage>(value.device(), value.bytes(), Tag::Gradient);
+  if (Observer* const there = observer()) there->gradient_placed(value, gradient->data());
+  return gradient;
+}
+
+void add_into(const Buffer& to, const Buffer& from, const Value& value) {
+  accumulate(to.data(), from.data(), value.shape().count(), value.dtype(), value.device());
+}
+
+Work backward_work(const Node& node) {
+  std::vector<View> inputs = views_of(node.inputs);
+  std::vector<View> outputs = views_of(node.outputs);
+  std::vector<bool> wanted;
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    if (!node.needs.input(i)) inputs[i].data = nullptr;
+    wanted.push_back(node.inputs[i]->requires_grad());
+  }
+  for (std::size_t o = 0; o < outputs.size(); ++o) {
+    if (!node.needs.output(o) && !node.needs.optional_output(o)) outputs[o].data = nullptr;
+  }
+  return node.op->backward_work(inputs, outputs, wanted);
+}
+
+/// A gradient that others share is copied before it is added to.
+void make_exclusive(std::shared_ptr<Storage>& gradient, const Value& value) {
+  if (gradient.use_count() == 1) return;
+  auto copy = make_gradient(value);
+  copy_bytes(copy->data(), value.device(), gradient->data(), value.device(), value.bytes());
+  gradient = std::move(copy);
+}
+
+}  // namespace
+
+View Backward::grad_output(std::size_t o) const {
+  const Value& value = *node_.outputs[o];
+  return {value.gradient_ ? value.gradient_->data() : nullptr, value.shape(), value.dtype(), value.device()};
+}
+
+View Backward::input(std::size_t i) const { return node_.inputs[i]->view(); }
+View Backward::output(std::size_t o) const { return node_.outputs[o]->view(); }
+Device Backward::device() const { return node_.outputs[0]->device(); }
+bool Backward::wants(std::size_t i) const { return node_.inputs[i]->requires_grad(); }
+std::size_t Backward::input_count() const { return node_.inputs.size(); }
+const Shape& Backward::input_shape(std::size_t i) const { return node_.inputs[i]->shape(); }
+
+void Backward::done_with_input(std::size_t i) {
+  Value& value = *node_.inputs[i];
+  node_.held.erase(std::find(node_.held.begin(), node_.held.end(), &value));
+  --value.readers_;
+  pins_.unpin(value);
+}
+
+GradientTarget Backward::grad_input(std::size_t i) {
+  const Value& value = *node_.inputs[i];
+  std::shared_ptr<Storage>& gradient = tape_.gradient_slot(*node_.inputs[i]);
+  const bool accumulate = gradient != nullptr;
+  if (accumulate) {
+    make_exclusive(gradient, value);
+  } else {
+    gradient = make_gradient(value);
+  }
+  return {{gradient->data(), value.shape(), value.dtype(), value.device()}, accumulate};
+}
+
+GradientTarget Backward::grad_input_over(std::size_t i, std::size_t o) {
+  const Value& value = *node_.inputs[i];
+  std::shared_ptr<Storage>& gradient = tape_.gradient_slot(*node_.inputs[i]);
+  std::shared_ptr<Storage>& source = node_.outputs[o]->gradient_;
+  if (gradient != nullptr || source.use_count() != 1 || source->bytes() != value.bytes()) return grad_input(i);
+  gradient = std::move(source);
+  return {{gradient->data(), value.shape(), value.dtype(), value.device()}, false};
+}
+
+void Backward::pass_through(std::size_t i, std::size_t o) {
+  const Value& value = *node_.inputs[i];
+  std::shared_ptr<Storage>& gradient = tape_.gradient_slot(*node_.inputs[i]);
+  const std::shared_ptr<Storage>& source = node_.outputs[o]->gradient_;
+  if (gradient == nullptr) {
+    gradient = source;
+    return;
+  }
+  make_exclusive(gradient, value);
+  add_into(*gradient, *source, value);
+}
+
+std::shared_ptr<Storage>& Tape::gradient_slot(Value& value) {
+  if (!value.leaf()) return value.gradient_;
+  const auto [entry, is_new] = leaf_gradients_.try_emplace(&value);
+  if (is_new) leaves_with_gradient_.push_back(value.shared_from_this());
+  return entry->second;
+}
+
+void Tape::backward(const Tensor& loss) {
+  Value& root = loss.value();
+  if (state_ != State::Recording) {
+    throw StateError(state_ == State::Failed
+                         ? "backward: this step has failed and was rolled back"
+                         : "backward: this step is over (its recorded computation was used up); to differentiate "
+                           "several losses of one step, add() them first");
+  }
+  if (root.shape().count() != 1) throw ShapeError(concat_text("backward starts at one element, got ", root.shape()));
+  // What nobody has read yet but the user still can is computed while it can be.
+  for (const std::weak_ptr<Value>& waiting : deferred_) {
+    if (const ValuePtr value = waiting.lock()) compute_deferred(*value);
+  }
+  try {
+    if (save_error_) std::rethrow_exception(save_error_);
+    check_policies_acted();
+    mark_reached(root);
+    state_ = State::Backward;
+    if (Observer* const there = observer()) there->backward_begins(*this);
+    root.gradient_ = make_gradient(root);
+    fill(root.gradient_->data(), 1.0, 1, root.dtype(), root.device());
+    for (std::size_t i = nodes_.size(); i-- > 0;) {
+      solve_inputs(nodes_[i]);
+      backward_through(nodes_[i]);
+      retire(nodes_[i]);
+    }
+    if (verifier_ != nullptr) verifier_->conclude();
+    commit_gradients();
+    if (Observer* const there = observer()) there->backward_ends(*this);
+  } catch (const OutOfMemory& error) {
+    const std::string blocks = describe_blocks();
+    fail();
+    throw OutOfMemory(error.what() + blocks);
+  } catch (...) {
+    fail();
+    throw;
+  }
+  finish(State::Consumed);
+}
+
+void Tape::backward_through(Node& node) {
+  const auto has_gradient = [](const ValuePtr& output) { return output->gradient_ != nullptr; };
+  if (std::none_of(node.outputs.begin(), node.outputs.end(), has_gradient) && !node.op->skip_backward()) return;
+  check_versions(node, node.needs.inputs);
+  PinSet pins(*this);
+  const auto need = [&](Value& value) {
+    restore(value);
+    pins.pin(value);
+  };
+  for (std::size_t i = 0; i < node.inputs.size(); ++i) {
+    if (node.needs.input(i)) need(*node.inputs[i]);
+  }
+  for (std::size_t o = 0; o < node.outputs.size(); ++o) {
+    const bool kept = node.needs.optional_output(o) && node.outputs[o]->present();
+    if (node.needs.output(o) || kept) need(*node.outputs[o]);
+  }
+  fetch_ahead(node);
+  Backward io(*this, node, pins);
+  ObservedRun run(*node.op, &node, node.block.get(), RunKind::Backward);
+  const Work work = observer() != nullptr ? backward_work(node) : Work{};
+  run_op(*node.op, node.inputs, [&] { node.op->backward(io); });
+  run.done([&] { return work; });
+}
+
+/// This is the last moment at which the node can be solved for a value that earlier nodes read.
+void Tape::solve_inputs(Node& node) {
+  for (Value* value : node.solvable) {
+    const auto own = std::count(node.held.begin(), node.held.end(), value);
+    if (!value->present() && (value->readers_ > own || value->handles_ > 0)) restore(*value);
+  }
+}
+
+void Tape::check_versions(const Node& node, std::uint64_t read) const {
+  for (std::size_t i = 0; i < node.inputs.size(); ++i) {
+    if (Needs::contains(read, i) && node.inputs[i]->version() != node.input_versions[i]) {
+      throw StateError(concat_text("[", node.op->name(), "] input ", i, " ", node.inputs[i]->shape(),
+                                   " was changed between forward and backward"));
+    }
+  }
+}
+
+void Tape::retire(Node& node) {
+  // Values that the user still holds must stay readable, and this is the last chance to restore them.
+  for (const ValuePtr& output : node.outputs) {
+    if (output->handles_ > 0) restore(*output);
+  }
+  for (const ValuePtr& output : node.outputs) {
+    output->gradient_.reset();
+    forget_recipe(*output);
+  }
+  for (Value* value : node.solvable) forget_recipe(*value);
+  for (Value* value : node.held) {
+    --value->readers_;
+    drop_if_unwanted(*value);
+  }
+  for (const ValuePtr& output : node.outputs) drop_if_unwanted(*output);
+  node.held.clear();
+}
+
+void Tape::commit_gradients() {
+  // Everything that can fail happens before the first gradient changes hands.
+  for (const ValuePtr& leaf : leaves_with_gradient_) {
+    // What the user may write to is nobody else's: add() passes one gradient on to both of its inputs.
+    make_exclusive(leaf->gradient_ != nullptr ? leaf->gradient_ : leaf_gradients_[leaf.get()], *leaf);
+  }
+  for (const ValuePtr& leaf : leaves_with_gradient_) {
+    std::shared_ptr<Storage>& gradient = leaf_gradients_[leaf.get()];
+    if (leaf->gradient_ == nullptr) {
+      leaf->gradient_ = std::move(gradient);
+    } else {
+      add_into(*leaf->gradient_, *gradient, *leaf);
+    }
+  }
+}
+
+std::map<const Policy*, std::vector<const Op*>> Tape::ops_by_policy() const {
+  std::map<const Policy*, std::vector<const Op*>> ops;
+  for (const Node& node : nodes_) {
+    if (node.policy != nullptr) ops[node.policy.get()].push_back(node.op.get());
+  }
+  return ops;
+}
+
+void Tape::check_policies_acted() const {
+  for (const auto& [policy, used] : ops_by_policy()) {
+    for (const Policy* const part : policy->parts()) {
+      if (std::any_of(used.begin(), used.end(), [part](const Op* op) { return part->acts_on(*op); })) continue;
+      const std::string whole = part != policy ? concat_text(" of '", policy->name(), "'") : "";
+      std::string others;
+      for (const std::string_view name : part->alternatives(used))
+        others += concat_text(others.empty() ? "" : ", ", name);
+      throw ValueError(concat_text("memory policy '", part->name(), "'", whole,
+                                   " finds nothing to act on in this model",
+                                   others.empty() ? "" : "; these do: ", others));
+    }
+  }
+}
+
+void Tape::fail() noexcept {
+  if (state_ == State::Failed || state_ == State::Consumed) return;
+  for (auto undo = undo_.rbegin(); undo != undo_.rend(); ++undo) {
+    try {
+      (*undo)();
+    } catch (...) {
+      // A device that has failed cannot be written to; who calls this is about to say why. The others still can.
+    }
+  }
+  finish(State::Failed);
+}
+
+void Tape::finish(State state) noexcept {
+  state_ = state;
+  undo_.clear();
+  for (const std::weak_ptr<Value>& waiting : deferred_) {
+    if (const ValuePtr value = waiting.lock()) value->deferred_.reset();
+  }
+  deferred_.clear();
+  leaf_gradients_.clear();
+  leaves_with_gradient_.clear();
+  verifier_.reset();
+  on_their_way_.clear();
+  arenas_.dissolve();
+  for (Node& node : nodes_) {
+    for (Value* value : node.held) --value->readers_;
+    for (const ValuePtr& output : node.outputs) {
+      output->gradient_.reset();
+      output->recipe_.reset();
+      output->note_.reset();
+      output->producer_ = nullptr;
+      if (output->handles_ == 0) output->storage_.reset();
+    }
+    for (const ValuePtr& input : node.inputs) {
+      if (input->handles_ == 0) input->storage_.reset();
+    }
+  }
+  nodes_.clear();
+}
+
+Tape::Tape() = default;
+
+Tape::~Tape() {
+  if (state_ == State::Recording) finish(State::Consumed);
+}
+
+std::string Tape::describe_blocks() const {
+  std::map<std::string, std::size_t> bytes;
+  for (const Node& node : nodes_) {
+    const std::string name = node.block != nullptr ? node.block->name : "outside every block";
+    for (const ValuePtr& output : node.outputs) {
+      if (output->present()) bytes[name] += output->bytes();
+      if (output->gradient_ != nullptr) bytes[name] += output->bytes();
+    }
+  }
+  std::vector<std::pair<std::size_t, std::string>> largest;
+  for (const auto& [name, held] : bytes) {
+    if (held > 0) largest.emplace_back(held, name);
+  }
+  std::sort(largest.rbegin(), largest.rend());
+  std::string text;
+  for (std::size_t i = 0; i < std::min<std::size_t>(largest.size(), 5); ++i) {
+    text +=
+        concat_text(i == 0 ? "; largest blocks: " : ", ", largest[i].second, " ", format_mebibytes(largest[i].first));
+  }
+  for (const auto& [policy, ops] : ops_by_policy()) {
+    std::string others;
+    for (const std::string_view name : policy->thriftier(ops))
+      others += concat_text(others.empty() ? "" : " or ", name);
+    text += concat_text("; memory policy in force: ", policy->name());
+    if (!others.empty()) text += concat_text(" (", others, " would need less)");
+  }
+  return text;
+}
+
+}  // namespace palimpsest

@@ -1,0 +1,57 @@
+// Fetching ahead: while a node runs backwards, what the nodes before it will read may be on its way.
+
+#include <algorithm>
+
+#include <palimpsest/autograd/engine/tape.hpp>
+
+namespace palimpsest {
+namespace {
+
+/// Values on their way at once. They take memory before they are read, so there are few; which they are follows from
+/// the recorded computation, and so does the peak.
+constexpr std::size_t most_on_their_way = 2;
+
+/// What the node's backward reads, in the order in which it is made present.
+std::vector<Value*> read_by(const Node& node) {
+  std::vector<Value*> values;
+  for (std::size_t i = 0; i < node.inputs.size(); ++i) {
+    if (node.needs.input(i)) values.push_back(node.inputs[i].get());
+  }
+  for (std::size_t o = 0; o < node.outputs.size(); ++o) {
+    if (node.needs.output(o)) values.push_back(node.outputs[o].get());
+  }
+  return values;
+}
+
+}  // namespace
+
+void Tape::mark_reached(const Value& loss) {
+  const auto mark = [](const Value& value) {
+    if (value.producer_ != nullptr) value.producer_->reached = true;
+  };
+  mark(loss);
+  for (std::size_t i = nodes_.size(); i-- > 0;) {
+    if (!nodes_[i].reached) continue;
+    for (const ValuePtr& input : nodes_[i].inputs) mark(*input);
+  }
+}
+
+void Tape::fetch_ahead(const Node& node) {
+  std::erase_if(on_their_way_, [](const Value* value) { return value->present() || value->recipe_ == nullptr; });
+  const auto is_on_its_way = [&](const Value* value) {
+    return std::find(on_their_way_.begin(), on_their_way_.end(), value) != on_their_way_.end();
+  };
+  for (looked_ahead_ = std::min(looked_ahead_, node.index); looked_ahead_ > 0; --looked_ahead_) {
+    // Without a gradient a node reads nothing, and what was fetched for it would take a place from what is read.
+    if (!nodes_[looked_ahead_ - 1].reached) continue;
+    for (Value* value : read_by(nodes_[looked_ahead_ - 1])) {
+      // What a node must be run for is made again when it is needed.
+      const bool saved = !value->present() && value->saved_ && value->recipe_ != nullptr;
+      if (!saved || value->recipe_->via(*value) != nullptr || is_on_its_way(value)) continue;
+      if (on_their_way_.size() == most_on_their_way) return;
+      if (value->recipe_->fetch_ahead(*value)) on_their_way_.push_back(value);
+    }
+  }
+}
+
+}  // namespace palimpsest

@@ -1,0 +1,430 @@
+// Recording: running an op for the first time and deciding how its outputs reach backward.
+
+#include <algorithm>
+#include <exception>
+#include <unordered_set>
+
+#include <palimpsest/autograd/engine/deferred.hpp>
+#include <palimpsest/autograd/engine/observe.hpp>
+#include <palimpsest/autograd/engine/pins.hpp>
+#include <palimpsest/autograd/engine/run_op.hpp>
+#include <palimpsest/autograd/engine/tape.hpp>
+#include <palimpsest/autograd/engine/verifier.hpp>
+
+namespace palimpsest {
+namespace {
+
+thread_local bool recording_enabled = true;
+thread_local std::weak_ptr<Tape> current_tape;
+thread_local BlockScope* current_scope = nullptr;
+
+/// Whether making `sources` present may take `value` itself. What is present counts as absent: it may be dropped.
+bool depend_on(const std::vector<Value*>& sources, const Value& value) {
+  std::vector<Value*> pending = sources;
+  std::unordered_set<const Value*> visited;
+  while (!pending.empty()) {
+    const Value& next = *pending.back();
+    pending.pop_back();
+    if (&next == &value) return true;
+    if (next.recipe() == nullptr || !visited.insert(&next).second) continue;
+    for (Value* source : next.recipe()->sources(next)) pending.push_back(source);
+  }
+  return false;
+}
+
+/// Whether an op on these inputs is part of what backward will go through.
+bool is_recorded(std::span<const Tensor> inputs) {
+  const auto requires_grad = [](const Tensor& input) { return input.value().requires_grad(); };
+  return recording_enabled && std::any_of(inputs.begin(), inputs.end(), requires_grad);
+}
+
+std::shared_ptr<const BlockInfo> current_block() { return current_scope != nullptr ? current_scope->block() : nullptr; }
+
+/// Runs an op that nobody will differentiate.
+std::vector<Tensor> run_unrecorded(Op& op, std::span<const Tensor> inputs, const std::vector<Spec>& specs) {
+  const Device device = inputs.empty() ? Device::Cpu : inputs[0].device();
+  // Restoring one input may evict another from its arena: detached, each holds on to its bytes.
+  std::vector<Tensor> held;
+  std::vector<View> views;
+  for (const Tensor& input : inputs) views.push_back(held.emplace_back(input.detach()).view());
+  const Needs needs = op.needs();
+  std::vector<Tensor> outputs;
+  std::vector<View> output_views;
+  for (std::size_t o = 0; o < specs.size(); ++o) {
+    const Spec& spec = specs[o];
+    outputs.push_back(needs.optional_output(o) ? Tensor() : Tensor::empty(spec.shape, spec.dtype, device));
+    output_views.push_back(outputs.back() ? outputs.back().view() : View{nullptr, spec.shape, spec.dtype, device});
+  }
+  Forward io(views, output_views, Phase::First, device, nullptr);
+  run_op(op, views, [&] {
+    op.begin(io);
+    op.forward(io);
+  });
+  return outputs;
+}
+
+}  // namespace
+
+NoGrad::NoGrad() : before_(recording_enabled) { recording_enabled = false; }
+NoGrad::~NoGrad() { recording_enabled = before_; }
+bool grad_enabled() { return recording_enabled; }
+
+Value::Value(const Shape& shape, Dtype dtype, Device device) : shape_(shape), dtype_(dtype), device_(device) {}
+Value::~Value() = default;
+
+BlockScope::BlockScope(std::shared_ptr<const BlockInfo> block, std::span<const Tensor> inputs)
+    : block_(std::move(block)),
+      outer_(current_scope),
+      recording_(recording_enabled),
+      exceptions_(std::uncaught_exceptions()) {
+  tape_ = recording_enabled ? Tape::current() : nullptr;
+  if (const std::shared_ptr<Tape>& tape = tape_) {
+    // What enters a block is what its policy decides about: it must be there.
+    for (const Tensor& input : inputs) {
+      if (input && input.handle()->tape == tape) tape->compute_deferred(input.value());
+    }
+    branch_start_ = tape->nodes_.size();
+    for (const Tensor& input : inputs) {
+      if (block_->policy == nullptr || !input || input.handle()->tape != tape) continue;
+      tape->offer(input.value(), {Offer::Kind::EntersBlock, nullptr}, *block_->policy, *block_);
+    }
+  }
+  current_scope = this;
+}
+
+BlockScope::~BlockScope() {
+  current_scope = outer_;
+  if (!recording_ || std::uncaught_exceptions() <= exceptions_) return;
+  if (tape_ != nullptr) tape_->fail();
+}
+
+std::vector<Spec> check_inputs(const Op& op, std::span<const Tensor> inputs) {
+  std::vector<Spec> input_specs;
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    if (!inputs[i]) throw ValueError(concat_text("[", op.name(), "] input ", i, " is an empty tensor"));
+    if (inputs[i].device() != inputs[0].device()) {
+      throw DeviceError(concat_text("[", op.name(), "] input ", i, " is on ", inputs[i].device(), ", expected ",
+                                    inputs[0].device(), " like input 0"));
+    }
+    input_specs.push_back({inputs[i].shape(), inputs[i].dtype()});
+  }
+  std::vector<Spec> specs = op.infer(input_specs);
+  if (specs.empty()) throw ValueError(concat_text("[", op.name(), "] infer() names no output"));
+  return specs;
+}
+
+std::vector<Tensor> apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs) {
+  const std::vector<Spec> specs = check_inputs(*op, inputs);
+  if (!is_recorded(inputs)) return run_unrecorded(*op, inputs, specs);
+
+  const std::shared_ptr<Tape> tape = Tape::current_or_new();
+  tape->check_same_step(*op, inputs);
+  for (const Tensor& input : inputs) tape->compute_deferred(input.value());
+  std::vector<Tensor> results;
+  std::vector<ValuePtr> outputs;
+  for (const Spec& spec : specs) {
+    results.push_back(tape->make_result(spec, inputs[0].device()));
+    outputs.push_back(results.back().handle()->value);
+  }
+  tape->fail_on_error(
+      [&] { tape->record(std::move(op), std::move(inputs), std::move(outputs), current_block(), true); });
+  return results;
+}
+
+Tensor defer(std::unique_ptr<Op> op, std::vector<Tensor> inputs) {
+  const std::vector<Spec> specs = check_inputs(*op, inputs);
+  if (specs.size() != 1 || op->solvable_input() >= 0) {
+    throw StateError(concat_text("[", op->name(), "] is to be deferred, which takes one output and no coupling"));
+  }
+  if (!is_recorded(inputs)) return apply_single(std::move(op), std::move(inputs));
+
+  const std::shared_ptr<Tape> tape = Tape::current_or_new();
+  tape->check_same_step(*op, inputs);
+  for (const Tensor& input : inputs) tape->compute_deferred(input.value());
+  tape->fail_on_error([&] { tape->begin(*op, inputs); });
+  Tensor result = tape->make_result(specs.front(), inputs[0].device());
+  auto deferred = std::make_unique<Deferred>();
+  for (const Tensor& input : inputs) deferred->versions.push_back(input.value().version());
+  deferred->op = std::move(op);
+  deferred->inputs = std::move(inputs);
+  deferred->block = current_block();
+  result.value().deferred_ = std::move(deferred);
+  std::erase_if(tape->deferred_, [](const std::weak_ptr<Value>& other) { return other.expired(); });
+  tape->deferred_.push_back(result.handle()->value);
+  return result;
+}
+
+Op* deferred_op(const Tensor& x) {
+  const Deferred* const deferred = x.value().deferred_.get();
+  return deferred != nullptr ? deferred->op.get() : nullptr;
+}
+
+std::unique_ptr<Deferred> take_deferred(Tensor& x) {
+  const Value& value = x.value();
+  const bool sole = x.handle().use_count() == 1 && value.handles_ == 1;
+  if (value.deferred_ == nullptr || !sole || !recording_enabled) return nullptr;
+  if (value.deferred_->block != current_block()) return nullptr;
+  const std::shared_ptr<Tape> tape = x.handle()->tape;
+  tape->fail_on_error([&] { tape->check_deferred_versions(value); });
+  std::unique_ptr<Deferred> taken = std::move(x.value().deferred_);
+  taken->tape = tape;
+  x = {};
+  return taken;
+}
+
+void Tape::check_deferred_versions(const Value& value) const {
+  const Deferred& deferred = *value.deferred_;
+  for (std::size_t i = 0; i < deferred.inputs.size(); ++i) {
+    const Value& input = deferred.inputs[i].value();
+    if (input.version() == deferred.versions[i]) continue;
+    throw StateError(concat_text("[", deferred.op->name(), "] input ", i, " ", input.shape(),
+                                 " was changed before its result was read"));
+  }
+}
+
+void Tape::compute_deferred(Value& value) {
+  if (value.deferred_ == nullptr) return;
+  fail_on_error([&] {
+    check_deferred_versions(value);
+    const std::unique_ptr<Deferred> deferred = std::move(value.deferred_);
+    record(std::move(deferred->op), std::move(deferred->inputs), {value.shared_from_this()}, deferred->block, false);
+  });
+}
+
+void Tape::fail_on_error(const std::function<void()>& run) {
+  try {
+    run();
+  } catch (const OutOfMemory& error) {
+    const std::string blocks = describe_blocks();
+    fail();
+    throw OutOfMemory(error.what() + blocks);
+  } catch (...) {
+    fail();
+    throw;
+  }
+}
+
+Tensor Tape::make_result(const Spec& spec, Device device) {
+  auto value = std::make_shared<Value>(spec.shape, spec.dtype, device);
+  value->tape_ = this;
+  value->requires_grad_ = true;
+  return Tensor(std::make_shared<Handle>(std::move(value), shared_from_this()));
+}
+
+void Tape::begin(Op& op, std::span<const Tensor> inputs) {
+  PinSet pins(*this);
+  std::vector<View> views;
+  std::vector<ValuePtr> values;
+  for (const Tensor& input : inputs) {
+    restore(input.value());
+    pins.pin(input.value());
+    views.push_back(input.value().view());
+    values.push_back(input.handle()->value);
+  }
+  Forward io(views, {}, Phase::First, inputs[0].device(), this, values);
+  ObservedRun run(op, nullptr, current_scope != nullptr ? current_scope->block_.get() : nullptr, RunKind::Forward);
+  run_op(op, views, [&] { op.begin(io); });
+  run.done([&] { return op.begin_work(views); });
+}
+
+void Tape::check_same_step(const Op& op, std::span<const Tensor> inputs) const {
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    const Tape* const other = inputs[i].value().tape_;
+    if (other == nullptr || other == this) continue;
+    throw StateError(
+        concat_text("[", op.name(), "] input ", i, " was made by a step that is over; detach() it to use its value"));
+  }
+}
+
+Tensor apply_single(std::unique_ptr<Op> op, std::vector<Tensor> inputs) {
+  return std::move(apply(std::move(op), std::move(inputs)).front());
+}
+
+std::shared_ptr<Tape> Tape::current() {
+  std::shared_ptr<Tape> tape = current_tape.lock();
+  return tape != nullptr && tape->state_ == State::Recording ? tape : nullptr;
+}
+
+std::shared_ptr<Tape> Tape::current_or_new() {
+  if (std::shared_ptr<Tape> tape = current()) return tape;
+  auto tape = std::make_shared<Tape>();
+  tape->verifier_ = Verifier::begin_step();
+  current_tape = tape;
+  for (BlockScope* scope = current_scope; scope != nullptr; scope = scope->outer_) scope->tape_ = tape;
+  return tape;
+}
+
+void Tape::record(std::unique_ptr<Op> op, std::vector<Tensor> inputs, std::vector<ValuePtr> outputs,
+                  std::shared_ptr<const BlockInfo> block, bool begin) {
+  if (save_error_) std::rethrow_exception(save_error_);
+  PinSet pins(*this);
+  Node& node = nodes_.emplace_back();
+  node.op = std::move(op);
+  node.index = nodes_.size() - 1;
+  node.needs = node.op->needs();
+  node.block = std::move(block);
+  node.policy = node.block != nullptr ? node.block->policy : nullptr;
+  std::vector<View> input_views;
+  for (const Tensor& input : inputs) {
+    Value& value = input.value();
+    restore(value);
+    pins.pin(value);
+    node.inputs.push_back(input.handle()->value);
+    node.input_versions.push_back(value.version());
+    input_views.push_back(value.view());
+  }
+
+  node.outputs = std::move(outputs);
+  ObservedRun run(*node.op, &node, node.block.get(), RunKind::Forward);
+  std::vector<View> output_views;
+  for (std::size_t o = 0; o < node.outputs.size(); ++o) {
+    Value& value = *node.outputs[o];
+    value.producer_ = &node;
+    value.output_ = o;
+    value.optional_ = node.needs.optional_output(o);
+    RecipePtr recipe = node.policy != nullptr ? node.policy->decide(value, *node.op, *node.block) : nullptr;
+    // What the op can do without never exists unless it is to be kept.
+    if (!value.optional_ || recipe == nullptr) {
+      if (node.policy != nullptr) adopt(value, std::move(recipe));
+      place_output(node, inputs, value);
+      pins.pin(value);
+    }
+    output_views.push_back(value.view());
+  }
+
+  Forward io(input_views, output_views, Phase::First, inputs[0].device(), this, node.inputs);
+  run_op(*node.op, input_views, [&] {
+    if (begin) node.op->begin(io);
+    node.op->forward(io);
+  });
+  run.done([&] {
+    Work work = node.op->forward_work(input_views, output_views);
+    if (begin) work += node.op->begin_work(input_views);
+    return work;
+  });
+  note_readers(node);
+  make_offers(node);
+}
+
+void Tape::place_output(Node& node, std::span<const Tensor> inputs, Value& output) {
+  const int overwritable = node.op->overwritable_input();
+  if (overwritable < 0 || !may_overwrite(node, inputs[static_cast<std::size_t>(overwritable)], output)) {
+    make_memory(output);
+    return;
+  }
+  Value& input = inputs[static_cast<std::size_t>(overwritable)].value();
+  if (input.readers_ > 0 || node.needs.input(static_cast<std::size_t>(overwritable))) {
+    save(input);
+  } else if (verifier_ != nullptr) {
+    verifier_->leaves(input);  // an offer may still let it be restored
+  }
+  if (input.storage_.use_count() > 1) {  // its recipe is still moving the bytes
+    make_memory(output);
+    return;
+  }
+  arenas_.transfer(input, output);
+  observe_placed(output);
+}
+
+bool Tape::may_overwrite(const Node& node, const Tensor& input, const Value& output) const {
+  const Value& value = input.value();
+  // The one handle is the caller's argument, moved to us; the one pin is the recording's own.
+  const bool sole = value.tape_ == this && input.handle().use_count() == 1 && value.handles_ == 1 && value.pins_ == 1 &&
+                    value.storage_.use_count() == 1;
+  const bool read_again =
+      value.readers_ > 0 || node.op->needs().input(static_cast<std::size_t>(node.op->overwritable_input()));
+  const int arena = output.recipe_ != nullptr ? output.recipe_->arena() : -1;
+  return sole && (value.recipe_ != nullptr || !read_again) && value.arena_ == arena &&
+         value.bytes() == output.bytes() && value.dtype() == output.dtype();
+}
+
+void Tape::note_readers(Node& node) {
+  const auto hold = [&](Value& value) {
+    ++value.readers_;
+    node.held.push_back(&value);
+  };
+  for (std::size_t i = 0; i < node.inputs.size(); ++i) {
+    if (node.needs.input(i)) hold(*node.inputs[i]);
+  }
+  for (std::size_t i = 0; i < node.outputs.size(); ++i) {
+    const bool kept = node.needs.optional_output(i) && node.outputs[i]->present();
+    if (node.needs.output(i) || kept) hold(*node.outputs[i]);
+  }
+}
+
+void Tape::make_offers(Node& node) {
+  const int solvable = node.op->solvable_input();
+  if (solvable < 0 || node.policy == nullptr) return;
+  Value& stream = *node.inputs[static_cast<std::size_t>(solvable)];
+  for (std::size_t i = current_scope->branch_start_; i < node.index; ++i) {
+    if (nodes_[i].block != node.block) continue;
+    for (const ValuePtr& output : nodes_[i].outputs) {
+      const bool never_made = output->optional() && !output->present();
+      if (output.get() != &stream && !never_made)
+        offer(*output, {Offer::Kind::InsideBranch, &node}, *node.policy, *node.block);
+    }
+  }
+  current_scope->branch_start_ = node.index + 1;
+  const bool only_once = std::count(node.inputs.begin(), node.inputs.end(), stream.shared_from_this()) == 1;
+  if (!stream.leaf() && only_once) offer(stream, {Offer::Kind::Solvable, &node}, *node.policy, *node.block);
+}
+
+void Tape::offer(Value& value, const Offer& offer, const Policy& policy, const BlockInfo& block) {
+  std::optional<RecipePtr> recipe = policy.reconsider(value, offer, block);
+  if (!recipe) return;
+  // What is gone cannot be saved any more.
+  const bool too_late = *recipe != nullptr && !value.present() && (*recipe)->via(value) == nullptr;
+  if (!too_late && adopt(value, std::move(*recipe))) drop_if_unwanted(value);
+}
+
+bool Tape::adopt(Value& value, RecipePtr recipe) {
+  if (recipe == nullptr) {
+    // What has no bytes, or has them in an arena, cannot be kept any more; its recipe still brings it back.
+    if (value.present() && value.arena_ < 0) value.recipe_ = nullptr;
+    return value.recipe_ == nullptr;
+  }
+  const std::vector<Value*> sources = recipe->sources(value);
+  for (const Value* source : sources) {
+    if (!can_return(*source)) return false;
+  }
+  // A value that no recipe and no gradient reads is on no way back to itself.
+  if (value.readers_ > 0 && depend_on(sources, value)) return false;
+  if (verifier_ != nullptr) {
+    for (const Value* source : sources) verifier_->remember(*source);
+  }
+  Node* const via = const_cast<Node*>(recipe->via(value));
+  Node& last_use = via != nullptr ? *via : *value.producer_;
+  for (Value* source : sources) {
+    ++source->readers_;
+    last_use.held.push_back(source);
+  }
+  if (via != nullptr && via != value.producer_) via->solvable.push_back(&value);
+  if (value.arena_ >= 0 && value.arena_ != recipe->arena()) arenas_.release(value);
+  if (value.recipe_ != recipe) value.saved_ = false;
+  value.recipe_ = std::move(recipe);
+  return true;
+}
+
+void Tape::make_memory(Value& value) {
+  const int arena = value.recipe_ != nullptr ? value.recipe_->arena() : -1;
+  if (arena >= 0) {
+    arenas_.lease(value, arena, [this](Value& tenant) { save(tenant); });
+  } else {
+    value.storage_ = std::make_shared<Storage>(value.device(), value.bytes(), Tag::Activation);
+  }
+  observe_placed(value);
+}
+
+std::shared_ptr<Note>* Forward::note(std::size_t i) const {
+  if (values_.empty() || values_[i]->leaf()) return nullptr;
+  Value& value = *values_[i];
+  if (value.note_version_ != value.version()) value.note_ = nullptr;
+  value.note_version_ = value.version();
+  return &value.note_;
+}
+
+void Forward::on_failure(std::function<void()> undo) const {
+  if (tape_ != nullptr) tape_->on_failure(std::move(undo));
+}
+
+}  // namespace palimpsest

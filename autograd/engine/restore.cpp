@@ -1,0 +1,252 @@
+// Restoring: bringing absent values back by their recipes, and letting present ones go.
+
+#include <algorithm>
+#include <limits>
+#include <unordered_set>
+
+#include <palimpsest/autograd/engine/observe.hpp>
+#include <palimpsest/autograd/engine/pins.hpp>
+#include <palimpsest/autograd/engine/run_op.hpp>
+#include <palimpsest/autograd/engine/tape.hpp>
+#include <palimpsest/autograd/engine/verifier.hpp>
+
+namespace palimpsest {
+
+const Node* Recipe::via(const Value& value) const { return value.producer(); }
+
+std::vector<Value*> Recipe::sources(const Value& value) const {
+  std::vector<Value*> inputs;
+  for (const ValuePtr& input : value.producer()->inputs) inputs.push_back(input.get());
+  return inputs;
+}
+
+void Recipe::save(const View&) {}
+
+bool Recipe::exact(const Value&) const { return true; }
+
+void Recipe::hand_over(const View& bytes, const std::shared_ptr<Storage>&) { save(bytes); }
+
+bool Recipe::fetch_ahead(const Value&) { return false; }
+
+std::optional<RecipePtr> Policy::reconsider(const Value&, const Offer&, const BlockInfo&) const { return std::nullopt; }
+
+void Op::solve(std::span<const View>, const View&, const View&) const {
+  throw StateError(concat_text("[", name(), "] cannot be solved for an input"));
+}
+
+View Restoring::destination() {
+  tape_.make_memory(value_);
+  return value_.view();
+}
+
+View Restoring::destination_over(Value& source) {
+  // One pin: the restoring itself reads the source, for the last time.
+  const bool free = source.pins_ == 1 && source.handles_ == 0 && source.readers_ == own_readers(source) &&
+                    source.storage_.use_count() == 1;
+  const bool own_memory = source.arena_ < 0 && value_.recipe_->arena() < 0;
+  if (!free || !own_memory || source.bytes() != value_.bytes()) return destination();
+  tape_.arenas_.transfer(source, value_);
+  observe_placed(value_);
+  return value_.view();
+}
+
+void Restoring::take(std::shared_ptr<Storage> memory) {
+  value_.storage_ = std::move(memory);
+  observe_placed(value_);
+}
+
+int Restoring::own_readers(const Value& source) const {
+  const Node* const via = value_.recipe_->via(value_);
+  // In forward the value may be dropped and restored again; in backward it stays until nobody will read it.
+  if (tape_.state_ != Tape::State::Backward || via == nullptr) return 0;
+  const auto is_source = [&](const ValuePtr& other) { return other.get() == &source; };
+  for (std::size_t i = 0; i < via->inputs.size(); ++i) {
+    if (is_source(via->inputs[i]) && via->needs.input(i)) return 0;
+  }
+  for (std::size_t o = 0; o < via->outputs.size(); ++o) {
+    if (is_source(via->outputs[o]) && via->needs.output(o)) return 0;
+  }
+  for (const Value* other : via->solvable) {
+    if (other != &value_) return 0;
+  }
+  return static_cast<int>(std::count(via->held.begin(), via->held.end(), &source));
+}
+
+void Restoring::replay() {
+  Node& node = *value_.producer_;
+  const std::vector<View> inputs = views_of(node.inputs);
+  std::vector<View> outputs;
+  for (const ValuePtr& output : node.outputs) {
+    outputs.push_back(output.get() == &value_ ? destination()
+                                              : View{nullptr, output->shape(), output->dtype(), output->device()});
+  }
+  Forward io(inputs, outputs, Phase::Replay, value_.device(), &tape_);
+  node.op->forward(io);
+  if (node.op->cost() == Cost::Heavy) ++tape_.heavy_replays_;
+}
+
+namespace {
+
+/// A value to be restored, and the values that must be present for it.
+struct Step {
+  Value* value;
+  std::vector<Value*> sources;
+  bool stays = true;  ///< if somebody will read it
+};
+
+/// Depth-first search, without recursion, for everything that must be restored before `target` can be. Steps come in an
+/// order in which each finds its sources present. Throws StateError at a value that nothing can bring back.
+std::vector<Step> plan(Value& target) {
+  struct Frame {
+    Step step;
+    std::size_t next = 0;
+  };
+  const auto frame_of = [](Value& value) {
+    if (value.recipe() == nullptr) {
+      throw StateError(
+          concat_text("the bytes of a ", value.shape(), " tensor were given up with a step that is over or failed"));
+    }
+    return Frame{{&value, value.recipe()->sources(value)}};
+  };
+  std::vector<Step> steps;
+  std::unordered_map<Value*, bool> visited{{&target, true}};
+  std::vector<Frame> stack;
+  stack.push_back(frame_of(target));
+  while (!stack.empty()) {
+    Frame& top = stack.back();
+    if (top.next == top.step.sources.size()) {
+      steps.push_back(std::move(top.step));
+      stack.pop_back();
+      continue;
+    }
+    Value& source = *top.step.sources[top.next++];
+    if (source.present() || !visited.emplace(&source, true).second) continue;
+    stack.push_back(frame_of(source));
+  }
+  int least = std::numeric_limits<int>::max();
+  for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
+    const int nesting = step->value->recipe()->nesting();
+    step->stays = nesting <= least;
+    least = std::min(least, nesting);
+  }
+  return steps;
+}
+
+Work work_of(const Value& value, const Node* via) {
+  const double bytes = static_cast<double>(value.bytes());
+  if (via == nullptr) return {0, bytes};
+  // Solving reads and writes what forward does.
+  std::vector<View> outputs = views_of(via->outputs);
+  for (std::size_t o = 0; o < outputs.size(); ++o) {
+    if (via->outputs[o].get() != &value && via == value.producer()) outputs[o].data = nullptr;
+  }
+  return via->op->forward_work(views_of(via->inputs), outputs);
+}
+
+}  // namespace
+
+void Tape::restore(Value& target) {
+  if (target.deferred_ != nullptr) compute_deferred(target);
+  if (target.present()) return;
+  const std::vector<Step> steps = plan(target);
+  // Every source stays pinned from the moment it is present until its last use in the plan.
+  PinSet pins(*this);
+  std::unordered_map<Value*, int> uses;
+  for (const Step& step : steps) {
+    for (Value* source : step.sources) ++uses[source];
+  }
+  for (auto& [source, count] : uses) {
+    if (source->present()) pins.pin(*source);
+  }
+  if (verifier_ != nullptr) verifier_->begin_plan();
+  std::unordered_set<const Value*> passing;
+  for (const Step& step : steps) {
+    Value& value = *step.value;
+    const Node* const via = value.recipe_->via(value);
+    const auto restore_it = [&] {
+      const Op& op = via != nullptr ? *via->op : *value.producer_->op;
+      const RunKind kind = via == nullptr ? RunKind::Fetch : via == value.producer_ ? RunKind::Replay : RunKind::Solve;
+      ObservedRun run(op, via != nullptr ? via : value.producer_, value.producer_->block.get(), kind);
+      Restoring restoring(*this, value);
+      value.recipe_->restore(restoring);
+      run.done([&] { return work_of(value, via); });
+    };
+    if (via != nullptr) check_versions(*via, all_bits);
+    if (verifier_ != nullptr) verifier_->check_sources(value, step.sources);
+    try {
+      StateCheck state(verifier_.get(), via);
+      if (via != nullptr) {
+        run_op(*via->op, via->inputs, restore_it);
+      } else {
+        restore_it();
+        value.storage_->version = value.saved_version_;
+      }
+      state.done();
+      if (verifier_ != nullptr) verifier_->check_restored(value, step.sources);
+    } catch (...) {
+      if (value.present()) drop(value);
+      throw;
+    }
+    pins.pin(value);
+    if (!step.stays) passing.insert(&value);
+    for (Value* source : step.sources) {
+      if (--uses[source] > 0) continue;
+      pins.unpin(*source);
+      const bool read_now = source->pins_ > 0 || source->handles_ > 0;
+      if (passing.contains(source) && !read_now && source->present()) drop(*source);
+    }
+  }
+}
+
+void Tape::save(Value& value) {
+  if (verifier_ != nullptr) verifier_->leaves(value);
+  if (value.recipe_ == nullptr || value.saved_) return;
+  if (value.storage_.use_count() == 1) {
+    value.recipe_->hand_over(value.view(), value.storage_);
+  } else {
+    value.recipe_->save(value.view());
+  }
+  value.saved_ = true;
+  if (value.recipe_->via(value) == nullptr) value.saved_version_ = value.storage_->version;
+}
+
+bool Tape::can_return(const Value& value) {
+  if (value.present()) return true;
+  // A recipe that runs no node has nothing but what it has saved.
+  return value.recipe_ != nullptr && (value.saved_ || value.recipe_->via(value) != nullptr);
+}
+
+void Tape::forget_recipe(Value& value) {
+  value.recipe_ = nullptr;
+  if (value.arena_ >= 0) arenas_.release(value);  // the next tenant would take bytes that nothing can bring back
+}
+
+void Tape::drop(Value& value) {
+  if (value.arena_ >= 0) {
+    arenas_.vacate(value);
+  } else {
+    value.storage_.reset();
+  }
+}
+
+void Tape::drop_if_unwanted(Value& value) noexcept {
+  if (value.pins_ > 0 || value.handles_ > 0 || !value.present()) return;
+  const bool recipe_will_do = state_ == State::Recording && value.recipe_ != nullptr;
+  if (value.readers_ > 0 && !recipe_will_do) return;
+  try {
+    if (value.readers_ > 0) {
+      save(value);
+    } else if (verifier_ != nullptr && state_ == State::Recording) {
+      verifier_->leaves(value);  // a recipe offered later may still bring it back
+    }
+    drop(value);
+  } catch (...) {
+    save_error_ = std::current_exception();  // the bytes stay where they are
+  }
+}
+
+void Tape::let_go(Value& value) noexcept {
+  if (state_ == State::Recording || state_ == State::Backward) drop_if_unwanted(value);
+}
+
+}  // namespace palimpsest

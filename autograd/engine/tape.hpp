@@ -1,0 +1,133 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <exception>
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include <palimpsest/autograd/engine/arena.hpp>
+#include <palimpsest/autograd/tensor.hpp>
+#include <palimpsest/autograd/value.hpp>
+
+namespace palimpsest {
+
+class Verifier;
+
+/// The recorded computation of one step: nodes in the order in which they ran. Made when the first op is recorded, used
+/// up by backward, gone with the last tensor that refers to it. Nothing here recurses over the graph.
+class Tape : public std::enable_shared_from_this<Tape> {
+ public:
+  enum class State { Recording, Backward, Consumed, Failed };
+
+  Tape();
+  ~Tape();
+  Tape(const Tape&) = delete;
+  Tape& operator=(const Tape&) = delete;
+
+  /// The tape that this thread records on; null before the first recorded op of a step.
+  static std::shared_ptr<Tape> current();
+
+  State state() const { return state_; }
+  const std::deque<Node>& nodes() const { return nodes_; }
+  const Arenas& arenas() const { return arenas_; }
+  /// Forward runs of heavy ops that restoring has cost so far.
+  std::size_t heavy_replays() const { return heavy_replays_; }
+
+  /// Makes an absent value present. Throws StateError if nothing can bring it back. Strong guarantee, but for a value
+  /// that has never been made (autograd/engine/deferred.hpp): if making it fails, the step has failed.
+  void restore(Value& target);
+
+  void backward(const Tensor& loss);
+
+  /// The step has failed: undoes what its forward changed (running statistics, random counters), drops every byte that
+  /// no user's tensor holds, and refuses all further use. Parameters, committed gradients and optimisers were not
+  /// touched. What a broken device does not let it undo is lost with the device.
+  void fail() noexcept;
+
+  /// Registers how to undo a change of state if this step fails.
+  void on_failure(std::function<void()> undo) { undo_.push_back(std::move(undo)); }
+
+ private:
+  friend class Backward;
+  friend class BlockScope;
+  friend class PinSet;
+  friend class Restoring;
+  friend struct Handle;
+  friend class Tensor;
+  friend std::vector<Tensor> apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs);
+  friend Tensor defer(std::unique_ptr<Op> op, std::vector<Tensor> inputs);
+  friend std::unique_ptr<Deferred> take_deferred(Tensor& x);
+
+  static std::shared_ptr<Tape> current_or_new();
+
+  void check_same_step(const Op& op, std::span<const Tensor> inputs) const;
+  /// A value that an op recorded here is to make.
+  Tensor make_result(const Spec& spec, Device device);
+  /// Runs an op for the first time and decides how its outputs reach backward.
+  void record(std::unique_ptr<Op> op, std::vector<Tensor> inputs, std::vector<ValuePtr> outputs,
+              std::shared_ptr<const BlockInfo> block, bool begin);
+  /// Runs Op::begin for an op that is to be recorded later.
+  void begin(Op& op, std::span<const Tensor> inputs);
+  /// Records the op that a value waits for, if it does.
+  void compute_deferred(Value& value);
+  void check_deferred_versions(const Value& value) const;
+  /// Runs a part of the forward pass; what it throws fails the step.
+  void fail_on_error(const std::function<void()>& run);
+  void place_output(Node& node, std::span<const Tensor> inputs, Value& output);
+  bool may_overwrite(const Node& node, const Tensor& input, const Value& output) const;
+  void note_readers(Node& node);
+  void make_offers(Node& node);
+  /// Asks a policy for another recipe.
+  void offer(Value& value, const Offer& offer, const Policy& policy, const BlockInfo& block);
+  /// Gives a value another recipe, unless it could not be brought back with it.
+  bool adopt(Value& value, RecipePtr recipe);
+  /// Takes a value's recipe away at the last moment at which it could be followed. Bytes that are there stay.
+  void forget_recipe(Value& value);
+  /// Whether a value's bytes are there or can be brought back.
+  static bool can_return(const Value& value);
+
+  void make_memory(Value& value);
+  void drop_if_unwanted(Value& value) noexcept;
+  void drop(Value& value);
+  /// Lets a value's recipe save the bytes that are about to go.
+  void save(Value& value);
+  /// Called when the user's last tensor of a value has gone.
+  void let_go(Value& value) noexcept;
+
+  void check_versions(const Node& node, std::uint64_t read) const;
+  /// Marks the nodes that the loss depends on (Node::reached).
+  void mark_reached(const Value& loss);
+  void backward_through(Node& node);
+  void solve_inputs(Node& node);
+  /// While `node` runs backwards, what those before it will read may be on its way.
+  void fetch_ahead(const Node& node);
+  void retire(Node& node);
+  void commit_gradients();
+  /// Throws ValueError for a policy, or a part of one, that had nothing to act on in the whole step.
+  void check_policies_acted() const;
+  std::map<const Policy*, std::vector<const Op*>> ops_by_policy() const;
+  std::shared_ptr<Storage>& gradient_slot(Value& value);
+  void finish(State state) noexcept;
+  std::string describe_blocks() const;
+
+  State state_ = State::Recording;
+  std::deque<Node> nodes_;  // a deque: values point to nodes
+  Arenas arenas_;
+  std::unique_ptr<Verifier> verifier_;          // null where nothing is verified
+  std::vector<std::weak_ptr<Value>> deferred_;  // those that still wait, and some that do not
+  std::vector<std::function<void()>> undo_;
+  std::vector<ValuePtr> leaves_with_gradient_;  // in the order in which backward met them
+  std::unordered_map<Value*, std::shared_ptr<Storage>> leaf_gradients_;
+  std::size_t heavy_replays_ = 0;
+  std::vector<const Value*> on_their_way_;  // fetched ahead of need, and not restored yet
+  std::size_t looked_ahead_ = SIZE_MAX;     // nodes from this one on have been looked through for what to fetch
+  std::exception_ptr save_error_;  // thrown by Recipe::save where it could not be reported; fails the next operation
+};
+
+}  // namespace palimpsest

@@ -1,0 +1,201 @@
+// What is compared, and how a difference is told.
+
+#include <palimpsest/autograd/engine/verifier.hpp>
+
+#include <algorithm>
+#include <utility>
+
+#include <palimpsest/core/device.hpp>
+
+namespace palimpsest {
+namespace {
+
+bool verified_on_device(Device device) { return kernel_device(device) == Device::Cuda; }
+
+/// "[conv2d] in dense1.layer2".
+std::string name_of(const Node& node) {
+  return concat_text("[", node.op->name(), "]", node.block != nullptr ? " in " + node.block->name : "");
+}
+
+/// "[conv2d] in dense1.layer2: output 0 (8, 12, 4, 4)".
+std::string name_of(const Value& value) {
+  return concat_text(name_of(*value.producer()), ": output ", value.output(), " ", value.shape());
+}
+
+std::string shapes_of(const std::vector<ValuePtr>& values) {
+  std::string text;
+  for (const ValuePtr& value : values) text += concat_text(text.empty() ? "" : ", ", value->shape());
+  return text;
+}
+
+}  // namespace
+
+DeviceFingerprints::DeviceFingerprints(Device device)
+    : device_(device), own_(device, sizeof(Fingerprint) + sizeof(std::uint64_t), Tag::Activation) {
+  zero_bytes(own_.data(), device_, own_.bytes());
+}
+
+Fingerprint* DeviceFingerprints::at(std::size_t number) const {
+  return pages_[number / page_fingerprints].as<Fingerprint>() + number % page_fingerprints;
+}
+
+std::size_t DeviceFingerprints::take(const View& bytes, Sample sample) {
+  if (taken_ == pages_.size() * page_fingerprints) {
+    const Buffer& page = pages_.emplace_back(device_, page_fingerprints * sizeof(Fingerprint), Tag::Activation);
+    zero_bytes(page.data(), device_, page.bytes());
+  }
+  const std::size_t number = taken_++;
+#if defined(PALIMPSEST_HAS_CUDA)
+  if (device_ == Device::Cuda && sample.pieces(bytes.bytes()) > 0)
+    cuda::add_fingerprint(bytes.data, bytes.bytes(), sample, at(number));
+#else
+  static_cast<void>(bytes);
+  static_cast<void>(sample);
+#endif
+  return number;
+}
+
+void DeviceFingerprints::compare(const View& bytes, Sample sample, std::size_t with, std::uint64_t check) {
+#if defined(PALIMPSEST_HAS_CUDA)
+  if (device_ != Device::Cuda) return;
+  auto* const found = own_.as<Fingerprint>();
+  cuda::add_fingerprint(bytes.data, bytes.bytes(), sample, found);
+  cuda::compare_fingerprints(at(with), found, check, reinterpret_cast<std::uint64_t*>(found + 1));
+#else
+  static_cast<void>(bytes);
+  static_cast<void>(sample);
+  static_cast<void>(with);
+  static_cast<void>(check);
+#endif
+}
+
+std::uint64_t DeviceFingerprints::verdict() const {
+  std::uint64_t check = 0;
+  copy_bytes(&check, Device::Cpu, own_.as<Fingerprint>() + 1, device_, sizeof check);
+  return check;
+}
+
+Sample Verifier::sample_of(const Value& value) const {
+  if (verify_ == Verify::All) return {};
+  const std::uint64_t place = value.producer() != nullptr ? value.producer()->index + value.output() : 0;
+  return {(step_ + place) % verify_period, verify_period};
+}
+
+Sample Verifier::sample_of(const Node& node) const {
+  const bool looked_at = verify_ == Verify::All || (step_ + node.index) % verify_period == 0;
+  return {.first = looked_at ? 0 : UINT64_MAX};
+}
+
+DeviceFingerprints& Verifier::on(Device device) { return devices_.try_emplace(device, device).first->second; }
+
+Verifier::Mark Verifier::take(const View& bytes, Sample sample) {
+  Mark mark{.sample = sample};
+  if (verified_on_device(bytes.device)) {
+    // Whatever the sample: memory must not depend on the step.
+    mark.number = on(bytes.device).take(bytes, sample);
+  } else if (bytes.device == Device::Cpu && sample.pieces(bytes.bytes()) > 0) {
+    mark.bytes = fingerprint(bytes.data, bytes.bytes(), sample);
+  }
+  return mark;
+}
+
+void Verifier::remember(const Value& value) {
+  if (!value.present() || inexact_.contains(&value)) return;
+  if (!value.leaf() && value.version() != 0) return;
+  const auto known = marks_.find(&value);
+  if (known != marks_.end() && known->second.version == value.version()) return;
+  Mark mark = take(value.view(), sample_of(value));
+  mark.version = value.version();
+  marks_.insert_or_assign(&value, mark);
+}
+
+void Verifier::leaves(const Value& value) {
+  const Node* const producer = value.producer();
+  if (producer != nullptr && (value.recipe() != nullptr || producer->policy != nullptr)) remember(value);
+}
+
+const Verifier::Mark* Verifier::mark_of(const Value& value) const {
+  const auto known = marks_.find(&value);
+  const bool comparable =
+      known != marks_.end() && known->second.version == value.version() && !inexact_.contains(&value);
+  return comparable ? &known->second : nullptr;
+}
+
+void Verifier::compare(const View& bytes, const Mark& mark, Check check) {
+  if (bytes.device == Device::Meta || mark.sample.pieces(bytes.bytes()) == 0) return;
+  if (bytes.device == Device::Cpu) {
+    if (fingerprint(bytes.data, bytes.bytes(), mark.sample) != mark.bytes) throw VerificationError(describe(check));
+    return;
+  }
+  checks_.push_back(std::move(check));
+  on(bytes.device).compare(bytes, mark.sample, mark.number, checks_.size());
+}
+
+void Verifier::check_sources(const Value& value, std::span<Value* const> sources) {
+  for (const Value* source : sources) {
+    const Mark* const mark = mark_of(*source);
+    if (mark == nullptr || !compared_.insert(source).second) continue;
+    compare(source->view(), *mark, {Check::Kind::Source, source, value.recipe()->via(value)});
+  }
+}
+
+void Verifier::check_restored(const Value& value, std::span<Value* const> sources) {
+  const auto is_inexact = [this](const Value* source) { return inexact_.contains(source); };
+  if (!value.recipe()->exact(value) || std::any_of(sources.begin(), sources.end(), is_inexact)) {
+    inexact_.insert(&value);
+    return;
+  }
+  inexact_.erase(&value);
+  const Mark* const mark = mark_of(value);
+  if (mark == nullptr) return;
+  compared_.insert(&value);
+  const auto unknown =
+      std::count_if(sources.begin(), sources.end(), [this](const Value* source) { return !marks_.contains(source); });
+  compare(value.view(), *mark,
+          {Check::Kind::Restored, &value, value.recipe()->via(value), std::string(value.recipe()->name()),
+           sources.size(), static_cast<std::size_t>(unknown)});
+}
+
+void Verifier::conclude() const {
+  for (const auto& [device, fingerprints] : devices_) {
+    const std::uint64_t found = fingerprints.verdict();
+    if (found != 0) throw VerificationError(describe(checks_[found - 1]));
+  }
+}
+
+std::string Verifier::describe(const Check& check) const {
+  const char* const part = verify_ == Verify::Sampled ? " (in the sample of this step)" : "";
+  if (check.kind == Check::Kind::State) {
+    return concat_text(name_of(*check.run), " on inputs ", shapes_of(check.run->inputs),
+                       ": running it again has changed the model's state, which only its first run may");
+  }
+  const Value& value = *check.value;
+  if (check.kind == Check::Kind::Source) {
+    const std::string what = value.leaf() ? concat_text("a leaf ", value.shape()) : name_of(value);
+    return concat_text(what, " is not any more what it was in forward", part, "; found when ", name_of(*check.run),
+                       " on inputs ", shapes_of(check.run->inputs), " was about to read it again");
+  }
+  std::string text = concat_text(name_of(value), ", restored by ", check.recipe);
+  if (check.run != nullptr && check.run != value.producer()) text += concat_text(" of ", name_of(*check.run));
+  text += concat_text(", is not what forward made", part, "; inputs ", shapes_of(value.producer()->inputs));
+  if (check.unknown_sources > 0) {
+    text += concat_text("; ", check.unknown_sources, " of the ", check.sources,
+                        " tensors it was restored from could not be compared");
+  }
+  return text;
+}
+
+StateCheck::StateCheck(Verifier* verifier, const Node* node) : verifier_(verifier), node_(node) {
+  if (verifier_ == nullptr || node_ == nullptr) return;
+  for (const View& view : node_->op->state()) before_.push_back(verifier_->take(view, verifier_->sample_of(*node_)));
+}
+
+void StateCheck::done() {
+  if (before_.empty()) return;
+  const std::vector<View> after = node_->op->state();
+  for (std::size_t i = 0; i < after.size(); ++i) {
+    verifier_->compare(after[i], before_[i], {Verifier::Check::Kind::State, nullptr, node_});
+  }
+}
+
+}  // namespace palimpsest

@@ -1,0 +1,139 @@
+#include <palimpsest/core/device.hpp>
+
+#include <atomic>
+#include <cstring>
+
+#if defined(PALIMPSEST_HAS_CUDA)
+#include <palimpsest/core/cuda/backend.hpp>
+#endif
+
+namespace palimpsest {
+namespace {
+
+std::atomic<Device> device_to_forecast{Device::Cpu};
+
+[[noreturn, maybe_unused]] void refuse() {
+  throw DeviceError(concat_text("no CUDA device: ", cuda_unavailable_reason()));
+}
+
+}  // namespace
+
+void set_forecast_device(Device device) {
+  if (device == Device::Meta) throw DeviceError("meta stands for another device, not for itself");
+  device_to_forecast = device;
+}
+
+Device forecast_device() { return device_to_forecast; }
+
+#if defined(PALIMPSEST_HAS_CUDA)
+
+namespace {
+
+void require_device() {
+  if (cuda_device_count() == 0) refuse();
+}
+
+}  // namespace
+
+int cuda_device_count() {
+  static const int count = cuda::device_count();
+  return count;
+}
+
+std::string cuda_unavailable_reason() { return cuda::unavailable_reason(); }
+
+std::string cuda_device_name() {
+  require_device();
+  return cuda::device_name();
+}
+
+std::unique_ptr<MemorySource> make_cuda_memory() {
+  require_device();
+  return cuda::make_memory();
+}
+
+DeviceMemory cuda_device_memory() {
+  require_device();
+  return cuda::device_memory();
+}
+
+std::unique_ptr<Upload> make_upload() {
+  require_device();
+  return cuda::make_upload();
+}
+
+std::unique_ptr<CopyQueue> make_copy_queue() {
+  require_device();
+  return cuda::make_copy_queue();
+}
+
+std::unique_ptr<MemorySource> make_pinned_memory() {
+  require_device();
+  return cuda::make_pinned_memory();
+}
+
+std::unique_ptr<DeviceTimer> make_device_timer() {
+  require_device();
+  return cuda::make_timer();
+}
+
+Pinned::Pinned(void* address, std::size_t bytes) : address_(address) {
+  require_device();
+  cuda::pin(address, bytes);
+}
+
+Pinned::~Pinned() {
+  if (address_ != nullptr) cuda::unpin(address_);
+}
+
+#else
+
+int cuda_device_count() { return 0; }
+std::string cuda_unavailable_reason() { return "this build has no CUDA (configure with -Dcuda=enabled)"; }
+std::string cuda_device_name() { refuse(); }
+std::unique_ptr<MemorySource> make_cuda_memory() { refuse(); }
+DeviceMemory cuda_device_memory() { refuse(); }
+std::unique_ptr<Upload> make_upload() { refuse(); }
+std::unique_ptr<CopyQueue> make_copy_queue() { refuse(); }
+std::unique_ptr<MemorySource> make_pinned_memory() { refuse(); }
+std::unique_ptr<DeviceTimer> make_device_timer() { refuse(); }
+Pinned::Pinned(void* address, std::size_t) : address_(address) { refuse(); }
+Pinned::~Pinned() = default;
+
+#endif
+
+void copy_bytes(void* to, Device to_device, const void* from, Device from_device, std::size_t bytes) {
+  if (to_device == Device::Meta || from_device == Device::Meta || bytes == 0) return;
+  if (to_device == Device::Cpu && from_device == Device::Cpu) {
+    std::memcpy(to, from, bytes);
+    return;
+  }
+#if defined(PALIMPSEST_HAS_CUDA)
+  cuda::copy(to, to_device, from, from_device, bytes);
+#else
+  refuse();
+#endif
+}
+
+void fill_bytes(void* to, Device device, unsigned char value, std::size_t bytes) {
+  if (device == Device::Meta || bytes == 0) return;
+  if (device == Device::Cpu) {
+    std::memset(to, value, bytes);
+    return;
+  }
+#if defined(PALIMPSEST_HAS_CUDA)
+  cuda::fill_bytes(to, value, bytes);
+#else
+  refuse();
+#endif
+}
+
+void synchronize(Device device) {
+#if defined(PALIMPSEST_HAS_CUDA)
+  if (device == Device::Cuda) cuda::synchronize();
+#else
+  (void)device;
+#endif
+}
+
+}  // namespace palimpsest

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <array>
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include <palimpsest/memory/planner/chain_schedule.hpp>
+#include <palimpsest/memory/planner/plan.hpp>
+#include <palimpsest/memory/planner/rates.hpp>
+
+namespace palimpsest::memory {
+
+/// A step read as a chain: runs of ops between which one value alone is passed on. Where every link is one op the
+/// schedules of chain_schedules() are all there are; in longer links what is inside is made again when backward gets
+/// there.
+class Chain {
+ public:
+  /// Whether link i, from 0, keeps its result.
+  using Keeps = std::function<bool(int link)>;
+  /// A plan and the step that followed it.
+  struct Rehearsed {
+    Plan plan;
+    StepRecord step;
+  };
+  /// Rehearses the plan in which the results of some links and the last one's are kept, all others are replayed with
+  /// nesting 0, and what is made inside links with Plan::most_nesting.
+  using Rehearse = std::function<Rehearsed(const Keeps& keeps)>;
+
+  /// nullopt if fewer than three links are found. Of more than `most_links`, neighbours are joined.
+  static std::optional<Chain> find(const StepRecord& step, int most_links);
+
+  int count() const { return static_cast<int>(last_op_.size()); }
+  /// The link that an op is in, and the link whose result a value is, -1 for one made inside a link.
+  int link_of(int op) const { return link_of_op_[static_cast<std::size_t>(op)]; }
+  int link_that_ends_in(int op, int output) const;
+
+  /// Measures what the links take. Four rehearsals show each link in all situations that make a difference: with all
+  /// results kept, with none, and with every other one, odd or even. nullopt if the step does not run through the links
+  /// one after the other, forward and back.
+  std::optional<std::vector<ChainLink>> measure(const Rates& rates, const Rehearse& rehearse);
+  /// The most bytes that are live before the first link and after all backward; known after measure().
+  std::int64_t floor() const { return floor_; }
+
+ private:
+  class Reading;
+  /// Of runs, or of events.
+  struct Stretch {
+    std::size_t begin = 0;
+    std::size_t end = 0;
+  };
+
+  std::vector<ChainLink> read_needs(const StepRecord& step) const;
+  /// Whether any link's backward reads the result of this one.
+  bool is_wanted(const std::vector<ChainLink>& chain, int link) const;
+  /// `readings`: with no results kept, those of links with even numbers, with odd ones, and all.
+  void measure_forward(std::vector<ChainLink>& chain, const std::array<const Reading*, 4>& readings) const;
+  void measure_backward(std::vector<ChainLink>& chain, const Reading& all_kept, const Reading& none_kept) const;
+
+  std::vector<int> link_of_op_;
+  std::vector<int> last_op_;  // of each link
+  std::vector<int> output_;   // which of that op's outputs is the link's result
+  std::int64_t floor_ = 0;
+};
+
+}  // namespace palimpsest::memory

@@ -1,0 +1,81 @@
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <palimpsest/memory/planner/plan.hpp>
+#include <palimpsest/memory/planner/rates.hpp>
+
+namespace palimpsest::memory {
+
+/// Runs one whole training step on Device::Meta under the policy, or under the model's usual ones where it is null. The
+/// same step every time, like any but the first of a run. What it throws comes out of the planner's functions; a
+/// ValueError for a policy that has nothing to act on does not.
+using Rehearsal = std::function<void(const PolicyPtr& policy)>;
+
+/// What a step will take.
+struct StepForecast {
+  std::size_t peak = 0;  ///< bytes; what is live beside the step is included
+  TagBytes by_tag{};     ///< adds up to `peak`
+  std::size_t peak_reserved = 0;
+  Work work;
+  double seconds = 0;  ///< by the table of rates
+};
+
+/// A way to run the step.
+struct Candidate {
+  PolicyPtr policy;
+  StepForecast forecast;
+};
+
+/// Runs the step once and says what it takes.
+StepForecast forecast(const Rehearsal& rehearsal, const PolicyPtr& policy, const Rates& rates);
+/// The same with the record of everything that happened.
+StepRecord rehearse(const Rehearsal& rehearsal, const PolicyPtr& policy);
+
+/// The name of the policies that the planner makes.
+inline constexpr std::string_view planned_name = "budget";
+
+/// Chooses recipes so that a step stays within a budget of bytes and takes the least predicted time.
+///
+/// The planner never trusts an estimate of memory: it looks for promising plans and rehearses each, so that peaks are
+/// exact, replay transients included. What it finds does not depend on the budgets it is asked for: a list of
+/// candidates in which each needs more memory and less time than the one before. So more memory never gets a slower
+/// plan, and no single policy that fits (offload only where it is allowed) is better.
+///
+/// How it looks: all built-in policies and their compositions; segments between cuts at which few bytes are alive (Chen
+/// et al. 2016), replayed whole or only where a replayed byte is cheap, the rest kept or moved elsewhere; couplings
+/// inverted from the first up to any other; where the step is a chain, its best schedules, in which checkpoints are
+/// made on the way to others (memory/planner/chain_schedule.hpp); and, for each of a row of budgets, the best of these
+/// with as much kept again as fits. Of a chain of at most twenty ops the schedules of keeping and replaying among the
+/// candidates are the best there are (compared with all there are for twelve values), but for those left out where
+/// there are very many.
+class Planner {
+ public:
+  /// `rehearsal` must outlive the planner's construction, in which all the searching is done.
+  /// `may_offload`: values may also be moved elsewhere (memory/offload.hpp).
+  Planner(const Rehearsal& rehearsal, const Rates& rates, bool may_offload = false);
+
+  /// From the least memory to the least time.
+  const std::vector<Candidate>& candidates() const { return candidates_; }
+  /// The fastest candidate whose peak is within the budget. Throws ValueError, stating the least feasible bytes and the
+  /// values that pin it, if there is none.
+  const Candidate& within(std::size_t budget) const;
+  /// Rehearsals that the search took.
+  std::size_t rehearsals() const { return rehearsals_; }
+
+ private:
+  std::vector<Candidate> candidates_;
+  std::size_t rehearsals_ = 0;
+  bool may_offload_;
+  std::string pinned_by_;  // what is live at the peak of the thriftiest candidate
+};
+
+/// Reads "2GiB", "1500 MB", "750MiB", "123456" (bytes) or "40%", which is of `device_bytes`. Throws ValueError.
+std::size_t parse_bytes(std::string_view text, std::size_t device_bytes);
+
+}  // namespace palimpsest::memory

@@ -1,0 +1,210 @@
+#include <palimpsest/memory/planner/step_log.hpp>
+
+#include <new>
+#include <utility>
+
+#include <palimpsest/autograd/engine/tape.hpp>
+
+namespace palimpsest::memory {
+
+StepRecord::Peak StepRecord::peak() const {
+  Peak peak{0, live_before, live_before_by_tag};
+  std::size_t live = live_before;
+  TagBytes by_tag = live_before_by_tag;
+  for (std::size_t i = 0; i < events.size(); ++i) {
+    const Event& event = events[i];
+    std::size_t& tagged = by_tag[static_cast<std::size_t>(event.tag)];
+    if (!event.allocates) {
+      live -= event.bytes;
+      tagged -= event.bytes;
+      continue;
+    }
+    live += event.bytes;
+    tagged += event.bytes;
+    if (live > peak.bytes) peak = {i, live, by_tag};
+  }
+  return peak;
+}
+
+std::vector<int> StepRecord::live_after(std::size_t event) const {
+  std::vector<bool> live(allocations.size());
+  for (std::size_t i = 0; i <= event && i < events.size(); ++i) {
+    if (events[i].allocation >= 0) live[static_cast<std::size_t>(events[i].allocation)] = events[i].allocates;
+  }
+  std::vector<int> found;
+  for (std::size_t i = 0; i < live.size(); ++i) {
+    if (live[i]) found.push_back(static_cast<int>(i));
+  }
+  return found;
+}
+
+TagBytes StepRecord::older_after(std::size_t event) const {
+  TagBytes bytes = live_before_by_tag;
+  for (std::size_t i = 0; i <= event && i < events.size(); ++i) {
+    if (events[i].allocation < 0) bytes[static_cast<std::size_t>(events[i].tag)] -= events[i].bytes;
+  }
+  return bytes;
+}
+
+Work StepRecord::work() const {
+  Work all;
+  for (const Run& run : runs) all += run.work;
+  return all;
+}
+
+Work StepRecord::work(RunKind kind) const {
+  Work all;
+  for (const Run& run : runs) {
+    if (run.kind == kind) all += run.work;
+  }
+  return all;
+}
+
+StepLog::StepLog(Device device) : device_(device) {
+  const MemoryStats stats = allocator(device).stats();
+  record_.live_before = stats.live;
+  record_.live_before_by_tag = stats.live_by_tag;
+  outer_ = allocator(device).set_listener(this);
+}
+
+StepLog::~StepLog() { stop(); }
+
+void StepLog::stop() noexcept {
+  if (!stopped_) allocator(device_).set_listener(outer_);
+  stopped_ = true;
+}
+
+StepRecord StepLog::take() {
+  stop();
+  if (lost_) throw std::bad_alloc();
+  return std::move(record_);
+}
+
+double StepLog::now() const { return std::chrono::duration<double, std::micro>(Clock::now() - start_).count(); }
+
+int StepLog::number_of(const palimpsest::Value& value) {
+  const auto [entry, is_new] = values_.try_emplace(&value, static_cast<int>(record_.values.size()));
+  if (is_new) {
+    StepRecord::Value& made = record_.values.emplace_back();
+    made.shape = value.shape();
+    made.dtype = value.dtype();
+    made.bytes = value.bytes();
+    made.requires_grad = value.requires_grad();
+  }
+  return entry->second;
+}
+
+int StepLog::number_of(const Node& node) {
+  const int number = static_cast<int>(node.index);
+  while (record_.ops.size() <= node.index) record_.ops.emplace_back();
+  StepRecord::Op& op = record_.ops[node.index];
+  if (op.name.empty()) {
+    op.name = node.op->name();
+    op.block = node.block != nullptr ? node.block->name : "";
+    op.cost = node.op->cost();
+    for (const ValuePtr& input : node.inputs) op.inputs.push_back(number_of(*input));
+    for (std::size_t o = 0; o < node.outputs.size(); ++o) {
+      op.outputs.push_back(number_of(*node.outputs[o]));
+      StepRecord::Value& output = record_.values[static_cast<std::size_t>(op.outputs.back())];
+      output.op = number;
+      output.output = static_cast<int>(o);
+      output.optional = node.needs.optional_output(o);
+    }
+  }
+  return number;
+}
+
+void StepLog::run_begins(const OpRun& run) {
+  if (stopped_) return;
+  StepRecord::Run made;
+  made.op = run.node != nullptr ? number_of(*run.node) : -1;
+  made.name = run.op.name();
+  made.block = run.block != nullptr ? run.block->name : "";
+  made.kind = run.kind;
+  made.first_event = record_.events.size();
+  made.begin_us = now();
+  open_.push_back(static_cast<int>(record_.runs.size()));
+  record_.runs.push_back(std::move(made));
+}
+
+void StepLog::run_ends(const Work& work) noexcept {
+  if (stopped_ || open_.empty()) return;
+  StepRecord::Run& run = record_.runs[static_cast<std::size_t>(open_.back())];
+  open_.pop_back();
+  run.work = work;
+  run.last_event = record_.events.size();
+  run.end_us = now();
+}
+
+void StepLog::placed(const palimpsest::Value& value) {
+  if (stopped_) return;
+  const auto entry = live_.find(value.view().data);
+  if (entry != live_.end()) record_.allocations[static_cast<std::size_t>(entry->second)].value = number_of(value);
+}
+
+void StepLog::gradient_placed(const palimpsest::Value& value, const void* address) {
+  if (stopped_) return;
+  const auto entry = live_.find(address);
+  if (entry == live_.end()) return;
+  StepRecord::Allocation& allocation = record_.allocations[static_cast<std::size_t>(entry->second)];
+  allocation.value = number_of(value);
+  allocation.gradient = true;
+}
+
+void StepLog::backward_begins(const Tape& tape) {
+  if (stopped_) return;
+  record_.backward_event = record_.events.size();
+  record_.backward_run = record_.runs.size();
+  for (const Node& node : tape.nodes()) {
+    const int number = number_of(node);
+    const auto reads = [&](const ValuePtr& value) {
+      std::vector<int>& readers = record_.values[static_cast<std::size_t>(number_of(*value))].read_by;
+      if (readers.empty() || readers.back() != number) readers.push_back(number);
+    };
+    for (std::size_t i = 0; i < node.inputs.size(); ++i) {
+      if (node.needs.input(i)) reads(node.inputs[i]);
+    }
+    for (std::size_t o = 0; o < node.outputs.size(); ++o) {
+      const palimpsest::Value& output = *node.outputs[o];
+      if (node.needs.output(o) || (node.needs.optional_output(o) && output.present())) reads(node.outputs[o]);
+      StepRecord::Value& value = record_.values[static_cast<std::size_t>(number_of(output))];
+      value.recipe = output.recipe() != nullptr ? output.recipe()->name() : "keep";
+      if (const Recipe* const recipe = output.recipe()) {
+        value.arena = recipe->arena();
+        value.nesting = recipe->nesting();
+        value.exact = recipe->exact(output);
+      }
+      value.user_holds = output.held_by_user();
+    }
+    const int solvable = node.op->solvable_input();
+    if (solvable < 0) continue;
+    const palimpsest::Value& stream = *node.inputs[static_cast<std::size_t>(solvable)];
+    if (!stream.leaf()) record_.values[static_cast<std::size_t>(number_of(stream))].solvable_from = number;
+  }
+}
+
+void StepLog::allocated(const void* address, std::size_t bytes, Tag tag) noexcept {
+  try {
+    const int number = static_cast<int>(record_.allocations.size());
+    const int run = open_.empty() ? -1 : open_.back();
+    record_.allocations.push_back({tag, bytes, -1, false, run});
+    record_.events.push_back({true, tag, bytes, reinterpret_cast<std::uintptr_t>(address), number, run, now()});
+    live_[address] = number;
+  } catch (...) {
+    lost_ = true;
+  }
+}
+
+void StepLog::released(const void* address, std::size_t bytes, Tag tag) noexcept {
+  try {
+    const auto entry = live_.find(address);
+    const int number = entry != live_.end() ? entry->second : -1;
+    if (number >= 0) live_.erase(entry);
+    const int run = open_.empty() ? -1 : open_.back();
+    record_.events.push_back({false, tag, bytes, reinterpret_cast<std::uintptr_t>(address), number, run, now()});
+  } catch (...) {
+    lost_ = true;
+  }
+}
+
+}  // namespace palimpsest::memory

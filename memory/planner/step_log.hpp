@@ -1,0 +1,144 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include <palimpsest/autograd/observer.hpp>
+#include <palimpsest/core/allocator.hpp>
+
+namespace palimpsest::memory {
+
+/// What happened to memory in one step, and why: every op run, every allocation, every value. Plain data, for reports
+/// and the planner. Indices refer to the vectors of StepRecord; -1 is none.
+struct StepRecord {
+  /// A recorded op.
+  struct Op {
+    std::string name;
+    std::string block;  ///< empty outside every block
+    Cost cost = Cost::Free;
+    std::vector<int> inputs;   ///< values
+    std::vector<int> outputs;  ///< values
+  };
+
+  /// A tensor of the computation: an op's output or a leaf (op = -1).
+  struct Value {
+    int op = -1;
+    int output = 0;  ///< which of the op's
+    Shape shape;
+    Dtype dtype = Dtype::Float32;
+    std::size_t bytes = 0;
+    bool requires_grad = false;
+    bool optional = false;     ///< see Needs::optional_outputs
+    std::string recipe;        ///< how it reaches backward; "keep" where nothing is to be done
+    int arena = -1;            ///< of the recipe
+    int nesting = 0;           ///< of the recipe
+    bool exact = true;         ///< whether the recipe brings back the very bytes
+    std::vector<int> read_by;  ///< ops whose backward reads it
+    int solvable_from = -1;    ///< the coupling that can be solved for it
+    bool user_holds = false;   ///< at the end of forward
+  };
+
+  /// A run of an op.
+  struct Run {
+    int op = -1;  ///< -1: a deferred op that only begins
+    std::string name;
+    std::string block;
+    RunKind kind = RunKind::Forward;
+    Work work;
+    double begin_us = 0;  ///< since the beginning of the step
+    double end_us = 0;
+    std::size_t first_event = 0;  ///< events from here on ...
+    std::size_t last_event = 0;   ///< ... to before here happened in it
+  };
+
+  /// An allocation or its release.
+  struct Event {
+    bool allocates = false;
+    Tag tag = Tag::Activation;
+    std::size_t bytes = 0;
+    std::uintptr_t address = 0;
+    int allocation = -1;  ///< of both the allocation and its release; -1: released, but allocated before the step
+    int run = -1;         ///< in which run, -1 between runs
+    double at_us = 0;
+  };
+
+  /// What an allocation is for.
+  struct Allocation {
+    Tag tag = Tag::Activation;
+    std::size_t bytes = 0;
+    int value = -1;         ///< the value, where it holds one's bytes or gradient
+    bool gradient = false;  ///< the value's gradient
+    int run = -1;           ///< in which run it was made
+  };
+
+  std::vector<Op> ops;
+  std::vector<Value> values;
+  std::vector<Run> runs;
+  std::vector<Event> events;
+  std::vector<Allocation> allocations;
+  std::size_t live_before = 0;  ///< bytes in use when the step began
+  TagBytes live_before_by_tag{};
+  std::size_t backward_event = 0;  ///< events from here on happened in backward
+  std::size_t backward_run = 0;
+
+  /// The moment of the highest live bytes: the index of the event that reached it, and those bytes.
+  struct Peak {
+    std::size_t event = 0;
+    std::size_t bytes = 0;
+    TagBytes by_tag{};
+  };
+  Peak peak() const;
+  /// The allocations made in the step that are live after `event`.
+  std::vector<int> live_after(std::size_t event) const;
+  /// Of what was in use when the step began, the bytes that still are after `event`.
+  TagBytes older_after(std::size_t event) const;
+  /// All runs together, and those of one kind.
+  Work work() const;
+  Work work(RunKind kind) const;
+};
+
+/// Records the step that this thread runs while it lives: from its construction to take(). Install it before the step's
+/// first op. There is one log at a time for a device: other threads must not use the device's memory meanwhile.
+class StepLog : public Observer, public AllocationListener {
+ public:
+  explicit StepLog(Device device);
+  ~StepLog() override;
+  StepLog(const StepLog&) = delete;
+  StepLog& operator=(const StepLog&) = delete;
+
+  /// What was recorded. Ends the recording. Throws std::bad_alloc if memory did not suffice for the record.
+  StepRecord take();
+
+  void run_begins(const OpRun& run) override;
+  void run_ends(const Work& work) noexcept override;
+  void placed(const palimpsest::Value& value) override;
+  void gradient_placed(const palimpsest::Value& value, const void* address) override;
+  void backward_begins(const Tape& tape) override;
+  void allocated(const void* address, std::size_t bytes, Tag tag) noexcept override;
+  void released(const void* address, std::size_t bytes, Tag tag) noexcept override;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  int number_of(const palimpsest::Value& value);
+  int number_of(const Node& node);
+  double now() const;
+  void stop() noexcept;
+
+  Device device_;
+  StepRecord record_;
+  std::unordered_map<const palimpsest::Value*, int> values_;
+  std::unordered_map<const void*, int> live_;  // address -> allocation
+  std::vector<int> open_;                      // runs
+  Clock::time_point start_ = Clock::now();
+  bool lost_ = false;  // a record could not be made
+  bool stopped_ = false;
+  AllocationListener* outer_;
+  ObserverScope scope_{this};
+};
+
+}  // namespace palimpsest::memory

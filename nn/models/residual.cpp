@@ -1,0 +1,112 @@
+#include <palimpsest/nn/models/residual.hpp>
+
+#include <cmath>
+
+#include <palimpsest/ops/pad_channels.hpp>
+#include <palimpsest/ops/pool.hpp>
+
+namespace palimpsest::nn {
+namespace {
+
+constexpr BatchNormOptions norm_options = {
+    .epsilon = 1e-3, .momentum = 0.01, .unbiased_running_variance = false, .relu = true};
+
+/// TensorFlow's SAME padding on even sizes: a strided 3x3 convolution is padded at the bottom and the right only.
+Conv2dOptions conv_options(std::int64_t kernel, std::int64_t stride) {
+  Conv2dOptions options{
+      .kernel = kernel, .stride = stride, .padding = ops::Padding::all(kernel / 2), .truncated_init = true};
+  if (kernel > 1 && stride > 1) options.padding = {0, 0, 1, 1};
+  return options;
+}
+
+const ResidualSpec& checked(const ResidualSpec& spec) {
+  const auto require = [](bool met, const char* what) {
+    if (!met) throw ValueError(concat_text("residual network: ", what));
+  };
+  require(!spec.units.empty() && spec.units.size() == spec.filters.size(),
+          "needs as many filters as stages, and a stage");
+  for (const std::int64_t units : spec.units) require(units >= 1, "a stage needs at least one unit");
+  for (const std::int64_t filters : spec.filters) require(filters >= 1, "numbers of filters must be positive");
+  require(spec.stem_channels >= 1 && spec.image_channels >= 1, "numbers of channels must be positive");
+  require(spec.classes >= 2, "needs at least two classes");
+  return spec;
+}
+
+}  // namespace
+
+Residual::Residual(Init& init, const UnitShape& shape, bool bottleneck, bool activate_first) {
+  const std::int64_t width = bottleneck ? shape.out / 4 : shape.out;
+  const auto add = [&](std::int64_t in, std::int64_t out, const Conv2dOptions& options) {
+    const std::size_t number = stages_.size() + 1;
+    Stage stage;
+    if (number > 1 || activate_first) {
+      stage.norm = std::make_unique<BatchNorm2d>(init, in, norm_options);
+      add_module(concat_text("norm", number), *stage.norm);
+    }
+    stage.conv = std::make_unique<Conv2d>(init, in, out, options);
+    add_module(concat_text("conv", number), *stage.conv);
+    stages_.push_back(std::move(stage));
+  };
+  if (bottleneck) {
+    add(shape.in, width, conv_options(1, shape.stride));
+    add(width, width, conv_options(3, 1));
+    add(width, shape.out, conv_options(1, 1));
+  } else {
+    add(shape.in, width, conv_options(3, shape.stride));
+    add(width, shape.out, conv_options(3, 1));
+  }
+}
+
+Tensor Residual::operator()(Tensor x) const {
+  for (const Stage& stage : stages_) {
+    if (stage.norm != nullptr) x = (*stage.norm)(std::move(x));
+    x = (*stage.conv)(std::move(x));
+  }
+  return x;
+}
+
+Shortcut::Shortcut(Init& init, const UnitShape& shape, bool bottleneck) : shape_(shape) {
+  if (!bottleneck || !shape.changes()) return;
+  project_ = std::make_unique<Conv2d>(init, shape.in, shape.out, conv_options(1, shape.stride));
+  add_module("project", *project_);
+}
+
+Tensor Shortcut::operator()(Tensor x) const {
+  if (project_ != nullptr) return (*project_)(std::move(x));
+  if (shape_.stride > 1) x = ops::avg_pool2d(x, shape_.stride, shape_.stride);
+  const std::int64_t added = shape_.out - shape_.in;
+  return added > 0 ? ops::pad_channels(x, added / 2, added - added / 2) : x;
+}
+
+std::int64_t cifar_units(std::int64_t depth, std::int64_t layers, std::string_view model) {
+  const std::int64_t units = (depth - 2) / layers;
+  if (units >= 1 && units * layers + 2 == depth) return units;
+  const std::int64_t below = std::max<std::int64_t>(units, 1) * layers + 2;
+  throw ValueError(concat_text(model, " depth is ", depth, ", expected 2 plus a multiple of ", layers, ", like ", below,
+                               " or ", below + layers));
+}
+
+ResidualNetwork::ResidualNetwork(const ResidualSpec& spec, Init& init)
+    : conv0_(init, checked(spec).image_channels, spec.stem_channels, conv_options(3, 1)),
+      norm0_(init, spec.stem_channels, norm_options) {
+  add_module("conv0", conv0_);
+  add_module("norm0", norm0_);
+}
+
+void ResidualNetwork::add_head(const ResidualSpec& spec, Init& init) {
+  const std::int64_t channels = spec.stage_channels(spec.filters.size() - 1);
+  norm_ = std::make_unique<BatchNorm2d>(init, channels, norm_options);
+  classifier_ = std::make_unique<Linear>(init, channels, spec.classes, std::sqrt(3 / static_cast<double>(channels)));
+  add_module("norm", *norm_);
+  add_module("classifier", *classifier_);
+}
+
+Tensor ResidualNetwork::head(Tensor x) const { return (*classifier_)(ops::global_avg_pool((*norm_)(std::move(x)))); }
+
+UnitShape ResidualNetwork::unit_shape(const ResidualSpec& spec, std::size_t s, std::int64_t u) {
+  const std::int64_t out = spec.stage_channels(s);
+  if (u > 0) return {out, out, 1};
+  return {s == 0 ? spec.stem_channels : spec.stage_channels(s - 1), out, s == 0 ? 1 : 2};
+}
+
+}  // namespace palimpsest::nn

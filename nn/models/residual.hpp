@@ -1,0 +1,92 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include <palimpsest/nn/classifier.hpp>
+#include <palimpsest/nn/layers.hpp>
+
+namespace palimpsest::nn {
+
+/// What the residual networks for CIFAR are built from (Gomez et al. 2017, section 4; He et al. 2016): ResNet and
+/// RevNet.
+struct ResidualSpec {
+  std::vector<std::int64_t> units;    ///< units of each stage
+  std::vector<std::int64_t> filters;  ///< channels of each stage, before the factor 4 of a bottleneck
+  std::int64_t stem_channels = 16;
+  bool bottleneck = false;
+  std::int64_t image_channels = 3;
+  std::int64_t classes = 10;
+  /// Fractional bits of the grid on which reversal is exact (see ops::couple); none: plain sums. RevNet only.
+  std::optional<int> grid;
+
+  /// Channels that leave stage `s`.
+  std::int64_t stage_channels(std::size_t s) const { return filters[s] * (bottleneck ? 4 : 1); }
+};
+
+/// How a residual unit changes the shape of its input.
+struct UnitShape {
+  std::int64_t in;
+  std::int64_t out;
+  std::int64_t stride;
+
+  bool changes() const { return in != out || stride != 1; }
+};
+
+/// A residual function: BN-ReLU-conv3x3-BN-ReLU-conv3x3, or with a bottleneck
+/// BN-ReLU-conv1x1-BN-ReLU-conv3x3-BN-ReLU-conv1x1 through a quarter of the channels. The first convolution carries the
+/// stride. `activate_first` false leaves the first BN-ReLU out.
+class Residual : public Module {
+ public:
+  Residual(Init& init, const UnitShape& shape, bool bottleneck, bool activate_first);
+  /// (N, in, H, W) -> (N, out, H / stride, W / stride).
+  Tensor operator()(Tensor x) const;
+
+ private:
+  struct Stage {
+    std::unique_ptr<BatchNorm2d> norm;
+    std::unique_ptr<Conv2d> conv;
+  };
+  std::vector<Stage> stages_;
+};
+
+/// The shortcut D of a unit: the identity; where the shape changes, a 1x1 convolution in a bottleneck unit, and
+/// otherwise average pooling for the stride and then zero channels on both sides (He et al. 2016, option A).
+class Shortcut : public Module {
+ public:
+  Shortcut(Init& init, const UnitShape& shape, bool bottleneck);
+  /// (N, in, H, W) -> (N, out, H / stride, W / stride).
+  Tensor operator()(Tensor x) const;
+
+ private:
+  UnitShape shape_;
+  std::unique_ptr<Conv2d> project_;
+};
+
+/// Units of each of three stages in a CIFAR network of this depth: (depth - 2) / layers, `layers` being the weight
+/// layers of three units. Throws ValueError, naming the nearest depths that are possible, if that is no whole positive
+/// number.
+std::int64_t cifar_units(std::int64_t depth, std::int64_t layers, std::string_view model);
+
+/// What ResNet and RevNet share: conv3x3-BN-ReLU before the stages; BN-ReLU-global average pooling-linear after them.
+class ResidualNetwork : public Classifier {
+ protected:
+  /// Throws ValueError for a spec that makes no sense.
+  ResidualNetwork(const ResidualSpec& spec, Init& init);
+  /// Registered after the stages, so that the order of parameters is that of the computation.
+  void add_head(const ResidualSpec& spec, Init& init);
+
+  Tensor stem(const Tensor& images) const { return norm0_(conv0_(images)); }
+  Tensor head(Tensor x) const;
+
+  /// The shape change of unit `u` of stage `s`, for the whole width.
+  static UnitShape unit_shape(const ResidualSpec& spec, std::size_t s, std::int64_t u);
+
+ private:
+  Conv2d conv0_;
+  BatchNorm2d norm0_;
+  std::unique_ptr<BatchNorm2d> norm_;
+  std::unique_ptr<Linear> classifier_;
+};
+
+}  // namespace palimpsest::nn

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <palimpsest/nn/block.hpp>
+#include <palimpsest/nn/models/residual.hpp>
+
+namespace palimpsest::nn {
+
+/// y = D(x) + F(x) (He et al. 2016, "Identity Mappings in Deep Residual Networks").
+class ResNetUnit : public Block<Tensor(Tensor)> {
+ public:
+  ResNetUnit(Init& init, const UnitShape& shape, bool bottleneck, bool activate_first);
+
+ protected:
+  Tensor forward(Tensor x) override;
+
+ private:
+  Residual f_;
+  Shortcut shortcut_;
+};
+
+/// Residual network for CIFAR, the one that Gomez et al. 2017 compare with.
+class ResNet : public ResidualNetwork {
+ public:
+  ResNet(const ResidualSpec& spec, Init init);
+
+  /// ResNet-32, -110 (basic) or -164 (bottleneck) and others of their kind: three stages of (depth - 2) / 6 units (or
+  /// / 9), filters 16, 32, 64. Throws ValueError, naming depths that are possible, for any other depth.
+  static ResidualSpec cifar(std::int64_t depth, bool bottleneck = false);
+
+ protected:
+  Tensor forward(const Tensor& images) override;
+
+ private:
+  std::vector<std::unique_ptr<ResNetUnit>> units_;
+};
+
+}  // namespace palimpsest::nn

@@ -1,0 +1,56 @@
+#pragma once
+
+#include <palimpsest/nn/block.hpp>
+#include <palimpsest/nn/models/residual.hpp>
+
+namespace palimpsest::nn {
+
+/// The two streams of a reversible network, half of the channels each.
+struct Streams {
+  Tensor a;
+  Tensor b;
+};
+
+inline std::vector<Tensor> tensors_of(const Streams& streams) { return {streams.a, streams.b}; }
+
+/// y1 = D(x1) + F(x2), y2 = D(x2) + G(y1) (Gomez et al. 2017, equation 6).
+class RevNetUnit : public Block<Streams(Streams)> {
+ public:
+  /// `shape` counts the channels of one stream.
+  RevNetUnit(Init& init, const UnitShape& shape, bool bottleneck, bool activate_first, std::optional<int> grid);
+
+ protected:
+  Streams forward(Streams x) override;
+
+ private:
+  /// D, put back on the grid where pooling or a projection has left it.
+  Tensor carry(const Shortcut& shortcut, Tensor x) const;
+
+  Residual f_, g_;
+  Shortcut shortcut1_, shortcut2_;
+  bool changes_shape_;
+  std::optional<int> grid_;
+};
+
+/// Reversible residual network for CIFAR (Gomez et al. 2017). With a grid (ResidualSpec::grid) the streams enter every
+/// stage as multiples of 2^-grid and reversal is exact.
+class RevNet : public ResidualNetwork {
+ public:
+  /// Throws ValueError unless every number of channels can be halved.
+  RevNet(const ResidualSpec& spec, Init init);
+
+  /// RevNet-38 (filters 32, 64, 112), -110 (32, 64, 128) or -164 (the same, bottleneck) and others of their kind: three
+  /// stages of (depth - 2) / 12 units (or / 18). Throws ValueError, naming depths that are possible, for any other
+  /// depth.
+  static ResidualSpec cifar(std::int64_t depth, bool bottleneck = false);
+
+ protected:
+  Tensor forward(const Tensor& images) override;
+
+ private:
+  std::vector<std::unique_ptr<RevNetUnit>> units_;
+  std::int64_t stem_channels_;
+  std::optional<int> grid_;
+};
+
+}  // namespace palimpsest::nn

@@ -1,0 +1,129 @@
+// Cross entropy over a batch of logits: so little work that one block does what ends in one number.
+
+#include <palimpsest/core/cuda/kernels.hpp>
+#include <palimpsest/ops/kernels/cross_entropy.hpp>
+
+namespace palimpsest::kernels::gpu {
+namespace {
+
+using namespace palimpsest::cuda;
+
+constexpr unsigned threads = gpu_geometry::block_threads;
+
+/// The sum of what the threads of a one-dimensional block have, in the first one.
+template <class Sum>
+__device__ Sum add_over_block(Sum value) {
+  __shared__ Sum shared[threads];
+  shared[threadIdx.x] = value;
+  __syncthreads();
+  for (unsigned step = threads / 2; step > 0; step /= 2) {
+    if (threadIdx.x < step) shared[threadIdx.x] += shared[threadIdx.x + step];
+    __syncthreads();
+  }
+  return shared[0];
+}
+
+template <class T>
+__device__ double largest_of(Index classes, const T* logits) {
+  double largest = static_cast<double>(logits[0]);
+  for (Index c = 1; c < classes; ++c) largest = logits[c] > largest ? static_cast<double>(logits[c]) : largest;
+  return largest;
+}
+
+/// sum(exp(logits - largest)): at least 1, so that neither a logarithm nor a quotient of it overflows.
+template <class T>
+__device__ double exponential_sum(Index classes, const T* logits, double largest) {
+  double sum = 0;
+  for (Index c = 0; c < classes; ++c) sum += exp(static_cast<double>(logits[c]) - largest);
+  return sum;
+}
+
+template <class T>
+__global__ void forward_kernel(Index n, Index classes, const T* logits, const std::int32_t* labels, T* loss,
+                               Fault* fault, const char* op) {
+  double sum = 0;
+  for (Index row = threadIdx.x; row < n; row += threads) {
+    const T* const x = logits + row * classes;
+    const std::int32_t label = labels[row];
+    if (label < 0 || label >= classes) {
+      raise(fault, Fault::Label, op, static_cast<int>(classes), row, static_cast<double>(label));
+      sum += static_cast<double>(NAN);
+      continue;
+    }
+    const double largest = largest_of(classes, x);
+    sum += log(exponential_sum(classes, x, largest)) + (largest - static_cast<double>(x[label]));
+  }
+  const double total = add_over_block(sum);
+  if (threadIdx.x == 0) *loss = static_cast<T>(total / static_cast<double>(n));
+}
+
+template <class T>
+__global__ void backward_kernel(Index n, Index classes, const T* logits, const std::int32_t* labels, const T* upstream,
+                                T* dlogits, bool accumulate) {
+  const double factor = static_cast<double>(*upstream) / static_cast<double>(n);
+  for (Index row = first_item(); row < n; row += item_step()) {
+    const T* const x = logits + row * classes;
+    T* const dx = dlogits + row * classes;
+    const double largest = largest_of(classes, x);
+    const double sum = exponential_sum(classes, x, largest);
+    for (Index c = 0; c < classes; ++c) {
+      const double softmax = exp(static_cast<double>(x[c]) - largest) / sum;
+      const T gradient = static_cast<T>((softmax - (c == labels[row] ? 1 : 0)) * factor);
+      dx[c] = accumulate ? dx[c] + gradient : gradient;
+    }
+  }
+}
+
+template <class T>
+__global__ void correct_kernel(Index n, Index classes, const T* logits, const std::int32_t* labels,
+                               std::int64_t* correct, Fault* fault, const char* op) {
+  Index count = 0;
+  for (Index row = threadIdx.x; row < n; row += threads) {
+    const T* const x = logits + row * classes;
+    const std::int32_t label = labels[row];
+    if (label < 0 || label >= classes) {
+      raise(fault, Fault::Label, op, static_cast<int>(classes), row, static_cast<double>(label));
+    }
+    Index best = 0;
+    bool ordered = x[0] == x[0];  // a row with a NaN has no largest logit
+    for (Index c = 1; c < classes; ++c) {
+      best = x[c] > x[best] ? c : best;
+      ordered = ordered && x[c] == x[c];
+    }
+    count += ordered && best == label ? 1 : 0;
+  }
+  const Index total = add_over_block(count);
+  if (threadIdx.x == 0) *correct = total;
+}
+
+constexpr Geometry one_block() { return {dim3(1), dim3(threads)}; }
+
+}  // namespace
+
+template <class T>
+void cross_entropy_forward(std::int64_t n, std::int64_t classes, const T* logits, const std::int32_t* labels, T* loss) {
+  PALIMPSEST_LAUNCH(one_block(), forward_kernel<T>, n, classes, logits, labels, loss, fault(), "cross_entropy");
+}
+
+template <class T>
+void cross_entropy_backward(std::int64_t n, std::int64_t classes, const T* logits, const std::int32_t* labels,
+                            const T* upstream, T* dlogits, bool accumulate) {
+  PALIMPSEST_LAUNCH(geometry(gpu_geometry::linear(n)), backward_kernel<T>, n, classes, logits, labels, upstream,
+                    dlogits, accumulate);
+}
+
+template <class T>
+void argmax_correct(std::int64_t n, std::int64_t classes, const T* logits, const std::int32_t* labels,
+                    std::int64_t* correct) {
+  PALIMPSEST_LAUNCH(one_block(), correct_kernel<T>, n, classes, logits, labels, correct, fault(), "count_correct");
+}
+
+#define INSTANTIATE(T)                                                                                                 \
+  template void cross_entropy_forward(std::int64_t, std::int64_t, const T*, const std::int32_t*, T*);                  \
+  template void cross_entropy_backward(std::int64_t, std::int64_t, const T*, const std::int32_t*, const T*, T*, bool); \
+  template void argmax_correct(std::int64_t, std::int64_t, const T*, const std::int32_t*, std::int64_t*);
+INSTANTIATE(float)
+INSTANTIATE(double)
+#undef INSTANTIATE
+
+}  // namespace palimpsest::kernels::gpu

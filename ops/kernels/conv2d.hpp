@@ -1,0 +1,59 @@
+#pragma once
+
+// CPU kernels of 2-D convolution (cross-correlation, as in every deep-learning framework), T = float and double.
+// Direct, channels-last: no im2col copy of the activations is made. Results are the same bits for any number of
+// threads.
+//
+// Layouts, all dense:   x, dx: (n, h_in, w_in, c_in)   y, dy: (n, h_out, w_out, c_out)
+//                       w, dw: (c_out, kernel_h, kernel_w, c_in)
+//
+// The kernels allocate nothing and throw nothing; the caller sees to valid arguments. `workspace` is scratch of any
+// content, 64-byte aligned, of conv2d_*_workspace elements of T. They keep up to 128 KiB on the stack of each thread.
+
+#include <cstdint>
+
+#include <palimpsest/core/kernel.hpp>
+
+namespace palimpsest::kernels {
+
+/// y[n, i, j, o] = sum over (r, s, c) of x[n, i * stride_h + r - pad_top, j * stride_w + s - pad_left, c] * w[o, r, s,
+/// c], with zeros outside of x. Padding at the bottom and the right follows from h_out and w_out. Every extent and
+/// stride is at least 1; a pad may be anything, also larger than the kernel or negative (a crop).
+struct Conv2dGeometry {
+  std::int64_t n;
+  std::int64_t c_in;
+  std::int64_t h_in;
+  std::int64_t w_in;
+  std::int64_t c_out;
+  std::int64_t h_out;
+  std::int64_t w_out;
+  std::int64_t kernel_h;
+  std::int64_t kernel_w;
+  std::int64_t stride_h;
+  std::int64_t stride_w;
+  std::int64_t pad_top;
+  std::int64_t pad_left;
+};
+
+/// Elements of workspace that the kernels below take. A function of the geometry alone: not of the instruction set, the
+/// element type or the number of threads. Forward and data gradient hold the weights there, packed into blocks of
+/// output channels (about as many elements as w); the weight gradient holds up to 16 partial sums of dw.
+std::int64_t conv2d_forward_workspace(const Conv2dGeometry& geometry);
+std::int64_t conv2d_grad_input_workspace(const Conv2dGeometry& geometry);
+std::int64_t conv2d_grad_weight_workspace(const Conv2dGeometry& geometry);
+
+PALIMPSEST_KERNELS(
+
+    /// y = the convolution of x with w.
+    template <class T> void conv2d_forward(const Conv2dGeometry& geometry, const T* x, const T* w, T* y, T* workspace);
+
+    /// dx = the gradient of x, given dy. Adds to dx where `accumulate`.
+    template <class T> void conv2d_grad_input(const Conv2dGeometry& geometry, const T* dy, const T* w, T* dx,
+                                              bool accumulate, T* workspace);
+
+    /// dw = the gradient of w, given dy. Adds to dw where `accumulate`. The sum over pixels is split into a number of
+    /// parts that the geometry fixes, added in a fixed order.
+    template <class T> void conv2d_grad_weight(const Conv2dGeometry& geometry, const T* x, const T* dy, T* dw,
+                                               bool accumulate, T* workspace);)
+
+}  // namespace palimpsest::kernels

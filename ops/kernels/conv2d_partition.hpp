@@ -1,0 +1,76 @@
+#pragma once
+
+// Index arithmetic and the partitions of work that the convolution kernels share with the functions that size their
+// workspace. Everything here has internal linkage, so that kernel files may use it (see core/kernel.hpp).
+
+#include <cstdint>
+
+#include <palimpsest/ops/kernels/conv2d.hpp>
+
+namespace palimpsest::kernels {
+namespace {
+
+using Index = std::int64_t;
+
+constexpr Index smaller(Index a, Index b) { return a < b ? a : b; }
+constexpr Index larger(Index a, Index b) { return a > b ? a : b; }
+constexpr Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }  // a >= 0
+constexpr Index round_up(Index a, Index b) { return ceil_div(a, b) * b; }
+
+/// The widest vector of any instruction set in elements. What is padded to it is large enough for all of them.
+inline constexpr Index max_lanes = 16;
+
+/// [begin, end).
+struct Range {
+  Index begin;
+  Index end;
+  constexpr Index size() const { return end - begin; }
+};
+
+constexpr Range intersect(Range a, Range b) {
+  const Index begin = larger(a.begin, b.begin);
+  return {begin, larger(begin, smaller(a.end, b.end))};
+}
+
+/// Part `part` of `parts` of [0, total), as even as can be.
+constexpr Range even_part(Index total, Index part, Index parts) {
+  return {total * part / parts, total * (part + 1) / parts};
+}
+
+/// The kernel taps k in [0, kernel) that read inside [0, in) for the output at `out`.
+constexpr Range valid_taps(Index out, Index stride, Index pad, Index kernel, Index in) {
+  const Index origin = out * stride - pad;
+  return intersect({0, kernel}, {-origin, in - origin});
+}
+
+/// The outputs in [0, out) for which tap k reads inside [0, in).
+constexpr Range valid_outputs(Index k, Index stride, Index pad, Index in, Index out) {
+  const Index low = pad - k;        // o * stride >= low
+  const Index high = in + pad - k;  // o * stride < high
+  return intersect({0, out}, {low <= 0 ? 0 : ceil_div(low, stride), high <= 0 ? 0 : ceil_div(high, stride)});
+}
+
+/// Where so many bytes are read or written, they come from memory rather than a cache, and asking for them ahead of
+/// time pays for the instructions that it takes.
+inline constexpr Index prefetch_bytes = 8 << 20;
+
+/// How a weight gradient is summed: the pixels are cut into `chunks`, each with its own partial sum of dw, and dw into
+/// `groups`, so that chunks * groups tasks keep many threads busy without holding many copies of a large dw.
+struct WeightGradientSplit {
+  Index chunks;
+  Index groups;
+  Index partial;  // elements of one partial sum, enough for every layout that the kernels choose from
+};
+
+constexpr WeightGradientSplit split_weight_gradient(const Conv2dGeometry& g) {
+  const Index taps = g.kernel_h * g.kernel_w;
+  const Index partial =
+      larger(taps * g.c_in * round_up(g.c_out, max_lanes), taps * g.c_out * round_up(g.c_in, max_lanes));
+  const Index pixels = g.n * g.h_out * g.w_out;
+  const Index affordable = larger(1, (Index{1} << 19) / partial);
+  const Index chunks = smaller(smaller(16, affordable), ceil_div(pixels, 128));
+  return {chunks, ceil_div(16, chunks), partial};
+}
+
+}  // namespace
+}  // namespace palimpsest::kernels

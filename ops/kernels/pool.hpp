@@ -1,0 +1,52 @@
+#pragma once
+
+// CPU kernels of pooling over channels-last tensors, T = float and double. Results are the same bits for any number of
+// threads, overlapping windows included.
+
+#include <cstdint>
+
+#include <palimpsest/core/kernel.hpp>
+
+namespace palimpsest::kernels {
+
+/// x: (n, height, width, channels); y: (n, out_height, out_width, channels), both channels-last. Window (i, j) covers
+/// rows i * stride - pad to i * stride - pad + kernel - 1 and columns likewise. The caller sees to kernel, stride >= 1,
+/// 0 <= pad <= kernel / 2 (0 for averages) and out_height = (height + 2 * pad - kernel) / stride + 1 >= 1, width alike.
+struct PoolShape {
+  std::int64_t n;
+  std::int64_t height;
+  std::int64_t width;
+  std::int64_t channels;
+  std::int64_t kernel;
+  std::int64_t stride;
+  std::int64_t pad;
+  std::int64_t out_height;
+  std::int64_t out_width;
+};
+
+PALIMPSEST_KERNELS(
+
+    /// y = the mean of each window. pad must be 0.
+    template <class T> void avg_pool2d_forward(const PoolShape& shape, const T* x, T* y);
+
+    /// dx, of x's shape: each element the sum of dy / kernel^2 over the windows it is in. Adds to dx where
+    /// `accumulate`.
+    template <class T> void avg_pool2d_backward(const PoolShape& shape, const T* dy, T* dx, bool accumulate);
+
+    /// y: n x channels, the mean of x: n x pixels x channels over the pixels, summed in double.
+    template <class T>
+    void global_avg_pool_forward(std::int64_t n, std::int64_t pixels, std::int64_t channels, const T* x, T* y);
+
+    /// dx: n x pixels x channels = dy / pixels, from dy: n x channels. Adds to dx where `accumulate`.
+    template <class T> void global_avg_pool_backward(std::int64_t n, std::int64_t pixels, std::int64_t channels,
+                                                     const T* dy, T* dx, bool accumulate);
+
+    /// y = the largest element of each window, NaN if it holds one. The padding is never the largest.
+    template <class T> void max_pool2d_forward(const PoolShape& shape, const T* x, T* y);
+
+    /// dx, of x's shape: dy of each window goes to its first largest element in row-major order (its first NaN, if it
+    /// holds one), found again from x. Adds to dx where `accumulate`.
+    template <class T>
+    void max_pool2d_backward(const PoolShape& shape, const T* x, const T* dy, T* dx, bool accumulate);)
+
+}  // namespace palimpsest::kernels

@@ -1,0 +1,326 @@
+// Results that nobody has read yet: what happens at once and what waits, who can read them and when, and what failures
+// and mistakes leave behind.
+
+#include <gtest/gtest.h>
+
+#include <palimpsest/autograd/engine/deferred.hpp>
+#include <palimpsest/ops/relu.hpp>
+#include "tests/support/fused_layers.hpp"
+#include "tests/support/op_support.hpp"
+#include "tests/support/policies.hpp"
+
+namespace palimpsest::test {
+namespace {
+
+using DeferredTest = TapeTest;
+
+// --- What waits and what does not ------------------------------------------------------------------------------------
+
+TEST_F(DeferredTest, ConcatAndNormalisationWaitUntilSomebodyReads) {
+  const Layer layer;
+  Tensor joined = layer.joined();
+  EXPECT_NE(deferred_op(joined), nullptr);
+  EXPECT_EQ(recorded("concat"), 0);
+  joined.view();
+  EXPECT_EQ(deferred_op(joined), nullptr);
+  EXPECT_EQ(recorded("concat"), 1);
+  const Tensor y = layer.norm(std::move(joined));
+  EXPECT_EQ(recorded("batch_norm_relu"), 0);
+  const Tensor z = ops::relu(y);
+  EXPECT_EQ(recorded("batch_norm_relu"), 1);
+  EXPECT_EQ(deferred_op(layer.norm(layer.joined(), false)), nullptr);  // without ReLU nobody could take it over
+}
+
+TEST_F(DeferredTest, NothingWaitsWhereNothingIsRecorded) {
+  const Layer layer;
+  const NoGrad no_grad;
+  EXPECT_EQ(deferred_op(layer.joined()), nullptr);
+  EXPECT_EQ(deferred_op(layer.norm()), nullptr);
+  EXPECT_EQ(Tape::current(), nullptr);
+}
+
+TEST_F(DeferredTest, ACouplingCannotWait) {
+  class Coupling : public Watch {
+   public:
+    Coupling() : Watch([](Moment) {}) {}
+    int solvable_input() const override { return 0; }
+  };
+  const Layer layer;
+  EXPECT_THROW(defer(std::make_unique<Coupling>(), {layer.a}), StateError);
+}
+
+TEST_F(DeferredTest, WhatIsBetweenExistsOnlyWhereThePolicyKeepsIt) {
+  for (const PolicyPtr& policy : all_policies()) {
+    const bool keeps = policy->name() == "store-all" || policy->name() == "keep-every-other";
+    for (const bool frozen : {false, true}) {
+      Layer layer;
+      for (Tensor* parameter : {&layer.gamma, &layer.beta, &layer.weight}) parameter->requires_grad(!frozen);
+      const Tensor z = in_block(policy, layer.a, [&](const Tensor&) { return layer.conv(layer.norm()); });
+      const auto& nodes = Tape::current()->nodes();
+      ASSERT_EQ(nodes.size(), 1U);
+      ASSERT_EQ(nodes[0].op->name(), fused_name);
+      EXPECT_EQ(nodes[0].outputs[1]->present(), keeps) << policy->name() << (frozen ? ", frozen" : "");
+    }
+  }
+}
+
+TEST_F(DeferredTest, FusedConvolutionsAreEnoughForSharedStorageToActOn) {
+  const Layer layer;
+  const Tensor z = in_block(memory::shared(), layer.a, [&](const Tensor&) { return layer.conv(layer.norm()); });
+  EXPECT_NO_THROW(layer.loss_of(z).backward());
+  EXPECT_TRUE(layer.has_gradients());
+}
+
+TEST_F(DeferredTest, ADroppedResultLeavesNothingBehind) {
+  const Layer layer;
+  layer.norm();
+  const std::size_t before = live_bytes();
+  {
+    const Tensor y = layer.norm();
+    const Tensor joined = layer.joined();
+  }
+  EXPECT_EQ(live_bytes(), before);
+  EXPECT_EQ(Tape::current(), nullptr);
+}
+
+// --- Running statistics ----------------------------------------------------------------------------------------------
+
+TEST_F(DeferredTest, RunningStatisticsCommitOnceAndAtOnce) {
+  const Layer plain;
+  const Layer layer;
+  const auto expected = [&] {  // a normalisation of the same parts that does not wait
+    plain.norm(plain.joined(), false);
+    return plain.statistics();
+  };
+  std::vector<Bits> now = expected();
+  {
+    const Tensor never_read = layer.norm();
+    EXPECT_TRUE(layer.statistics() == now);
+  }
+  EXPECT_TRUE(layer.statistics() == now);
+  now = expected();
+  {
+    const Tensor y = layer.norm();
+    EXPECT_TRUE(layer.statistics() == now);
+    y.view();
+    y.view();
+    EXPECT_TRUE(layer.statistics() == now);
+    layer.loss_of(layer.conv(y)).backward();
+    EXPECT_TRUE(layer.statistics() == now);
+  }
+  now = expected();
+  const Tensor loss = layer.loss_of(layer.conv(layer.norm()));
+  EXPECT_EQ(recorded(fused_name), 1);
+  EXPECT_TRUE(layer.statistics() == now);
+  loss.backward();
+  EXPECT_TRUE(layer.statistics() == now);
+}
+
+TEST_F(DeferredTest, RunningStatisticsAreThoseOfTheJoinedTensor) {
+  const Layer layer(Dtype::Float64);
+  const Layer whole(Dtype::Float64);
+  const Tensor y = layer.norm();
+  const NoGrad no_grad;
+  whole.norm(whole.joined());
+  expect_close(layer.running.mean.to_vector<double>(), whole.running.mean.to_vector<double>(), 1e-14);
+  expect_close(layer.running.variance.to_vector<double>(), whole.running.variance.to_vector<double>(), 1e-14);
+}
+
+TEST_F(DeferredTest, AConvolutionThatRecordsNothingReadsAWaitingResult) {
+  const Layer plain;
+  plain.norm(plain.joined(), false);
+  const Layer layer;
+  Tensor y = layer.norm();
+  {
+    const NoGrad no_grad;
+    const Tensor same = y;
+    const Tensor expected = layer.conv(same.detach());
+    EXPECT_TRUE(bits_of(layer.conv(std::move(y))) == bits_of(expected));
+  }
+  y = layer.norm();
+  plain.norm(plain.joined(), false);
+  const NoGrad no_grad;
+  layer.conv(std::move(y));  // which was the only one
+  EXPECT_TRUE(layer.statistics() == plain.statistics());
+}
+
+TEST_F(DeferredTest, ALeafThatHasChangedSinceTheLastStepHasOtherStatistics) {
+  const Layer layer;
+  const Layer fresh;
+  for (const Layer* one : {&layer, &fresh}) {
+    if (one == &layer) one->norm();
+    Tensor(one->a).assign(random_tensor(one->a.shape(), 99));
+  }
+  EXPECT_TRUE(bits_of(layer.norm()) == bits_of(fresh.norm()));
+}
+
+TEST_F(DeferredTest, AFailedStepTakesTheCommitBack) {
+  for (const bool read : {false, true}) {
+    for (const bool in_forward : {false, true}) {
+      SCOPED_TRACE(::testing::Message() << (read ? "read" : "unread") << (in_forward ? ", forward" : ", backward"));
+      const Layer layer;
+      const std::vector<Bits> before = layer.state();
+      const auto fail = [&](Moment moment) {
+        if (moment == Moment::Backward) throw Injected("in backward");
+      };
+      const auto step = [&] {
+        Tensor kept;
+        const Tensor z = in_block(memory::shared(), layer.a, [&](Tensor x) {
+          x = watch(std::move(x), fail);  // the last to run backward
+          const auto norm = [&] { return layer.norm(ops::concat(std::vector<Tensor>{x, layer.b})); };
+          kept = norm();
+          Tensor fused = layer.conv(norm());
+          if (read) kept.view();
+          EXPECT_FALSE(layer.state() == before);
+          if (in_forward) throw Injected("in forward");
+          return fused;
+        });
+        layer.loss_of(z).backward();
+      };
+      EXPECT_THROW(step(), Injected);
+      EXPECT_TRUE(layer.state() == before);
+      EXPECT_FALSE(layer.has_gradients());
+    }
+  }
+}
+
+// --- Held results ----------------------------------------------------------------------------------------------------
+
+enum class Read { AtOnce, AfterTheConvolution, AfterBackward };
+
+struct HeldOutcome {
+  Bits value;
+  std::vector<Bits> gradients;
+  bool operator==(const HeldOutcome&) const = default;
+};
+
+/// A step in which the user holds what the convolution reads.
+HeldOutcome hold(Read when, const PolicyPtr& policy, std::int64_t kernel) {
+  const Layer layer(Dtype::Float32, kernel);
+  Tensor y;
+  HeldOutcome outcome;
+  const Tensor z = in_block(policy, layer.a, [&](const Tensor&) {
+    y = layer.norm();
+    if (when == Read::AtOnce) outcome.value = bits_of(y);
+    return layer.conv(y);
+  });
+  if (when == Read::AfterTheConvolution) outcome.value = bits_of(y);
+  layer.loss_of(z).backward();
+  if (when == Read::AfterBackward) outcome.value = bits_of(y);
+  EXPECT_TRUE(bits_of(y) == outcome.value);
+  outcome.gradients = layer.gradients();
+  return outcome;
+}
+
+TEST_F(DeferredTest, AHeldResultReadsTheSameAtAnyTime) {
+  for (const std::int64_t kernel : {1, 3}) {
+    const HeldOutcome expected = hold(Read::AtOnce, memory::store_all(), kernel);
+    for (const PolicyPtr& policy : all_policies()) {
+      for (const Read when : {Read::AtOnce, Read::AfterTheConvolution, Read::AfterBackward}) {
+        EXPECT_TRUE(hold(when, policy, kernel) == expected) << policy->name() << ", " << static_cast<int>(when);
+      }
+    }
+  }
+}
+
+TEST_F(DeferredTest, AnUnusedHeldResultIsReadableAfterBackward) {
+  const Layer layer;
+  const Bits expected = bits_of(layer.norm());
+  for (const PolicyPtr& policy : all_policies()) {
+    Tensor y;
+    Tensor joined;
+    const Tensor z = in_block(policy, layer.a, [&](const Tensor& x) {
+      y = layer.norm();
+      joined = layer.joined();
+      return ops::add(x, x);
+    });
+    layer.loss_of(z).backward();
+    EXPECT_TRUE(bits_of(y) == expected) << policy->name();
+    const NoGrad no_grad;
+    EXPECT_TRUE(bits_of(joined) == bits_of(layer.joined())) << policy->name();
+  }
+}
+
+TEST_F(DeferredTest, AHeldResultOutlivesItsStepAndItsParts) {
+  Tensor y;
+  Bits expected;
+  {
+    const Layer layer;
+    expected = bits_of(layer.norm());
+    y = layer.norm();
+  }
+  EXPECT_TRUE(bits_of(y.detach()) == expected);
+  EXPECT_TRUE(bits_of(y) == expected);
+}
+
+TEST_F(DeferredTest, AHeldResultOfAFailedStepSaysSo) {
+  const Layer layer;
+  const Tensor y = layer.norm();
+  EXPECT_THROW(in_block(memory::store_all(), layer.a, [](Tensor) -> Tensor { throw Injected("injected"); }), Injected);
+  EXPECT_NE(message_of<StateError>([&] { y.view(); }).find("given up"), std::string::npos);
+}
+
+TEST_F(DeferredTest, AConvolutionOfAHeldResultHasTheGradientsOfTheFusedOne) {
+  for (const std::int64_t kernel : {1, 3}) {
+    const Layer fused(Dtype::Float64, kernel);
+    fused.loss_of(fused.conv(fused.norm())).backward();
+    const Layer layer(Dtype::Float64, kernel);
+    const Tensor y = layer.norm();
+    const Tensor loss = layer.loss_of(layer.conv(y));
+    EXPECT_EQ(recorded(fused_name), 0);
+    loss.backward();
+    expect_close(gradients_of<double>(layer.parameters()), gradients_of<double>(fused.parameters()), 1e-12);
+  }
+}
+
+// --- Without a gradient ----------------------------------------------------------------------------------------------
+
+TEST_F(DeferredTest, NoGradGivesTheSameNumbers) {
+  for (const std::int64_t kernel : {1, 3}) {
+    const Layer recorded_one(Dtype::Float64, kernel);
+    const Layer layer(Dtype::Float64, kernel);
+    const std::vector<double> expected = recorded_one.conv(recorded_one.norm()).to_vector<double>();
+    const NoGrad no_grad;
+    expect_close(layer.conv(layer.norm()).to_vector<double>(), expected, 1e-13);
+    expect_close(layer.running.variance.to_vector<double>(), recorded_one.running.variance.to_vector<double>(), 1e-14);
+  }
+}
+
+TEST_F(DeferredTest, EvaluationGivesTheSameBitsRecordedOrNot) {
+  const Layer layer;
+  const std::vector<Bits> before = layer.state();
+  const auto run = [&] {
+    const Tensor joined = layer.joined();
+    return layer.conv(
+        ops::batch_norm(joined, layer.gamma, layer.beta,
+                        {layer.running.mean, ops::add(layer.running.variance, ops::relu(layer.running.variance))},
+                        {.epsilon = 2, .training = false, .relu = true}));
+  };
+  const Tensor z = run();
+  EXPECT_EQ(recorded("batch_norm_relu"), 1);
+  const NoGrad no_grad;
+  EXPECT_TRUE(bits_of(z) == bits_of(run()));
+  EXPECT_TRUE(layer.state() == before);
+}
+
+TEST_F(DeferredTest, GradientsMatchFiniteDifferences) {
+  for (const std::int64_t kernel : {1, 3}) {
+    const Layer layer(Dtype::Float64, kernel);
+    const auto run = [](std::span<const Tensor> in) {
+      Tensor x = ops::concat(std::vector<Tensor>{in[0], in[1], ops::add(in[0], in[0])});
+      const std::int64_t channels = x.shape().c();
+      const ops::RunningStatistics running = {zeros({channels}, Dtype::Float64), zeros({channels}, Dtype::Float64)};
+      Tensor y = ops::batch_norm(std::move(x), in[2], in[3], running, {.relu = true});
+      return ops::conv2d(std::move(y), in[4], {.padding = ops::Padding::all(in[4].shape()[2] / 2)});
+    };
+    std::vector<Tensor> inputs = layer.parameters();
+    inputs[2] = random_of({8}, Dtype::Float64, 13).requires_grad();
+    inputs[3] = random_of({8}, Dtype::Float64, 14).requires_grad();
+    inputs[4] = random_of({3, 8, kernel, kernel}, Dtype::Float64, 15).requires_grad();
+    const GradcheckResult result = gradcheck(run, inputs, {.tolerance = 1e-6});
+    EXPECT_TRUE(result.passed) << result.describe();
+  }
+}
+
+}  // namespace
+}  // namespace palimpsest::test

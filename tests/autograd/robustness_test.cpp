@@ -1,0 +1,122 @@
+// What must not go wrong quietly: shapes beyond counting, mixed parameters, steps that disturb one another, a machine
+// that rations addresses or threads.
+
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include <cstdlib>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include <palimpsest/core/allocator.hpp>
+#include <palimpsest/core/parallel.hpp>
+#include <palimpsest/nn/sgd.hpp>
+#include <palimpsest/ops/add.hpp>
+#include <palimpsest/ops/cross_entropy.hpp>
+#include <palimpsest/ops/relu.hpp>
+
+namespace palimpsest::test {
+namespace {
+
+TEST(ShapeLimitTest, MoreElementsThanCanBeCountedAreRefused) {
+  constexpr std::int64_t large = std::int64_t{1} << 31;
+  EXPECT_THROW((Shape{large, large, 4}), ShapeError);
+  EXPECT_THROW((Shape{large, 1, large}.with_channels(4)), ShapeError);
+  EXPECT_EQ((Shape{large, 1 << 25}).count(), std::int64_t{1} << 56);
+}
+
+TEST(SgdTest, ParametersOfDifferentTypesOrDevicesAreRefused) {
+  const Tensor single = Tensor::zeros({4}, Dtype::Float32).requires_grad();
+  const Tensor twice = Tensor::zeros({4}, Dtype::Float64).requires_grad();
+  const Tensor meta = Tensor::zeros({4}, Dtype::Float32, Device::Meta).requires_grad();
+  EXPECT_THROW(nn::Sgd({{"a", single}, {"b", twice}}, {}), DtypeError);
+  EXPECT_THROW(nn::Sgd({{"a", single}, {"b", meta}}, {}), DeviceError);
+}
+
+TEST(StepIsolationTest, AnExceptionUnderNoGradLeavesTheRecordedStepAlone) {
+  const Tensor x = Tensor::from_vector<float>({1}, {2}).requires_grad();
+  const Tensor loss = ops::relu(ops::add(x, x));
+  const auto block = std::make_shared<BlockInfo>(BlockInfo{"evaluation", nullptr});
+  EXPECT_THROW(
+      {
+        const NoGrad no_grad;
+        const BlockScope scope(block, {});
+        ops::add(x, Tensor::zeros({2}, Dtype::Float32));
+      },
+      ShapeError);
+  loss.backward();
+  EXPECT_EQ(x.grad().to_vector<float>(), std::vector<float>{2});
+}
+
+TEST(GradientOwnershipTest, LeavesDoNotShareTheirGradients) {
+  const Tensor a = Tensor::from_vector<float>({1}, {2}).requires_grad();
+  const Tensor b = Tensor::from_vector<float>({1}, {3}).requires_grad();
+  ops::add(a, b).backward();
+  EXPECT_NE(a.grad().view().data, b.grad().view().data);
+}
+
+class Voiceless : public Op {
+ public:
+  std::string_view name() const override { return "voiceless"; }
+  Cost cost() const override { return Cost::Free; }
+  std::vector<Spec> infer(std::span<const Spec>) const override { return {}; }
+  void forward(Forward&) override {}
+  Needs needs() const override { return {}; }
+  void backward(Backward&) override {}
+};
+
+TEST(UserOpTest, AnOpWithoutOutputsIsRefused) {
+  EXPECT_THROW(apply_single(std::make_unique<Voiceless>(), {Tensor::zeros({1}, Dtype::Float32)}), ValueError);
+}
+
+TEST(CountCorrectTest, RowsThatHoldNaNAreWrong) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const Tensor logits = Tensor::from_vector<float>({3, 2}, {nan, nan, 1, nan, 1, 0});
+  const Tensor labels = Tensor::from_vector<std::int32_t>({3}, {0, 0, 0});
+  EXPECT_EQ(ops::count_correct(logits, labels), 1);
+}
+
+/// Ends the process with 0 if `body` holds while the address space is limited to what is in use plus `bytes`.
+template <class Body>
+[[noreturn]] void exit_under_address_limit(std::size_t bytes, const Body& body) {
+  const rlimit limit = {bytes, bytes};
+  std::_Exit(setrlimit(RLIMIT_AS, &limit) == 0 && body() ? 0 : 1);
+}
+
+constexpr bool has_sanitizer =
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    true;
+#else
+    false;
+#endif
+
+TEST(AddressLimitDeathTest, TensorsAreMadeWhereAddressesAreRationed) {
+  if (has_sanitizer) GTEST_SKIP() << "sanitizers take terabytes of addresses";
+  ::testing::FLAGS_gtest_death_test_style = "threadsafe";
+  const auto body = [] {
+    std::vector<Tensor> held;
+    for (const std::int64_t elements : {1000, 1 << 20, 1 << 27, 1 << 27, 1 << 27}) {
+      held.push_back(Tensor::zeros({elements}, Dtype::Float32));
+    }
+    return held.back().view().as<float>()[(1 << 27) - 1] == 0;
+  };
+  EXPECT_EXIT(exit_under_address_limit(std::size_t{6} << 30, body), ::testing::ExitedWithCode(0), "");
+}
+
+TEST(ThreadLimitDeathTest, ThreadsThatCannotBeStartedAreAnError) {
+  if (has_sanitizer) GTEST_SKIP() << "sanitizers take terabytes of addresses";
+  ::testing::FLAGS_gtest_death_test_style = "threadsafe";
+  const auto body = [] {
+    try {
+      set_thread_count(256);  // with a stack of 8 MiB each
+    } catch (const Error&) {
+      return thread_count() < 256;
+    }
+    return false;
+  };
+  EXPECT_EXIT(exit_under_address_limit(std::size_t{1} << 30, body), ::testing::ExitedWithCode(0), "");
+}
+
+}  // namespace
+}  // namespace palimpsest::test

@@ -1,0 +1,252 @@
+// Plans within a budget: on Meta for what is predicted, on the device for what it then takes.
+
+#include <palimpsest/memory/planner/planner.hpp>
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <memory>
+
+#include <palimpsest/memory/policies.hpp>
+#include <palimpsest/nn/models/resnet.hpp>
+#include "tests/support/training.hpp"
+
+namespace palimpsest {
+namespace {
+
+using memory::Candidate;
+using memory::Planner;
+using memory::Rates;
+
+using test::Training;
+
+/// A training step of a model without data.
+memory::Rehearsal rehearsal_of(Training& training) {
+  training.step();
+  return [&training](const PolicyPtr& policy) {
+    if (policy != nullptr) training.model().set_memory(policy);
+    training.step();
+  };
+}
+
+using MakeTraining = std::function<Training(std::int64_t batch, Device device)>;
+
+template <class Model, class Spec>
+MakeTraining maker_of(const Spec& spec) {
+  return [spec](std::int64_t batch, Device device) {
+    return test::training_of<Model>(spec, nn::Init(5, device), test::noise(batch, device),
+                                    {.learning_rate = 0.1, .momentum = 0.9});
+  };
+}
+
+struct Case {
+  std::string name;
+  MakeTraining make;
+  std::int64_t batch;
+};
+
+std::vector<Case> cases() {
+  nn::ResidualSpec revnet = nn::RevNet::cifar(26);
+  revnet.grid = 12;
+  return {{"DenseNet", maker_of<nn::DenseNet>(nn::DenseNetSpec::cifar(22, 8)), 8},
+          {"RevNet", maker_of<nn::RevNet>(revnet), 6},
+          {"ResNet", maker_of<nn::ResNet>(nn::ResNet::cifar(20)), 6}};
+}
+
+class PlannerTest : public testing::TestWithParam<Case> {
+ protected:
+  static constexpr int budgets = 50;
+
+  Training meta_ = GetParam().make(GetParam().batch, Device::Meta);
+  memory::Rehearsal rehearsal_ = rehearsal_of(meta_);
+  Rates rates_ = Rates::standard(Device::Cpu);
+  Planner planner_{rehearsal_, rates_};
+  std::size_t least_ = planner_.candidates().front().forecast.peak;
+  std::size_t most_ = memory::forecast(rehearsal_, memory::store_all(), rates_).peak;
+
+  std::size_t budget(int i) const { return least_ + (most_ - least_) * static_cast<std::size_t>(i) / (budgets - 1); }
+};
+
+TEST_P(PlannerTest, EveryBudgetIsKeptAndMoreOfItIsNeverSlower) {
+  ASSERT_LT(least_, most_);
+  double seconds = std::numeric_limits<double>::infinity();
+  for (int i = 0; i < budgets; ++i) {
+    const Candidate& chosen = planner_.within(budget(i));
+    EXPECT_LE(chosen.forecast.peak, budget(i));
+    EXPECT_LE(chosen.forecast.seconds, seconds);
+    seconds = chosen.forecast.seconds;
+  }
+}
+
+TEST_P(PlannerTest, NoSinglePolicyThatFitsIsBetter) {
+  for (const PolicyPtr& policy : memory::combinations()) {
+    std::optional<memory::StepForecast> single;
+    try {
+      single = memory::forecast(rehearsal_, policy, rates_);
+    } catch (const ValueError&) {
+      continue;  // nothing to act on
+    }
+    EXPECT_LE(planner_.within(single->peak).forecast.seconds, single->seconds) << policy->name();
+  }
+}
+
+TEST_P(PlannerTest, ThereIsMoreToChooseFromThanSinglePolicies) {
+  EXPECT_GE(planner_.candidates().size(), 3U);
+  std::size_t single = most_;
+  for (const PolicyPtr& policy : {memory::shared(), memory::checkpoint()})
+    single = std::min(single, memory::forecast(rehearsal_, policy, rates_).peak);
+  EXPECT_LT(least_, single);
+}
+
+TEST_P(PlannerTest, TheSamePlansEveryTime) {
+  const Planner again(rehearsal_, rates_);
+  ASSERT_EQ(again.candidates().size(), planner_.candidates().size());
+  for (std::size_t i = 0; i < again.candidates().size(); ++i) {
+    EXPECT_EQ(again.candidates()[i].forecast.peak, planner_.candidates()[i].forecast.peak);
+    EXPECT_EQ(again.candidates()[i].forecast.seconds, planner_.candidates()[i].forecast.seconds);
+  }
+}
+
+TEST_P(PlannerTest, TooLittleIsRefusedWithTheLeastAndWhatPinsIt) {
+  try {
+    planner_.within(least_ - 1);
+    FAIL() << "a budget below the least feasible";
+  } catch (const ValueError& error) {
+    const std::string text = error.what();
+    EXPECT_NE(text.find(std::to_string(least_)), std::string::npos) << text;
+    EXPECT_NE(text.find("pinned by"), std::string::npos) << text;
+    EXPECT_NE(text.find("(" + std::to_string(GetParam().batch) + ", "), std::string::npos) << text;
+  }
+  EXPECT_EQ(planner_.within(least_).forecast.peak, least_);
+}
+
+/// Digest, measured peak and predicted peak of three steps under some of the candidates, the first and the last among
+/// them: as measured, they need exactly what was predicted, and they compute what keeping everything computes.
+TEST_P(PlannerTest, MeasuredPeaksAreThePredictedOnesAndTheBitsAreStoreAlls) {
+  const auto run = [&](const PolicyPtr& policy) {
+    Training training = GetParam().make(GetParam().batch, test::device());
+    training.model().set_memory(policy);
+    training.step();
+    allocator(test::device()).reset_peak();
+    for (int i = 0; i < 2; ++i) training.step();
+    return std::pair(training.digest(), allocator(test::device()).stats().peak);
+  };
+  const std::size_t beside = allocator(test::device()).stats().live;
+  const std::string expected = run(memory::store_all()).first;
+  const auto& all = planner_.candidates();
+  for (std::size_t i = 0; i < all.size(); i += std::max<std::size_t>(1, (all.size() - 1) / 7)) {
+    const auto [digest, peak] = run(all[i].policy);
+    EXPECT_EQ(digest, expected) << i;
+    EXPECT_EQ(peak - beside, all[i].forecast.peak) << i;
+  }
+}
+
+TEST_P(PlannerTest, APlanServesASmallerLastBatch) {
+  Training training = GetParam().make(2, test::device());
+  training.model().set_memory(planner_.candidates().front().policy);
+  allocator(test::device()).reset_peak();
+  const std::size_t before = allocator(test::device()).stats().live;
+  training.step();
+  EXPECT_LT(allocator(test::device()).stats().peak - before, least_);
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, PlannerTest, testing::ValuesIn(cases()),
+                         [](const auto& info) { return info.param.name; });
+
+TEST(PlanTest, AnotherModelsPlanIsRefused) {
+  Training dense = cases()[0].make(2, Device::Meta);
+  const Planner planner(rehearsal_of(dense), Rates::standard(Device::Cpu));
+  Training residual = cases()[2].make(2, Device::Meta);
+  residual.model().set_memory(planner.candidates().front().policy);
+  EXPECT_THROW(residual.step(), StateError);
+}
+
+TEST(PlanTest, ADeepNetworkIsPlannedInSeconds) {
+  Training training = maker_of<nn::DenseNet>(nn::DenseNetSpec::cifar(190, 40))(64, Device::Meta);
+  const Planner planner(rehearsal_of(training), Rates::standard(Device::Cpu));
+  EXPECT_LT(planner.rehearsals(),
+            400U);  // of about 10 ms each: what bounds the time, and does not depend on the machine
+  EXPECT_LT(planner.candidates().front().forecast.peak, std::size_t{1600} << 20);
+}
+
+/// Replaying each segment once needs 85 MiB at the best length of the segments.
+TEST(PlanTest, ADeepChainOfUnitsKeepsCheckpointsOnTheWayToOthers) {
+  Training training = maker_of<nn::ResNet>(nn::ResNet::cifar(110))(64, Device::Meta);
+  const Planner planner(rehearsal_of(training), Rates::standard(Device::Cpu));
+  EXPECT_LT(planner.candidates().front().forecast.peak, std::size_t{42} << 20);
+}
+
+TEST(RatesTest, AreReadBackAsWritten) {
+  const std::string file = testing::TempDir() + "rates.txt";
+  const Rates written{1.5e11, 2e10, 3e-6, 7e8};
+  written.save(file);
+  const Rates read = Rates::load(file, Device::Cpu);
+  EXPECT_EQ(read.operations_per_second, written.operations_per_second);
+  EXPECT_EQ(read.bytes_per_second, written.bytes_per_second);
+  EXPECT_EQ(read.seconds_per_run, written.seconds_per_run);
+  EXPECT_EQ(read.offload_bytes_per_second, written.offload_bytes_per_second);
+  std::filesystem::remove(file);
+  EXPECT_THROW(Rates::load(file, Device::Cpu), DataError);
+}
+
+TEST(RatesTest, BadLinesAreNamed) {
+  const std::string file = testing::TempDir() + "bad_rates.txt";
+  for (const char* line : {"operations 3", "bytes_per_second", "bytes_per_second fast", "bytes_per_second 0",
+                           "bytes_per_second -1", "bytes_per_second inf", "bytes_per_second 1 2"}) {
+    std::ofstream(file) << "# a comment\n" << line << '\n';
+    try {
+      Rates::load(file, Device::Cpu);
+      ADD_FAILURE() << line;
+    } catch (const DataError& error) {
+      EXPECT_NE(std::string(error.what()).find("line 2"), std::string::npos) << error.what();
+    }
+  }
+  std::filesystem::remove(file);
+}
+
+std::string complaint_about_rates(const std::string& file) {
+  try {
+    Rates::load(file, Device::Cpu);
+    return "taken";
+  } catch (const DataError& error) {
+    return error.what();
+  }
+}
+
+TEST(RatesTest, AFileWithoutRatesIsNoTable) {
+  const std::string file = testing::TempDir() + "no_rates.txt";
+  std::ofstream(file).flush();
+  EXPECT_EQ(complaint_about_rates(file), file + ", line 1: the file ends without a rate, expected at least one");
+  std::ofstream(file) << "# a comment\n\n";
+  EXPECT_EQ(complaint_about_rates(file), file + ", line 3: the file ends without a rate, expected at least one");
+  std::filesystem::remove(file);
+}
+
+TEST(RatesTest, ARateThatIsGivenTwiceIsNamed) {
+  const std::string file = testing::TempDir() + "rates_twice.txt";
+  std::ofstream(file) << "bytes_per_second 1\nseconds_per_run 1\nbytes_per_second 1\n";
+  EXPECT_EQ(complaint_about_rates(file),
+            file + ", line 3: 'bytes_per_second 1', line 1 gives the same rate, expected each once");
+  std::filesystem::remove(file);
+}
+
+TEST(RatesTest, AFolderIsNoTable) {
+  EXPECT_EQ(complaint_about_rates(testing::TempDir()), testing::TempDir() + ": cannot be read");
+}
+
+TEST(ParseBytes, UnitsAndShares) {
+  constexpr std::size_t device = 1000;
+  EXPECT_EQ(memory::parse_bytes("123", device), 123U);
+  EXPECT_EQ(memory::parse_bytes("2GiB", device), std::size_t{2} << 30);
+  EXPECT_EQ(memory::parse_bytes("1.5 MiB", device), 1572864U);
+  EXPECT_EQ(memory::parse_bytes("1500MB", device), 1500000000U);
+  EXPECT_EQ(memory::parse_bytes("40%", device), 400U);
+  for (const char* bad :
+       {"", "GiB", "-1", "0", "1e400", "nan", "2Gib", "101%", "0.1", "5 %%", "1e30GB", "0x10", "1,5MB"})
+    EXPECT_THROW(memory::parse_bytes(bad, device), ValueError) << bad;
+  EXPECT_THROW(memory::parse_bytes("40%", 0), ValueError);
+}
+
+}  // namespace
+}  // namespace palimpsest

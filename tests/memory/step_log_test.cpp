@@ -1,0 +1,120 @@
+// The record of a step: every byte in it, every operation counted, every owner named.
+
+#include <palimpsest/memory/planner/step_log.hpp>
+
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include <palimpsest/memory/policies.hpp>
+#include <palimpsest/nn/models/densenet.hpp>
+#include <palimpsest/nn/models/revnet.hpp>
+#include <palimpsest/nn/sgd.hpp>
+#include <palimpsest/ops/cross_entropy.hpp>
+#include "tests/support/test_device.hpp"
+
+namespace palimpsest {
+namespace {
+
+using memory::StepLog;
+using memory::StepRecord;
+
+struct Recorded {
+  StepRecord record;
+  MemoryStats stats;
+};
+
+/// The second of two training steps.
+Recorded record_step(nn::Classifier& model, std::int64_t batch, std::string_view policy, Device device) {
+  model.set_memory(memory::parse(policy));
+  nn::Sgd sgd(model.parameters(), {});
+  const Tensor images = Tensor::zeros({batch, 3, 32, 32}, Dtype::Float32, device, Tag::Data);
+  const Tensor labels = Tensor::zeros({batch}, Dtype::Int32, device, Tag::Data);
+  Recorded recorded;
+  for (int step = 0; step < 2; ++step) {
+    allocator(device).reset_peak();
+    StepLog log(device);
+    sgd.zero_grad();
+    ops::cross_entropy(model(images), labels).backward();
+    sgd.step();
+    recorded = {log.take(), allocator(device).stats()};
+  }
+  return recorded;
+}
+
+TEST(StepLogTest, EventsAddUpToTheAllocatorsPeak) {
+  for (const std::string_view policy : memory::names()) {
+    nn::RevNet model(nn::RevNet::cifar(14), nn::Init(0, test::device()));
+    const auto [record, stats] = record_step(model, 2, policy, test::device());
+    const StepRecord::Peak peak = record.peak();
+    EXPECT_EQ(peak.bytes, stats.peak) << policy;
+    EXPECT_EQ(peak.by_tag, stats.peak_by_tag) << policy;
+    std::size_t owned = record.live_before;
+    for (std::size_t i = 0; i <= peak.event; ++i) {
+      const StepRecord::Event& event = record.events[i];
+      if (event.allocation < 0) owned -= event.bytes;
+    }
+    for (const int allocation : record.live_after(peak.event))
+      owned += record.allocations[static_cast<std::size_t>(allocation)].bytes;
+    EXPECT_EQ(owned, stats.peak) << policy;
+  }
+}
+
+// The tables count so: three times the forward's multiply-adds, less the first convolution's input gradient.
+TEST(StepLogTest, OperationsOfAStepAreThoseOfTheModel) {
+  nn::DenseNet dense(nn::DenseNetSpec::cifar(100, 12), nn::Init(0, Device::Meta));
+  EXPECT_NEAR(record_step(dense, 64, "store-all", Device::Meta).record.work().operations, 110.6e9, 1.2e9);
+  nn::RevNet rev(nn::RevNet::cifar(110), nn::Init(0, Device::Meta));
+  EXPECT_NEAR(record_step(rev, 100, "store-all", Device::Meta).record.work().operations, 152e9, 1.6e9);
+}
+
+TEST(StepLogTest, WhatAPolicyRunsAgainIsCounted) {
+  nn::RevNet model(nn::RevNet::cifar(14), nn::Init(0, Device::Meta));
+  const auto store_all = record_step(model, 2, "store-all", Device::Meta).record;
+  EXPECT_EQ(store_all.work(RunKind::Replay).operations, 0);
+  EXPECT_EQ(store_all.work(RunKind::Solve).operations, 0);
+  const auto checkpoint = record_step(model, 2, "checkpoint", Device::Meta).record;
+  EXPECT_GT(checkpoint.work(RunKind::Replay).operations, 0.5 * checkpoint.work(RunKind::Forward).operations);
+  EXPECT_EQ(checkpoint.work(RunKind::Forward).operations, store_all.work(RunKind::Forward).operations);
+  const auto reversible = record_step(model, 2, "reversible", Device::Meta).record;
+  EXPECT_GT(reversible.work(RunKind::Solve).bytes, 0);
+}
+
+TEST(StepLogTest, TheRecordIsTheSameWithAndWithoutData) {
+  nn::DenseNet real(nn::DenseNetSpec::cifar(10, 4), nn::Init(0, test::device()));
+  nn::DenseNet meta(nn::DenseNetSpec::cifar(10, 4), nn::Init(0, Device::Meta));
+  const auto measured = record_step(real, 2, "shared", test::device()).record;
+  const auto forecast = record_step(meta, 2, "shared", Device::Meta).record;
+  ASSERT_EQ(measured.runs.size(), forecast.runs.size());
+  for (std::size_t i = 0; i < measured.runs.size(); ++i) {
+    EXPECT_EQ(measured.runs[i].name, forecast.runs[i].name);
+    EXPECT_EQ(measured.runs[i].work.operations, forecast.runs[i].work.operations);
+    EXPECT_EQ(measured.runs[i].work.bytes, forecast.runs[i].work.bytes);
+  }
+  ASSERT_EQ(measured.events.size(), forecast.events.size());
+  for (std::size_t i = 0; i < measured.events.size(); ++i) {
+    EXPECT_EQ(measured.events[i].bytes, forecast.events[i].bytes);
+    EXPECT_EQ(measured.events[i].run, forecast.events[i].run);
+  }
+}
+
+TEST(StepLogTest, ValuesKnowWhoReadsThemAndHowTheyReturn) {
+  nn::RevNet model(nn::RevNet::cifar(14), nn::Init(0, Device::Meta));
+  const StepRecord record = record_step(model, 2, "reversible", Device::Meta).record;
+  std::set<std::string> recipes;
+  int solvable = 0;
+  for (const StepRecord::Value& value : record.values) {
+    recipes.insert(value.recipe);
+    solvable += value.solvable_from >= 0 ? 1 : 0;
+    for (const int reader : value.read_by) EXPECT_LT(static_cast<std::size_t>(reader), record.ops.size());
+  }
+  EXPECT_TRUE(recipes.contains("invert"));
+  EXPECT_TRUE(recipes.contains("replay"));
+  EXPECT_TRUE(recipes.contains("keep"));
+  EXPECT_GT(solvable, 0);
+  EXPECT_GT(record.backward_run, 0U);
+  EXPECT_LT(record.backward_run, record.runs.size());
+}
+
+}  // namespace
+}  // namespace palimpsest

@@ -1,0 +1,232 @@
+// Cases of what training adds: dropout, batch normalisation, the loss.
+
+#include <cmath>
+#include <memory>
+
+#include <palimpsest/core/generator.hpp>
+#include <palimpsest/ops/batch_norm.hpp>
+#include <palimpsest/ops/cross_entropy.hpp>
+#include <palimpsest/ops/dropout.hpp>
+#include "tests/support/op_case_support.hpp"
+
+namespace palimpsest::test {
+namespace {
+
+// Dropout.
+
+constexpr std::uint64_t dropout_seed = 20140101;
+constexpr std::uint64_t dropout_offset = 5;
+
+Array naive_dropout(const Array& x, double probability) {
+  return map(x, [&](double value, std::int64_t n, std::int64_t c, std::int64_t h, std::int64_t w) {
+    const auto i = static_cast<std::uint64_t>(((n * x.shape.h() + h) * x.shape.w() + w) * x.shape.c() + c);
+    const bool kept = unit_float(philox(dropout_seed, dropout_offset + i / 4)[i % 4]) >= probability;
+    return kept ? value / (1 - probability) : 0;
+  });
+}
+
+void add_dropout_cases(std::vector<OpCase>& cases) {
+  const auto add = [&](const std::string& name, const Shape& shape, double probability) {
+    OpCase made;
+    made.name = "dropout_" + name;
+    made.inputs = {{shape}};
+    made.run = [=](Tensors in) {
+      const auto generator = std::make_shared<Generator>(Generator{dropout_seed, dropout_offset});
+      return std::vector{ops::dropout(in[0], probability, generator)};
+    };
+    made.reference = [=](Arrays in) { return std::vector{naive_dropout(in[0], probability)}; };
+    cases.push_back(made);
+  };
+  add("one_element", {1, 1, 1, 1}, 0.25);
+  add("of_nothing", {2, 3, 5, 7}, 0);
+  add("image", {2, 3, 5, 7}, 0.3);
+  add("of_nearly_all", {11, 13}, 0.9);
+  add("large", {5, 17, 29, 31}, 0.5);
+}
+
+// Batch normalisation.
+
+struct Moments {
+  double mean;
+  double variance;
+};
+
+Moments channel_moments(const Array& x, std::int64_t channel) {
+  const auto mean_of = [&](const auto& function) {
+    double sum = 0;
+    map(x, [&](double value, std::int64_t, std::int64_t c, std::int64_t, std::int64_t) {
+      if (c == channel) sum += function(value);
+      return 0;
+    });
+    return sum / static_cast<double>(x.shape.pixels());
+  };
+  const double mean = mean_of([](double value) { return value; });
+  return {mean, mean_of([&](double value) { return (value - mean) * (value - mean); })};
+}
+
+Array naive_batch_norm(Arrays in, const ops::BatchNormSpec& spec) {
+  const Array& x = in[0];
+  const ops::RunningStatistics running = running_statistics(x.shape.c(), Dtype::Float64, Device::Cpu);
+  const std::vector<double> means = running.mean.to_vector<double>();
+  const std::vector<double> variances = running.variance.to_vector<double>();
+  std::vector<Moments> moments;
+  for (std::size_t c = 0; c < means.size(); ++c) {
+    moments.push_back(spec.training ? channel_moments(x, static_cast<std::int64_t>(c))
+                                    : Moments{means[c], variances[c]});
+  }
+  return map(x, [&](double value, std::int64_t, std::int64_t channel, std::int64_t, std::int64_t) {
+    const auto c = static_cast<std::size_t>(channel);
+    const double deviation = std::sqrt(moments[c].variance + spec.epsilon);
+    const double y = (value - moments[c].mean) / deviation * in[1].values[c] + in[2].values[c];
+    return spec.relu ? std::max(y, 0.0) : y;
+  });
+}
+
+OpCase batch_norm_case(const std::string& name, const Shape& x, const ops::BatchNormSpec& spec) {
+  OpCase made;
+  made.name = concat_text("batch_norm_", spec.training ? "train_" : "eval_", spec.relu ? "relu_" : "", name);
+  made.inputs = {{x, scaled(2)}, {{x.c()}}, {{x.c()}}};
+  // What comes out keeps away from the kink of the ReLU.
+  if (spec.relu) made.inputs = {{x, scaled(2, away_from_zero)}, {{x.c()}, away_from_zero}, {{x.c()}, scaled(0.1)}};
+  made.run = [=](Tensors in) {
+    const ops::RunningStatistics running = running_statistics(x.c(), in[0].dtype(), in[0].device());
+    return std::vector{ops::batch_norm(in[0], in[1], in[2], running, spec)};
+  };
+  made.reference = [=](Arrays in) { return std::vector{naive_batch_norm(in, spec)}; };
+  made.float32_tolerance = 5e-5;
+  return made;
+}
+
+void add_batch_norm_cases(std::vector<OpCase>& cases) {
+  for (const bool training : {true, false}) {
+    for (const bool relu : {false, true}) {
+      ops::BatchNormSpec spec;
+      spec.training = training;
+      spec.relu = relu;
+      const auto add = [&](const std::string& name, const Shape& x) {
+        cases.push_back(batch_norm_case(name, x, spec));
+      };
+      if (!training) add("one_element", {1, 1, 1, 1});
+      add("three_values", {3, 1, 1, 1});
+      add("batch_1", {1, 3, 5, 7});
+      add("image", {2, 5, 3, 4});
+      add("one_pixel", {7, 17, 1, 1});
+      add("matrix", {5, 13});
+      add("large", {5, 17, 23, 19});
+    }
+  }
+  // Two values are normalised to -1 and 1 wherever they are, so the gradient of x is only what epsilon leaves of terms
+  // a hundred thousand times larger.
+  OpCase two = batch_norm_case("two_values", {2, 1, 1, 1}, {});
+  two.float32_tolerance = 0.1;
+  cases.push_back(two);
+}
+
+// Cross entropy.
+
+Array naive_cross_entropy(const Array& logits, const Array& labels) {
+  double sum = 0;
+  for (std::int64_t n = 0; n < logits.shape.n(); ++n) {
+    double largest = logits.at(n, 0);
+    for (std::int64_t k = 1; k < logits.shape.c(); ++k) largest = std::max(largest, logits.at(n, k));
+    double exponentials = 0;
+    for (std::int64_t k = 0; k < logits.shape.c(); ++k) exponentials += std::exp(logits.at(n, k) - largest);
+    const auto label = static_cast<std::int64_t>(labels.values[static_cast<std::size_t>(n)]);
+    sum += std::log(exponentials) + largest - logits.at(n, label);
+  }
+  return {{}, {sum / static_cast<double>(logits.shape.n())}};
+}
+
+void add_cross_entropy_cases(std::vector<OpCase>& cases) {
+  const auto add = [&](const std::string& name, std::int64_t n, std::int64_t classes, double scale) {
+    OpCase made;
+    made.name = "cross_entropy_" + name;
+    made.inputs = {{{n, classes}, scaled(scale)}, labels(n, classes)};
+    made.run = [](Tensors in) { return std::vector{ops::cross_entropy(in[0], in[1])}; };
+    made.reference = [](Arrays in) { return std::vector{naive_cross_entropy(in[0], in[1])}; };
+    cases.push_back(made);
+  };
+  add("one_class", 1, 1, 1);
+  add("batch_1", 1, 2, 1);
+  add("primes", 5, 7, 3);
+  add("100_classes", 3, 100, 3);
+  add("large_logits", 17, 10, 300);
+  add("huge_logits", 3, 5, 1e4);
+  add("large", 131, 67, 3);
+}
+
+// Calls that must be refused.
+
+void call_batch_norm(const Shape& x, std::int64_t parameters, const ops::RunningStatistics& running) {
+  ops::batch_norm(leaf(x), leaf({parameters}), leaf({parameters}), running, {});
+}
+
+void add_bad_batch_norm(std::vector<BadCall>& calls) {
+  add_bad<ShapeError>(calls, "batch_norm_rank", "[batch_norm] input 0 is (2, 3, 5), expected (N, C, H, W) or (N, C)",
+                      [] {
+                        call_batch_norm({2, 3, 5}, 3, running_statistics(3, Dtype::Float32, device()));
+                      });
+  add_bad<ShapeError>(calls, "batch_norm_parameters", "[batch_norm] input 1 is (4), expected (3)", [] {
+    call_batch_norm({2, 3, 5, 5}, 4, running_statistics(3, Dtype::Float32, device()));
+  });
+  add_bad<ShapeError>(calls, "batch_norm_statistics", "[batch_norm] running statistics are (4), expected (3)", [] {
+    call_batch_norm({2, 3, 5, 5}, 3, running_statistics(4, Dtype::Float32, device()));
+  });
+  add_bad<DtypeError>(calls, "batch_norm_type_of_statistics", "[batch_norm] running statistics are float64", [] {
+    call_batch_norm({2, 3, 5, 5}, 3, running_statistics(3, Dtype::Float64, device()));
+  });
+  add_bad<DeviceError>(calls, "batch_norm_device_of_statistics", "[batch_norm] running statistics are on meta", [] {
+    call_batch_norm({2, 3, 5, 5}, 3, running_statistics(3, Dtype::Float32, Device::Meta));
+  });
+  add_bad<ValueError>(calls, "batch_norm_without_statistics", "empty tensor", [] {
+    call_batch_norm({2, 3, 5, 5}, 3, {});
+  });
+  add_bad<ShapeError>(calls, "batch_norm_one_value",
+                      "[batch_norm] input 0 is (1, 3, 1, 1), expected more than one value", [] {
+                        call_batch_norm({1, 3, 1, 1}, 3, running_statistics(3, Dtype::Float32, device()));
+                      });
+}
+
+Tensor label_tensor(std::vector<double> values) {
+  const auto n = static_cast<std::int64_t>(values.size());
+  return make_tensor({n}, values, Dtype::Int32, device());
+}
+
+void add_bad_cross_entropy(std::vector<BadCall>& calls) {
+  add_bad<ShapeError>(calls, "cross_entropy_rank", "[cross_entropy] input 0 is (2, 3, 1, 1), expected (N, K)", [] {
+    ops::cross_entropy(leaf({2, 3, 1, 1}), label_tensor({0, 1}));
+  });
+  add_bad<ShapeError>(calls, "cross_entropy_number_of_labels", "[cross_entropy] input 1 is (3), expected (2)", [] {
+    ops::cross_entropy(leaf({2, 3}), label_tensor({0, 1, 2}));
+  });
+  add_bad<DtypeError>(calls, "cross_entropy_type_of_labels", "[cross_entropy] labels are float32, expected int32", [] {
+    ops::cross_entropy(leaf({2, 3}), leaf({2}));
+  });
+  add_bad<ValueError>(calls, "cross_entropy_label_too_large", "[cross_entropy] label 1 is 3, expected 0 to 2", [] {
+    ops::cross_entropy(leaf({2, 3}), label_tensor({0, 3}));
+  });
+  add_bad<ValueError>(calls, "cross_entropy_label_negative", "[cross_entropy] label 0 is -1, expected 0 to 2", [] {
+    ops::cross_entropy(leaf({2, 3}), label_tensor({-1, 2}));
+  });
+  add_bad<ValueError>(calls, "count_correct_label_too_large", "[count_correct] label 1 is 3, expected 0 to 2", [] {
+    ops::count_correct(leaf({2, 3}), label_tensor({0, 3}));
+  });
+  add_bad<ValueError>(calls, "count_correct_of_nothing", "empty tensor", [] {
+    ops::count_correct({}, label_tensor({0, 1}));
+  });
+}
+
+}  // namespace
+
+void add_training_cases(std::vector<OpCase>& cases) {
+  add_dropout_cases(cases);
+  add_batch_norm_cases(cases);
+  add_cross_entropy_cases(cases);
+}
+
+void add_bad_training(std::vector<BadCall>& calls) {
+  add_bad_batch_norm(calls);
+  add_bad_cross_entropy(calls);
+}
+
+}  // namespace palimpsest::test

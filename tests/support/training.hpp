@@ -1,0 +1,126 @@
+#pragma once
+
+// A model in training, for tests of whole steps.
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <palimpsest/nn/models/densenet.hpp>
+#include <palimpsest/nn/models/revnet.hpp>
+#include <palimpsest/nn/sgd.hpp>
+#include <palimpsest/ops/cross_entropy.hpp>
+#include "tests/support/tape_support.hpp"
+
+namespace palimpsest::test {
+
+/// What a step learns from: images (N, C, H, W) and their classes (N).
+struct Batch {
+  Tensor images;
+  Tensor labels;
+};
+
+/// Two images of 8x8 pixels.
+inline Batch two_images() {
+  return {random_tensor({2, 3, 8, 8}, 9), from_vector<std::int32_t>({2}, {0, 3}, Tag::Data)};
+}
+
+/// Normal noise in the size of CIFAR's images, all of class 0; on Meta its shapes.
+inline Batch noise(std::int64_t images, Device where) {
+  const Shape shape{images, 3, 32, 32};
+  const Tensor labels = Tensor::zeros({images}, Dtype::Int32, where, Tag::Data);
+  if (where == Device::Meta) return {Tensor::empty(shape, Dtype::Float32, where, Tag::Data), labels};
+  Random random(3);
+  std::vector<float> pixels(static_cast<std::size_t>(shape.count()));
+  for (float& pixel : pixels) pixel = static_cast<float>(random.normal());
+  return {Tensor::from_vector(shape, pixels, where, Tag::Data), labels};
+}
+
+/// A model, its optimiser and one batch.
+class Training {
+ public:
+  /// `init` is what the model was made with: it has the random counters.
+  Training(std::unique_ptr<nn::Classifier> model, nn::Init init, Batch batch, const nn::SgdSpec& sgd)
+      : model_(std::move(model)), init_(std::move(init)), sgd_(model_->parameters(), sgd), batch_(std::move(batch)) {}
+
+  /// The loss. Gradients of steps before stay.
+  Tensor forward() { return ops::cross_entropy((*model_)(batch_.images), batch_.labels); }
+  /// A step; `before_backward` is called when forward is over.
+  void step(const std::function<void()>& before_backward = [] {}) {
+    sgd_.zero_grad();
+    const Tensor loss = forward();
+    before_backward();
+    loss.backward();
+    sgd_.step();
+  }
+
+  /// Weights, buffers, gradients and random counters.
+  std::vector<Bits> state() const {
+    std::vector<Bits> bits;
+    for (const auto& [name, parameter] : model_->parameters()) {
+      bits.push_back(bits_of(parameter));
+      bits.push_back(bits_of(parameter.grad()));
+    }
+    for (const auto& [name, buffer] : model_->buffers()) bits.push_back(bits_of(buffer));
+    bits.emplace_back(init_.dropout_generator()->offset);
+    return bits;
+  }
+  std::string digest() const { return model_->state_digest(); }
+
+  nn::Classifier& model() { return *model_; }
+  nn::Sgd& sgd() { return sgd_; }
+
+ private:
+  std::unique_ptr<nn::Classifier> model_;
+  nn::Init init_;
+  nn::Sgd sgd_;
+  Batch batch_;
+};
+
+/// A model of that specification in training; its blocks keep everything.
+template <class Model, class Spec>
+Training training_of(const Spec& spec, nn::Init init, Batch batch, const nn::SgdSpec& sgd = {.learning_rate = 0.05}) {
+  auto model = std::make_unique<Model>(spec, init);
+  return {std::move(model), std::move(init), std::move(batch), sgd};
+}
+
+/// A DenseNet-BC with dropout.
+inline nn::DenseNetSpec densenet_spec(std::vector<std::int64_t> layers, std::int64_t growth_rate) {
+  nn::DenseNetSpec spec;
+  spec.layers = std::move(layers);
+  spec.growth_rate = growth_rate;
+  spec.dropout = 0.2;
+  return spec;
+}
+
+/// A RevNet of two stages.
+inline nn::ResidualSpec revnet_spec(std::vector<std::int64_t> units, std::optional<int> grid = std::nullopt) {
+  nn::ResidualSpec spec;
+  spec.units = std::move(units);
+  spec.filters = {8, 16};
+  spec.stem_channels = 8;
+  spec.grid = grid;
+  return spec;
+}
+
+/// A small DenseNet that learns from two images.
+inline Training densenet(const PolicyPtr& policy) {
+  nn::DenseNetSpec spec = densenet_spec({2, 2}, 4);
+  spec.stem_channels = 8;
+  Training training = training_of<nn::DenseNet>(spec, nn::Init(5, device()), two_images());
+  training.model().set_memory(policy);
+  return training;
+}
+
+/// A small RevNet that learns from two images.
+inline Training revnet(const PolicyPtr& policy, std::optional<int> grid = 12) {
+  Training training = training_of<nn::RevNet>(revnet_spec({2, 2}, grid), nn::Init(5, device()), two_images());
+  training.model().set_memory(policy);
+  return training;
+}
+
+}  // namespace palimpsest::test
