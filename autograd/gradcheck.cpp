@@ -32,7 +32,7 @@ class WeightedSum : public Op {
   Cost cost() const override { return Cost::Cheap; }
   Needs needs() const override { return {}; }
 
-  std::vector<Spec> infer(std::span<const Spec> inputs) const override {
+  std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override {
     if (inputs[0].shape != weights_.shape()) {
       throw ShapeError(
           concat_text("[weighted_sum] input 0 is ", inputs[0].shape, ", expected ", weights_.shape(), " like weights"));
@@ -44,7 +44,7 @@ class WeightedSum : public Op {
     return {{{}, inputs[0].dtype}};
   }
 
-  void forward(Forward& io) override {
+  void forward(ForwardContext& io) override {
     if (io.device() == Device::Meta) return;
     with_float(io.output().dtype, name(), [&](auto zero) {
       using T = decltype(zero);
@@ -55,7 +55,7 @@ class WeightedSum : public Op {
     });
   }
 
-  void backward(Backward& io) override {
+  void backward(BackwardContext& io) override {
     const GradientTarget dx = io.grad_input(0);
     const std::size_t bytes = static_cast<std::size_t>(dx.view.shape.count()) * size_of(dx.view.dtype);
     const Buffer product = io.workspace(bytes);

@@ -35,7 +35,7 @@ struct View {
 };
 
 /// Shape and element type of a tensor that need not exist yet.
-struct Spec {
+struct TensorSpec {
   Shape shape;
   Dtype dtype = Dtype::Float32;
 };
@@ -90,10 +90,10 @@ class Note {
 
 /// What a forward is given. Inputs are present; outputs are uninitialised, except that an output may have the memory of
 /// the input that Op::overwritable_input names.
-class Forward {
+class ForwardContext {
  public:
-  Forward(std::span<const View> inputs, std::span<const View> outputs, Phase phase, Device device, Tape* tape,
-          std::span<const std::shared_ptr<Value>> values = {})
+  ForwardContext(std::span<const View> inputs, std::span<const View> outputs, Phase phase, Device device, Tape* tape,
+                 std::span<const std::shared_ptr<Value>> values = {})
       : inputs_(inputs), outputs_(outputs), phase_(phase), device_(device), tape_(tape), values_(values) {}
 
   const View& input(std::size_t i) const { return inputs_[i]; }
@@ -132,9 +132,9 @@ struct GradientTarget {
 
 /// What a backward is given: the gradients of the outputs, the values it asked for in Op::needs, and where the
 /// gradients of the inputs go.
-class Backward {
+class BackwardContext {
  public:
-  Backward(Tape& tape, Node& node, PinSet& pins) : tape_(tape), node_(node), pins_(pins) {}
+  BackwardContext(Tape& tape, Node& node, PinSet& pins) : tape_(tape), node_(node), pins_(pins) {}
 
   /// The gradient of output o; null if nothing flowed into it.
   View grad_output(std::size_t o = 0) const;
@@ -190,19 +190,19 @@ class Op {
                              const std::vector<bool>& wanted) const;
 
   /// Checks the inputs and says what comes out. Throws ShapeError, DtypeError, ValueError.
-  virtual std::vector<Spec> infer(std::span<const Spec> inputs) const = 0;
+  virtual std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const = 0;
 
   /// What the op does once, before its first forward, and not on replay: it fixes what every forward will use and
   /// commits what changes in the model (running statistics). Inputs are present, there are no outputs. A deferred op
   /// (autograd/engine/deferred.hpp) does it when it is deferred.
-  virtual void begin(Forward&) {}
+  virtual void begin(ForwardContext&) {}
 
   /// Computes the outputs: a function of the inputs, the attributes and, on Phase::Replay, of what Phase::First froze.
-  virtual void forward(Forward& io) = 0;
+  virtual void forward(ForwardContext& io) = 0;
 
   /// What backward will read: a property of the attributes alone.
   virtual Needs needs() const = 0;
-  virtual void backward(Backward& io) = 0;
+  virtual void backward(BackwardContext& io) = 0;
 
   /// Called in the place of backward where no gradient has reached an output. Returns whether backward is to run all
   /// the same, with null gradients, because it has to finish what other nodes have left to it.

@@ -139,6 +139,6 @@ std::vector<Tensor> apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs);
 Tensor apply_single(std::unique_ptr<Op> op, std::vector<Tensor> inputs);
 /// The first thing that apply() does: where the caller got inputs wrong is told here, before anything has happened.
 /// Returns what comes out.
-std::vector<Spec> check_inputs(const Op& op, std::span<const Tensor> inputs);
+std::vector<TensorSpec> check_inputs(const Op& op, std::span<const Tensor> inputs);
 
 }  // namespace palimpsest

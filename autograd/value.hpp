@@ -58,8 +58,8 @@ class Value : public std::enable_shared_from_this<Value> {
   friend class Tape;
   friend class Tensor;
   friend class Arenas;
-  friend class Backward;
-  friend class Forward;
+  friend class BackwardContext;
+  friend class ForwardContext;
   friend class PinSet;
   friend class Restoring;
   friend struct Handle;

@@ -95,14 +95,14 @@ class Stopwatch {
 
 std::unique_ptr<nn::Classifier> make_model(const Options& options, nn::Init init) {
   if (options["model"] == "densenet") {
-    nn::DenseNetSpec spec = nn::DenseNetSpec::cifar(options.number("depth"), options.number("growth"));
+    nn::DenseNetOptions spec = nn::DenseNetOptions::cifar(options.number("depth"), options.number("growth"));
     spec.image_channels = options.number("channels");
     spec.classes = options.number("classes");
     return std::make_unique<nn::DenseNet>(spec, std::move(init));
   }
   const bool reversible = options["model"] == "revnet";
   if (!reversible && options["model"] != "resnet") throw ValueError("--model takes densenet, revnet or resnet");
-  nn::ResidualSpec spec = (reversible ? nn::RevNet::cifar : nn::ResNet::cifar)(options.number("depth"), false);
+  nn::ResidualOptions spec = (reversible ? nn::RevNet::cifar : nn::ResNet::cifar)(options.number("depth"), false);
   spec.image_channels = options.number("channels");
   spec.classes = options.number("classes");
   if (!options["grid"].empty()) spec.grid = static_cast<int>(options.number("grid"));

@@ -16,7 +16,7 @@ namespace {
 
 using namespace palimpsest;
 
-void print_rows(nn::ResidualSpec spec, std::optional<int> grid, std::int64_t batch, int steps) {
+void print_rows(nn::ResidualOptions spec, std::optional<int> grid, std::int64_t batch, int steps) {
   spec.grid = grid;
   const std::vector<test::StageDrift> stages = test::reversal_drift(spec, batch, 32, steps);
   const std::string name = grid ? "`--grid " + std::to_string(*grid) + "`" : "no grid";
@@ -31,7 +31,7 @@ void print_rows(nn::ResidualSpec spec, std::optional<int> grid, std::int64_t bat
 int main(int argc, char** argv) {
   try {
     const auto number = [&](int i, int otherwise) { return i < argc ? std::stoi(argv[i]) : otherwise; };
-    const nn::ResidualSpec spec = nn::RevNet::cifar(number(1, 110));
+    const nn::ResidualOptions spec = nn::RevNet::cifar(number(1, 110));
     std::puts("| | stage | elements back to the bit | largest relative error |\n|---|---:|---:|---:|");
     for (const std::optional<int> grid : {std::optional<int>(), std::optional<int>(16)}) {
       print_rows(spec, grid, number(2, 100), number(3, 1));

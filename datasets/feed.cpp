@@ -8,7 +8,7 @@
 namespace palimpsest::datasets {
 namespace {
 
-LoaderSpec spec_for(LoaderSpec spec, Device device) {
+LoaderOptions spec_for(LoaderOptions spec, Device device) {
   if (device == Device::Cuda && spec.augmentation.custom) {
     throw ValueError("feed: a custom augmentation cannot run on cuda; make the batches with a Loader, on the host");
   }
@@ -40,7 +40,7 @@ FeedMemory::FeedMemory(Device device, std::int64_t batch_size, std::int64_t chan
 ///   from the allocator writes it later in the order of the same kernels. No copy of another stream goes there.
 class Feed::Card {
  public:
-  Card(const ImageSet& images, const LoaderSpec& spec, Loader& loader)
+  Card(const ImageSet& images, const LoaderOptions& spec, Loader& loader)
       : loader_(loader),
         sizes_{images.channels, images.height, images.width, loader.shape().h(), loader.shape().w()},
         layout_(loader.shape().n(), images.image_size()),
@@ -109,7 +109,7 @@ void Feed::Card::write([[maybe_unused]] const Batch& batch, [[maybe_unused]] flo
 #endif
 }
 
-Feed::Feed(const ImageSet& images, LoaderSpec spec, Device device)
+Feed::Feed(const ImageSet& images, LoaderOptions spec, Device device)
     : device_(device), loader_(images, spec_for(spec, device)) {
   if (device == Device::Cuda) card_ = std::make_unique<Card>(images, spec, loader_);
 }

@@ -45,8 +45,8 @@ struct FedBatch {
 class Feed {
  public:
   /// `images` must outlive the feed and must not change. Throws ValueError as Loader, and for a custom augmentation on
-  /// CUDA; OutOfMemory; DeviceError. LoaderSpec::raw is the feed's own business.
-  Feed(const ImageSet& images, LoaderSpec spec, Device device);
+  /// CUDA; OutOfMemory; DeviceError. LoaderOptions::raw is the feed's own business.
+  Feed(const ImageSet& images, LoaderOptions spec, Device device);
   ~Feed();
 
   /// As Loader::start_epoch; at any time.

@@ -37,7 +37,7 @@ RawLayout::RawLayout(std::int64_t capacity, std::int64_t image_size) {
   bytes = pixels + images * static_cast<std::size_t>(image_size);
 }
 
-Loader::Loader(const ImageSet& images, LoaderSpec spec)
+Loader::Loader(const ImageSet& images, LoaderOptions spec)
     : images_(validated(images)),
       spec_(std::move(spec)),
       transform_(images, spec_.normalisation, spec_.pad_to, spec_.augmentation),

@@ -20,7 +20,7 @@
 namespace palimpsest::datasets {
 
 /// How a Loader makes batches.
-struct LoaderSpec {
+struct LoaderOptions {
   std::int64_t batch_size = 64;
   std::uint64_t seed = 0;
   /// Another order in every epoch; otherwise the set's own.
@@ -68,7 +68,7 @@ class Loader {
  public:
   /// `images` must outlive the loader and must not change. Throws ValueError for a set or a spec that makes no sense,
   /// OutOfMemory if the batches do not fit.
-  Loader(const ImageSet& images, LoaderSpec spec);
+  Loader(const ImageSet& images, LoaderOptions spec);
   /// Stops and joins the workers, at any time.
   ~Loader();
   Loader(const Loader&) = delete;
@@ -107,7 +107,7 @@ class Loader {
   };
 
   const ImageSet& images_;
-  LoaderSpec spec_;
+  LoaderOptions spec_;
   ImageTransform transform_;
   std::int64_t batch_size_ = 0;
   std::int64_t batches_ = 0;

@@ -16,7 +16,7 @@ constexpr int grey = 128;
 /// The levels of one channel of a class at the points of a torus; between them they are interpolated.
 using Pattern = std::array<int, grid * grid>;
 
-std::vector<Pattern> make_patterns(const SyntheticSpec& spec) {
+std::vector<Pattern> make_patterns(const SyntheticOptions& spec) {
   Random random(spec.seed);
   std::vector<Pattern> patterns(static_cast<std::size_t>(spec.classes * spec.channels));
   for (Pattern& pattern : patterns) {
@@ -53,13 +53,13 @@ struct Variation {
   std::int64_t right;
   int contrast;  // in 256ths
 
-  Variation(const SyntheticSpec& spec, Random& random)
+  Variation(const SyntheticOptions& spec, Random& random)
       : down(random.bits() % (spec.height / 8 + 1)),
         right(random.bits() % (spec.width / 8 + 1)),
         contrast(160 + static_cast<int>(random.bits() % 96)) {}
 };
 
-void draw_plane(const SyntheticSpec& spec, const Pattern& pattern, const Variation& variation, Random& random,
+void draw_plane(const SyntheticOptions& spec, const Pattern& pattern, const Variation& variation, Random& random,
                 std::vector<std::uint8_t>& pixels) {
   std::vector<Coordinate> columns;
   for (std::int64_t w = 0; w < spec.width; ++w) columns.emplace_back(w + variation.right, spec.width);
@@ -73,7 +73,7 @@ void draw_plane(const SyntheticSpec& spec, const Pattern& pattern, const Variati
   }
 }
 
-void check(const SyntheticSpec& spec) {
+void check(const SyntheticOptions& spec) {
   if (std::min({spec.count, spec.channels, spec.height, spec.width, spec.classes}) < 1) {
     throw ValueError(concat_text("synthetic images need positive sizes, got ", spec.count, " images of ", spec.channels,
                                  "x", spec.height, "x", spec.width, " in ", spec.classes, " classes"));
@@ -82,7 +82,7 @@ void check(const SyntheticSpec& spec) {
 
 }  // namespace
 
-ImageSet synthetic(const SyntheticSpec& spec, Split split) {
+ImageSet synthetic(const SyntheticOptions& spec, Split split) {
   check(spec);
   ImageSet set{spec.count, spec.channels, spec.height, spec.width, spec.classes};
   set.pixels.reserve(static_cast<std::size_t>(set.count * set.image_size()));

@@ -7,7 +7,7 @@
 namespace palimpsest::datasets {
 
 /// What synthetic() makes.
-struct SyntheticSpec {
+struct SyntheticOptions {
   std::int64_t count = 4096;
   std::int64_t channels = 3;
   std::int64_t height = 32;
@@ -20,6 +20,6 @@ struct SyntheticSpec {
 /// an eighth of the size, with its own contrast and noise. Image i belongs to class i mod classes. A pure function of
 /// its arguments, the same bytes everywhere; both splits show the same patterns, and the first images of a larger set
 /// are those of a smaller one. Throws ValueError for a size that is not positive.
-ImageSet synthetic(const SyntheticSpec& spec, Split split = Split::Train);
+ImageSet synthetic(const SyntheticOptions& spec, Split split = Split::Train);
 
 }  // namespace palimpsest::datasets

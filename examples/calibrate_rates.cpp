@@ -88,7 +88,7 @@ void calibrate(const Flags& flags) {
   if (!flags.offload_dir.empty()) memory::set_offload_directory(flags.offload_dir);
   memory::Calibration calibration(device);
   {
-    nn::DenseNet model(nn::DenseNetSpec::cifar(40, 12), nn::Init(0, device));
+    nn::DenseNet model(nn::DenseNetOptions::cifar(40, 12), nn::Init(0, device));
     measure(calibration, model, flags, device);
   }
   {

@@ -28,7 +28,7 @@ int main(int argc, char** argv) {
 
   example.model_name = [&] { return concat_text("DenseNet", bottleneck ? "-BC" : "", "(", depth, ",", growth, ")"); };
   example.make_model = [&](const harness::DataFacts& data, nn::Init init) {
-    nn::DenseNetSpec spec = nn::DenseNetSpec::cifar(depth, growth, bottleneck);
+    nn::DenseNetOptions spec = nn::DenseNetOptions::cifar(depth, growth, bottleneck);
     spec.image_channels = data.channels;
     spec.classes = data.classes;
     spec.dropout = dropout.value_or(options.augment ? 0.0 : 0.2);

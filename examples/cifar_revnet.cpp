@@ -28,7 +28,7 @@ int main(int argc, char** argv) {
 
   example.model_name = [&] { return concat_text("RevNet-", depth); };
   example.make_model = [&](const harness::DataFacts& data, nn::Init init) {
-    nn::ResidualSpec spec = nn::RevNet::cifar(depth, bottleneck);
+    nn::ResidualOptions spec = nn::RevNet::cifar(depth, bottleneck);
     spec.image_channels = data.channels;
     spec.classes = data.classes;
     spec.grid = grid;

@@ -56,7 +56,7 @@ class Conv2d : public Module {
 
  private:
   Tensor weight_;
-  ops::Conv2dSpec spec_;
+  ops::Conv2dOptions spec_;
 };
 
 struct BatchNormOptions {

@@ -14,7 +14,7 @@ void require_number(double value, const char* name) {
 
 }  // namespace
 
-Sgd::Sgd(std::vector<NamedTensor> parameters, const SgdSpec& spec) : spec_(spec) {
+Sgd::Sgd(std::vector<NamedTensor> parameters, const SgdOptions& spec) : spec_(spec) {
   require_number(spec.learning_rate, "learning rate");
   require_number(spec.momentum, "momentum");
   require_number(spec.weight_decay, "weight decay");

@@ -6,7 +6,7 @@
 
 namespace palimpsest::nn {
 
-struct SgdSpec {
+struct SgdOptions {
   double learning_rate = 0.1;
   double momentum = 0.9;
   bool nesterov = false;
@@ -19,7 +19,7 @@ class Sgd {
  public:
   /// Throws ValueError for a rate, momentum or decay that is negative or no number, or Nesterov without momentum,
   /// DtypeError or DeviceError unless all parameters have one element type and device.
-  Sgd(std::vector<NamedTensor> parameters, const SgdSpec& spec);
+  Sgd(std::vector<NamedTensor> parameters, const SgdOptions& spec);
 
   /// Steps every parameter that has a gradient. Velocities are allocated in the first step, before any parameter
   /// changes: OutOfMemory leaves everything as it was.
@@ -39,7 +39,7 @@ class Sgd {
   void allocate_velocities();
 
   std::vector<Slot> slots_;
-  SgdSpec spec_;
+  SgdOptions spec_;
 };
 
 }  // namespace palimpsest::nn

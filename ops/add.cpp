@@ -13,13 +13,13 @@ class Add : public Op {
   int overwritable_input() const override { return 1; }
   Needs needs() const override { return {}; }
 
-  std::vector<Spec> infer(std::span<const Spec> inputs) const override {
+  std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override {
     check_same_float(name(), inputs);
     check_shape(name(), 1, inputs[1].shape, inputs[0].shape);
     return {inputs[0]};
   }
 
-  void forward(Forward& io) override {
+  void forward(ForwardContext& io) override {
     const View& y = io.output();
     run_kernels(name(), io.device(), y.dtype, [&](auto zero) {
       using T = decltype(zero);
@@ -27,7 +27,7 @@ class Add : public Op {
     });
   }
 
-  void backward(Backward& io) override {
+  void backward(BackwardContext& io) override {
     for (std::size_t i = 0; i < 2; ++i) {
       if (io.wants(i)) io.pass_through(i);
     }

@@ -43,9 +43,9 @@ Needs BatchNorm::needs() const {
   return {.inputs = inputs < 64 ? (std::uint64_t{1} << inputs) - 1 : all_bits};
 }
 
-std::vector<Spec> BatchNorm::infer(std::span<const Spec> inputs) const {
+std::vector<TensorSpec> BatchNorm::infer(std::span<const TensorSpec> inputs) const {
   // Messages number gamma and beta as callers of batch_norm() do, whatever x is made of.
-  check_same_float(name(), std::vector<Spec>{inputs[0], inputs[parts_], inputs[parts_ + 1]});
+  check_same_float(name(), std::vector<TensorSpec>{inputs[0], inputs[parts_], inputs[parts_ + 1]});
   const Shape& first = inputs[0].shape;
   if (first.rank() != 4 && first.rank() != 2) check_rank(name(), 0, first, 4, "(N, C, H, W) or (N, C)");
   std::int64_t channels = 0;
@@ -71,7 +71,7 @@ std::vector<Spec> BatchNorm::infer(std::span<const Spec> inputs) const {
   return {{first.with_channels(channels), inputs[0].dtype}};
 }
 
-std::shared_ptr<ChannelStatistics> BatchNorm::statistics_of(const Forward& io, std::size_t part) {
+std::shared_ptr<ChannelStatistics> BatchNorm::statistics_of(const ForwardContext& io, std::size_t part) {
   std::shared_ptr<Note>* const note = io.note(part);
   if (note != nullptr) {
     if (auto known = std::dynamic_pointer_cast<ChannelStatistics>(*note)) return known;
@@ -91,7 +91,7 @@ std::shared_ptr<ChannelStatistics> BatchNorm::statistics_of(const Forward& io, s
   return statistics;
 }
 
-void BatchNorm::begin(Forward& io) {
+void BatchNorm::begin(ForwardContext& io) {
   const View& x = io.input(0);
   channels_ = io.input(parts_).shape.count();
   const std::size_t bytes = bytes_of(channels_, x.dtype);
@@ -116,7 +116,7 @@ void BatchNorm::begin(Forward& io) {
   });
 }
 
-void BatchNorm::update_running(const Forward& io, std::int64_t rows) {
+void BatchNorm::update_running(const ForwardContext& io, std::int64_t rows) {
   const double correction =
       spec_.unbiased_running_variance ? static_cast<double>(rows) / static_cast<double>(rows - 1) : 1.0;
   blend(io, running_.mean, 0, 1.0);
@@ -124,7 +124,7 @@ void BatchNorm::update_running(const Forward& io, std::int64_t rows) {
 }
 
 /// Lets a running statistic take part of the batch's, which is in frozen_ from `at` on, times `factor`.
-void BatchNorm::blend(const Forward& io, const Tensor& running, std::int64_t at, double factor) const {
+void BatchNorm::blend(const ForwardContext& io, const Tensor& running, std::int64_t at, double factor) const {
   const View view = running.view();
   auto before = std::make_shared<Buffer>(io.device(), bytes_of(channels_, view.dtype), Tag::Activation);
   copy_bytes(before->data(), io.device(), view.data, io.device(), before->bytes());
@@ -139,7 +139,7 @@ void BatchNorm::blend(const Forward& io, const Tensor& running, std::int64_t at,
   running.mark_changed();
 }
 
-void BatchNorm::forward(Forward& io) {
+void BatchNorm::forward(ForwardContext& io) {
   const View& y = io.output();
   // Several parts are joined in y and normalised there.
   if (parts_ > 1) gather(name(), io.inputs().first(parts_), y);
@@ -152,7 +152,7 @@ void BatchNorm::forward(Forward& io) {
   });
 }
 
-void BatchNorm::backward(Backward& io) {
+void BatchNorm::backward(BackwardContext& io) {
   const View dy = io.grad_output();
   const std::int64_t rows = dy.shape.pixels();
   const View gamma = io.input(parts_);
@@ -208,7 +208,7 @@ void BatchNorm::backward(Backward& io) {
   scatter(name(), dx.view, targets);
 }
 
-void BatchNorm::give(Backward& io, std::size_t i, const Buffer& sum) {
+void BatchNorm::give(BackwardContext& io, std::size_t i, const Buffer& sum) {
   if (!io.wants(i)) return;
   const GradientTarget target = io.grad_input(i);
   if (target.accumulate) {
@@ -219,7 +219,7 @@ void BatchNorm::give(Backward& io, std::size_t i, const Buffer& sum) {
 }
 
 Tensor batch_norm(Tensor x, const Tensor& gamma, const Tensor& beta, const RunningStatistics& running,
-                  const BatchNormSpec& spec) {
+                  const BatchNormOptions& spec) {
   for (const Tensor* statistic : {&running.mean, &running.variance}) {
     if (!x || statistic->device() == x.device()) continue;
     throw DeviceError(concat_text("[batch_norm] running statistics are on ", statistic->device(), ", expected ",

@@ -10,7 +10,7 @@ struct RunningStatistics {
   Tensor variance;
 };
 
-struct BatchNormSpec {
+struct BatchNormOptions {
   double epsilon = 1e-5;
   double momentum = 0.1;                  ///< weight of the new batch in the running statistics
   bool training = true;                   ///< normalise with the batch's statistics; otherwise with the running ones
@@ -27,6 +27,6 @@ struct BatchNormSpec {
 /// Throws ShapeError unless gamma, beta and running are (C), or if a training batch has one value per channel;
 /// DtypeError and DeviceError unless all are of one floating type and on one device.
 Tensor batch_norm(Tensor x, const Tensor& gamma, const Tensor& beta, const RunningStatistics& running,
-                  const BatchNormSpec& spec);
+                  const BatchNormOptions& spec);
 
 }  // namespace palimpsest::ops

@@ -26,24 +26,24 @@ struct ChannelStatistics : Note {
 /// Inputs: `parts` tensors, joined along their channels, then gamma and beta. Throws as batch_norm() does.
 class BatchNorm : public Op {
  public:
-  BatchNorm(const RunningStatistics& running, const BatchNormSpec& spec, std::size_t parts = 1)
+  BatchNorm(const RunningStatistics& running, const BatchNormOptions& spec, std::size_t parts = 1)
       : running_(running), spec_(spec), parts_(parts) {}
 
   std::string_view name() const override { return spec_.relu ? "batch_norm_relu" : "batch_norm"; }
   Cost cost() const override { return Cost::Cheap; }
   Needs needs() const override;
-  std::vector<Spec> infer(std::span<const Spec> inputs) const override;
+  std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override;
   /// Fixes the mean and inverse deviation that every forward and the gradient will use, and lets the running statistics
   /// take part of them.
-  void begin(Forward& io) override;
+  void begin(ForwardContext& io) override;
   Work begin_work(std::span<const View>) const override { return {examined_ / 4, examined_}; }
-  void forward(Forward& io) override;
-  void backward(Backward& io) override;
+  void forward(ForwardContext& io) override;
+  void backward(BackwardContext& io) override;
   std::vector<View> state() const override {
     return spec_.training ? std::vector<View>{running_.mean.view(), running_.variance.view()} : std::vector<View>{};
   }
 
-  const BatchNormSpec& spec() const { return spec_; }
+  const BatchNormOptions& spec() const { return spec_; }
   std::size_t parts() const { return parts_; }
   /// Of each part. Only in training, after begin().
   const std::vector<std::shared_ptr<ChannelStatistics>>& statistics() const { return statistics_; }
@@ -55,15 +55,15 @@ class BatchNorm : public Op {
   }
 
   /// The gradient of input i, gamma or beta, which is in `sum` anyway.
-  static void give(Backward& io, std::size_t i, const Buffer& sum);
+  static void give(BackwardContext& io, std::size_t i, const Buffer& sum);
 
  private:
-  std::shared_ptr<ChannelStatistics> statistics_of(const Forward& io, std::size_t part);
-  void update_running(const Forward& io, std::int64_t rows);
-  void blend(const Forward& io, const Tensor& running, std::int64_t at, double factor) const;
+  std::shared_ptr<ChannelStatistics> statistics_of(const ForwardContext& io, std::size_t part);
+  void update_running(const ForwardContext& io, std::int64_t rows);
+  void blend(const ForwardContext& io, const Tensor& running, std::int64_t at, double factor) const;
 
   RunningStatistics running_;
-  BatchNormSpec spec_;
+  BatchNormOptions spec_;
   std::size_t parts_;
   std::int64_t channels_ = 0;
   std::vector<std::shared_ptr<ChannelStatistics>> statistics_;

@@ -14,7 +14,7 @@ class AddBias : public Op {
   int overwritable_input() const override { return 0; }
   Needs needs() const override { return {}; }
 
-  std::vector<Spec> infer(std::span<const Spec> inputs) const override {
+  std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override {
     check_same_float(name(), inputs);
     const Shape& x = inputs[0].shape;
     if (x.rank() != 4 && x.rank() != 2) check_rank(name(), 0, x, 4, "(N, C, H, W) or (N, C)");
@@ -22,7 +22,7 @@ class AddBias : public Op {
     return {inputs[0]};
   }
 
-  void forward(Forward& io) override {
+  void forward(ForwardContext& io) override {
     const View& x = io.input(0);
     const View& y = io.output();
     if (x.data != y.data) copy_bytes(y.data, io.device(), x.data, io.device(), count_bytes(x));
@@ -32,7 +32,7 @@ class AddBias : public Op {
     });
   }
 
-  void backward(Backward& io) override {
+  void backward(BackwardContext& io) override {
     const View dy = io.grad_output();
     if (io.wants(1)) {
       const GradientTarget db = io.grad_input(1);

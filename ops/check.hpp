@@ -13,7 +13,7 @@
 namespace palimpsest::ops {
 
 /// Throws DtypeError unless every input has the floating element type of the first.
-inline void check_same_float(std::string_view op, std::span<const Spec> inputs) {
+inline void check_same_float(std::string_view op, std::span<const TensorSpec> inputs) {
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     const Dtype dtype = inputs[i].dtype;
     if (dtype == Dtype::Int32)

@@ -26,10 +26,10 @@ class Split : public Op {
   Cost cost() const override { return Cost::Cheap; }
   Needs needs() const override { return {}; }
 
-  std::vector<Spec> infer(std::span<const Spec> inputs) const override {
+  std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override {
     check_same_float(name(), inputs);
     const Shape& shape = inputs[0].shape;
-    std::vector<Spec> parts;
+    std::vector<TensorSpec> parts;
     std::int64_t total = 0;
     for (const std::int64_t channels : channels_) {
       if (channels < 1) throw ShapeError(concat_text("[split] a part of ", channels, " channels, expected at least 1"));
@@ -42,13 +42,13 @@ class Split : public Op {
     return parts;
   }
 
-  void forward(Forward& io) override {
+  void forward(ForwardContext& io) override {
     std::vector<GradientTarget> parts;
     for (const View& output : io.outputs()) parts.push_back({output, false});
     scatter(name(), io.input(0), parts);
   }
 
-  void backward(Backward& io) override {
+  void backward(BackwardContext& io) override {
     const GradientTarget dx = io.grad_input(0);
     const Dtype dtype = dx.view.dtype;
     std::vector<View> parts;
@@ -77,7 +77,7 @@ class Split : public Op {
 
 }  // namespace
 
-std::vector<Spec> Concat::infer(std::span<const Spec> inputs) const {
+std::vector<TensorSpec> Concat::infer(std::span<const TensorSpec> inputs) const {
   check_same_float(name(), inputs);
   const Shape& first = inputs[0].shape;
   if (first.rank() != 2 && first.rank() != 4) {
@@ -93,9 +93,9 @@ std::vector<Spec> Concat::infer(std::span<const Spec> inputs) const {
   return {{first.with_channels(channels), inputs[0].dtype}};
 }
 
-void Concat::forward(Forward& io) { gather(name(), io.inputs(), io.output()); }
+void Concat::forward(ForwardContext& io) { gather(name(), io.inputs(), io.output()); }
 
-void Concat::backward(Backward& io) {
+void Concat::backward(BackwardContext& io) {
   std::vector<GradientTarget> targets;
   for (std::size_t i = 0; i < io.input_count(); ++i) {
     GradientTarget unwanted;

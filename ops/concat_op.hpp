@@ -12,9 +12,9 @@ class Concat : public Op {
   std::string_view name() const override { return "concat"; }
   Cost cost() const override { return Cost::Cheap; }
   Needs needs() const override { return {}; }
-  std::vector<Spec> infer(std::span<const Spec> inputs) const override;
-  void forward(Forward& io) override;
-  void backward(Backward& io) override;
+  std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override;
+  void forward(ForwardContext& io) override;
+  void backward(BackwardContext& io) override;
 };
 
 }  // namespace palimpsest::ops

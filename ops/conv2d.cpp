@@ -14,13 +14,13 @@ namespace {
 
 class Conv2d : public Op {
  public:
-  explicit Conv2d(const Conv2dSpec& spec) : spec_(spec) {}
+  explicit Conv2d(const Conv2dOptions& spec) : spec_(spec) {}
 
   std::string_view name() const override { return "conv2d"; }
   Cost cost() const override { return Cost::Heavy; }
   Needs needs() const override { return {.inputs = bits(0, 1)}; }
 
-  std::vector<Spec> infer(std::span<const Spec> inputs) const override {
+  std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override {
     check_same_float(name(), inputs);
     const Shape& x = inputs[0].shape;
     const Shape& weight = inputs[1].shape;
@@ -51,7 +51,7 @@ class Conv2d : public Op {
             Op::backward_work(inputs, outputs, wanted).bytes};
   }
 
-  void forward(Forward& io) override {
+  void forward(ForwardContext& io) override {
     const View& x = io.input(0);
     const View& weight = io.input(1);
     const View& y = io.output();
@@ -65,7 +65,7 @@ class Conv2d : public Op {
     });
   }
 
-  void backward(Backward& io) override {
+  void backward(BackwardContext& io) override {
     const View x = io.input(0);
     const View weight = io.input(1);
     const View dy = io.grad_output();
@@ -101,14 +101,14 @@ class Conv2d : public Op {
     return static_cast<std::size_t>(elements) * size_of(dtype);
   }
 
-  Conv2dSpec spec_;
+  Conv2dOptions spec_;
 };
 
 }  // namespace
 
-Tensor conv2d(Tensor x, const Tensor& weight, const Conv2dSpec& spec) {
+Tensor conv2d(Tensor x, const Tensor& weight, const Conv2dOptions& spec) {
   if (x && dynamic_cast<const BatchNorm*>(deferred_op(x)) != nullptr) {
-    const Spec y = check_inputs(Conv2d(spec), std::vector<Tensor>{x, weight})[0];
+    const TensorSpec y = check_inputs(Conv2d(spec), std::vector<Tensor>{x, weight})[0];
     const auto geometry = geometry_of(x.shape(), weight.shape(), y.shape, spec);
     const bool fits = is_pointwise(geometry) || kernels::norm_conv2d_fits(geometry, size_of(y.dtype));
     const bool same_step = weight.value().leaf() || weight.handle()->tape == x.handle()->tape;

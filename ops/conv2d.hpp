@@ -14,7 +14,7 @@ struct Padding {
   static Padding all(std::int64_t pixels) { return {pixels, pixels, pixels, pixels}; }
 };
 
-struct Conv2dSpec {
+struct Conv2dOptions {
   std::int64_t stride = 1;
   Padding padding;
 };
@@ -24,7 +24,7 @@ struct Conv2dSpec {
 /// else reads it: the two become one op (ops/norm_conv.hpp) unless the images are too large for that.
 /// Throws ShapeError unless the channels agree and the kernel fits into the padded image, ValueError for a stride below
 /// 1 or a negative padding, DtypeError.
-Tensor conv2d(Tensor x, const Tensor& weight, const Conv2dSpec& spec = {});
+Tensor conv2d(Tensor x, const Tensor& weight, const Conv2dOptions& spec = {});
 
 /// On CUDA a convolution copies the pixels that each output sees into columns, for a chunk of the images at a time: as
 /// many as fit this many bytes, though one at least. 32 MiB unless set. The bound is part of what fixes the bits of a

@@ -41,14 +41,14 @@ class Couple : public Op {
   int solvable_input() const override { return 0; }
   Needs needs() const override { return {}; }
 
-  std::vector<Spec> infer(std::span<const Spec> inputs) const override {
+  std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override {
     check_same_float(name(), inputs);
     check_shape(name(), 1, inputs[1].shape, inputs[0].shape);
     if (grid_) check_grid(name(), *grid_, inputs[0].dtype);
     return {inputs[0]};
   }
 
-  void forward(Forward& io) override {
+  void forward(ForwardContext& io) override {
     const View& y = io.output();
     run_kernels(name(), io.device(), y.dtype, [&](auto zero) {
       using T = decltype(zero);
@@ -81,7 +81,7 @@ class Couple : public Op {
 
   bool solves_exactly() const override { return grid_.has_value(); }
 
-  void backward(Backward& io) override {
+  void backward(BackwardContext& io) override {
     for (std::size_t i = 0; i < 2; ++i) {
       if (io.wants(i)) io.pass_through(i);
     }
@@ -111,13 +111,13 @@ class RoundToGrid : public Op {
   int overwritable_input() const override { return 0; }
   Needs needs() const override { return {}; }
 
-  std::vector<Spec> infer(std::span<const Spec> inputs) const override {
+  std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override {
     check_same_float(name(), inputs);
     check_grid(name(), grid_, inputs[0].dtype);
     return {inputs[0]};
   }
 
-  void forward(Forward& io) override {
+  void forward(ForwardContext& io) override {
     const View& y = io.output();
     run_kernels(name(), io.device(), y.dtype, [&](auto zero) {
       using T = decltype(zero);
@@ -127,7 +127,7 @@ class RoundToGrid : public Op {
     });
   }
 
-  void backward(Backward& io) override { io.pass_through(0); }
+  void backward(BackwardContext& io) override { io.pass_through(0); }
 
  private:
   int grid_;

@@ -7,7 +7,7 @@
 namespace palimpsest::ops {
 namespace {
 
-void check_inputs(std::string_view op, const Spec& logits, const Spec& labels) {
+void check_inputs(std::string_view op, const TensorSpec& logits, const TensorSpec& labels) {
   check_same_float(op, {&logits, 1});
   check_rank(op, 0, logits.shape, 2, "(N, K)");
   if (labels.dtype != Dtype::Int32)
@@ -30,12 +30,12 @@ class CrossEntropy : public Op {
   Cost cost() const override { return Cost::Cheap; }
   Needs needs() const override { return {.inputs = bits(0, 1)}; }
 
-  std::vector<Spec> infer(std::span<const Spec> inputs) const override {
+  std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override {
     check_inputs(name(), inputs[0], inputs[1]);
     return {{{}, inputs[0].dtype}};
   }
 
-  void forward(Forward& io) override {
+  void forward(ForwardContext& io) override {
     const View& logits = io.input(0);
     const View& labels = io.input(1);
     check_labels(name(), labels, logits.shape.c());
@@ -46,7 +46,7 @@ class CrossEntropy : public Op {
     });
   }
 
-  void backward(Backward& io) override {
+  void backward(BackwardContext& io) override {
     const View logits = io.input(0);
     const View labels = io.input(1);
     const View dloss = io.grad_output();

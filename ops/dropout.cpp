@@ -16,7 +16,7 @@ class Dropout : public Op {
   int overwritable_input() const override { return 0; }
   Needs needs() const override { return {}; }
 
-  std::vector<Spec> infer(std::span<const Spec> inputs) const override {
+  std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override {
     check_same_float(name(), inputs);
     if (!(probability_ >= 0 && probability_ < 1)) {
       throw ValueError(concat_text("[dropout] probability is ", probability_, ", expected at least 0 and below 1"));
@@ -24,7 +24,7 @@ class Dropout : public Op {
     return {inputs[0]};
   }
 
-  void forward(Forward& io) override {
+  void forward(ForwardContext& io) override {
     const View& x = io.input(0);
     if (io.phase() == Phase::First) {
       seed_ = generator_->seed;
@@ -36,7 +36,7 @@ class Dropout : public Op {
 
   std::vector<View> state() const override { return {{&generator_->offset, {1}, Dtype::Float64, Device::Cpu}}; }
 
-  void backward(Backward& io) override {
+  void backward(BackwardContext& io) override {
     const View dy = io.grad_output();
     const GradientTarget dx = io.grad_input_over(0);
     apply_mask(dy, dx.view, dx.accumulate);

@@ -28,7 +28,7 @@ class MatrixProduct : public Op {
   Cost cost() const override { return Cost::Heavy; }
   Needs needs() const override { return {.inputs = bits(0, 1)}; }
 
-  std::vector<Spec> infer(std::span<const Spec> inputs) const override {
+  std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override {
     check_same_float(name(), inputs);
     check_rank(name(), 0, inputs[0].shape, 2, "(N, I)");
     check_rank(name(), 1, inputs[1].shape, 2, "(O, I)");
@@ -45,7 +45,7 @@ class MatrixProduct : public Op {
     return {products * product_operations(inputs), Op::backward_work(inputs, outputs, wanted).bytes};
   }
 
-  void forward(Forward& io) override {
+  void forward(ForwardContext& io) override {
     const View& x = io.input(0);
     const View& weight = io.input(1);
     const Buffer workspace = io.workspace(gemm_workspace(kernel_device(io.device())));
@@ -56,7 +56,7 @@ class MatrixProduct : public Op {
     });
   }
 
-  void backward(Backward& io) override {
+  void backward(BackwardContext& io) override {
     const View x = io.input(0);
     const View weight = io.input(1);
     const View dy = io.grad_output();

@@ -27,8 +27,8 @@ class NormConv : public Op {
     return {.inputs = inputs < 64 ? (std::uint64_t{1} << inputs) - 1 : all_bits, .optional_outputs = bits(1)};
   }
 
-  std::vector<Spec> infer(std::span<const Spec> inputs) const override {
-    const Spec y = norm_->infer(inputs.first(parts_ + 2)).front();
+  std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override {
+    const TensorSpec y = norm_->infer(inputs.first(parts_ + 2)).front();
     return {{{geometry_.n, geometry_.c_out, geometry_.h_out, geometry_.w_out}, y.dtype}, y};
   }
 
@@ -46,7 +46,7 @@ class NormConv : public Op {
     return work;
   }
 
-  void forward(Forward& io) override {
+  void forward(ForwardContext& io) override {
     if (io.phase() == Phase::First) {
       for (const auto& statistics : norm_->statistics()) ++statistics->readers;
     }
@@ -83,7 +83,7 @@ class NormConv : public Op {
     return false;
   }
 
-  void backward(Backward& io) override {
+  void backward(BackwardContext& io) override {
     std::vector<GradientTarget> targets(parts_);
     if (io.grad_output(0)) differentiate(io, targets);
     for (std::size_t i = 0; i < parts_; ++i) finish(io, i, targets[i]);
@@ -117,7 +117,7 @@ class NormConv : public Op {
                                                                 : kernels::norm_conv2d_backward_workspace(geometry_));
   }
 
-  void differentiate(Backward& io, std::vector<GradientTarget>& targets) {
+  void differentiate(BackwardContext& io, std::vector<GradientTarget>& targets) {
     const View dz = io.grad_output(0);
     const View gamma = io.input(parts_);
     const View y = io.output(1);
@@ -169,7 +169,7 @@ class NormConv : public Op {
   }
 
   /// The last reader of a part applies what all have gathered.
-  void finish(Backward& io, std::size_t i, const GradientTarget& target) {
+  void finish(BackwardContext& io, std::size_t i, const GradientTarget& target) {
     ChannelStatistics& statistics = *norm_->statistics()[i];
     if (--statistics.readers > 0 || !statistics.correction) return;
     const View x = io.input(i);
@@ -192,7 +192,7 @@ class NormConv : public Op {
 }  // namespace
 
 Tensor norm_conv(std::unique_ptr<BatchNorm> norm, std::vector<Tensor> inputs, const Tensor& weight,
-                 const Conv2dSpec& spec, const Shape& output) {
+                 const Conv2dOptions& spec, const Shape& output) {
   const Shape& x = inputs[0].shape();
   const std::int64_t channels = inputs[norm->parts()].shape().count();
   const auto geometry = geometry_of(x.with_channels(channels), weight.shape(), output, spec);

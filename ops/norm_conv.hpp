@@ -14,6 +14,6 @@ namespace palimpsest::ops {
 /// result, `output`, and that the kernels take the geometry (kernels::norm_conv2d_fits). `inputs`: those of the
 /// normalisation. Returns what conv2d() does.
 Tensor norm_conv(std::unique_ptr<BatchNorm> norm, std::vector<Tensor> inputs, const Tensor& weight,
-                 const Conv2dSpec& spec, const Shape& output);
+                 const Conv2dOptions& spec, const Shape& output);
 
 }  // namespace palimpsest::ops

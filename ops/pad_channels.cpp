@@ -14,7 +14,7 @@ class PadChannels : public Op {
   Cost cost() const override { return Cost::Cheap; }
   Needs needs() const override { return {}; }
 
-  std::vector<Spec> infer(std::span<const Spec> inputs) const override {
+  std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override {
     check_same_float(name(), inputs);
     const Shape& x = inputs[0].shape;
     if (x.rank() != 4 && x.rank() != 2) check_rank(name(), 0, x, 4, "(N, C, H, W) or (N, C)");
@@ -24,7 +24,7 @@ class PadChannels : public Op {
     return {{x.with_channels(before_ + x.c() + after_), inputs[0].dtype}};
   }
 
-  void forward(Forward& io) override {
+  void forward(ForwardContext& io) override {
     const View& x = io.input(0);
     run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
       using T = decltype(zero);
@@ -33,7 +33,7 @@ class PadChannels : public Op {
     });
   }
 
-  void backward(Backward& io) override {
+  void backward(BackwardContext& io) override {
     const View dy = io.grad_output();
     const GradientTarget dx = io.grad_input(0);
     run_kernels(name(), io.device(), dy.dtype, [&](auto zero) {

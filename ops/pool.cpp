@@ -14,7 +14,7 @@ class Pool2d : public Op {
 
   Cost cost() const override { return Cost::Cheap; }
 
-  std::vector<Spec> infer(std::span<const Spec> inputs) const override {
+  std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override {
     check_same_float(name(), inputs);
     const Shape& x = inputs[0].shape;
     check_rank(name(), 0, x, 4, "(N, C, H, W)");
@@ -49,7 +49,7 @@ class AvgPool2d : public Pool2d {
   std::string_view name() const override { return "avg_pool2d"; }
   Needs needs() const override { return {}; }
 
-  void forward(Forward& io) override {
+  void forward(ForwardContext& io) override {
     const View& x = io.input(0);
     const View& y = io.output();
     run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
@@ -58,7 +58,7 @@ class AvgPool2d : public Pool2d {
     });
   }
 
-  void backward(Backward& io) override {
+  void backward(BackwardContext& io) override {
     const View dy = io.grad_output();
     const GradientTarget dx = io.grad_input(0);
     run_kernels(name(), io.device(), dy.dtype, [&](auto zero) {
@@ -76,7 +76,7 @@ class MaxPool2d : public Pool2d {
   std::string_view name() const override { return "max_pool2d"; }
   Needs needs() const override { return {.inputs = bits(0)}; }
 
-  void forward(Forward& io) override {
+  void forward(ForwardContext& io) override {
     const View& x = io.input(0);
     const View& y = io.output();
     run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
@@ -85,7 +85,7 @@ class MaxPool2d : public Pool2d {
     });
   }
 
-  void backward(Backward& io) override {
+  void backward(BackwardContext& io) override {
     const View x = io.input(0);
     const View dy = io.grad_output();
     const GradientTarget dx = io.grad_input(0);
@@ -103,13 +103,13 @@ class GlobalAvgPool : public Op {
   Cost cost() const override { return Cost::Cheap; }
   Needs needs() const override { return {}; }
 
-  std::vector<Spec> infer(std::span<const Spec> inputs) const override {
+  std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override {
     check_same_float(name(), inputs);
     check_rank(name(), 0, inputs[0].shape, 4, "(N, C, H, W)");
     return {{{inputs[0].shape.n(), inputs[0].shape.c()}, inputs[0].dtype}};
   }
 
-  void forward(Forward& io) override {
+  void forward(ForwardContext& io) override {
     const View& x = io.input(0);
     run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
       using T = decltype(zero);
@@ -118,7 +118,7 @@ class GlobalAvgPool : public Op {
     });
   }
 
-  void backward(Backward& io) override {
+  void backward(BackwardContext& io) override {
     const View dy = io.grad_output();
     const GradientTarget dx = io.grad_input(0);
     const Shape& x = dx.view.shape;

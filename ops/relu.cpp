@@ -13,12 +13,12 @@ class Relu : public Op {
   int overwritable_input() const override { return 0; }
   Needs needs() const override { return {.outputs = bits(0)}; }
 
-  std::vector<Spec> infer(std::span<const Spec> inputs) const override {
+  std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override {
     check_same_float(name(), inputs);
     return {inputs[0]};
   }
 
-  void forward(Forward& io) override {
+  void forward(ForwardContext& io) override {
     const View& x = io.input(0);
     run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
       using T = decltype(zero);
@@ -26,7 +26,7 @@ class Relu : public Op {
     });
   }
 
-  void backward(Backward& io) override {
+  void backward(BackwardContext& io) override {
     const View y = io.output();
     const View dy = io.grad_output();
     const GradientTarget dx = io.grad_input_over(0);

@@ -5,7 +5,7 @@
 
 namespace palimpsest::ops {
 
-void sgd_step(std::span<const SgdUpdate> updates, const SgdStepSpec& spec) {
+void sgd_step(std::span<const SgdUpdate> updates, const SgdStepOptions& spec) {
   if (updates.empty()) return;
   const Tensor& first = updates[0].parameter;
   run_kernels("sgd", first.device(), first.dtype(), [&](auto zero) {
@@ -16,7 +16,7 @@ void sgd_step(std::span<const SgdUpdate> updates, const SgdStepSpec& spec) {
       list.push_back({update.parameter.shape().count(), update.parameter.view().as<T>(), update.gradient.view().as<T>(),
                       velocity, update.weight_decay, false});
     }
-    const kernels::SgdSpec step{spec.learning_rate, spec.momentum, spec.nesterov};
+    const kernels::SgdOptions step{spec.learning_rate, spec.momentum, spec.nesterov};
     PALIMPSEST_RUN(first.device(), sgd_step<T>(static_cast<std::int64_t>(list.size()), list.data(), step));
   });
   for (const SgdUpdate& update : updates) update.parameter.mark_changed();

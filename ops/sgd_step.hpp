@@ -15,7 +15,7 @@ struct SgdUpdate {
   double weight_decay;
 };
 
-struct SgdStepSpec {
+struct SgdStepOptions {
   double learning_rate;
   double momentum;
   bool nesterov;
@@ -24,6 +24,6 @@ struct SgdStepSpec {
 /// One step of stochastic gradient descent over all parameters at once, in place: g = gradient + weight_decay *
 /// parameter, velocity = momentum * velocity + g, parameter -= learning_rate * (velocity, or g + momentum * velocity
 /// with Nesterov).
-void sgd_step(std::span<const SgdUpdate> updates, const SgdStepSpec& spec);
+void sgd_step(std::span<const SgdUpdate> updates, const SgdStepOptions& spec);
 
 }  // namespace palimpsest::ops

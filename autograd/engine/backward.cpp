@@ -49,26 +49,26 @@ void make_exclusive(std::shared_ptr<Storage>& gradient, const Value& value) {
 
 }  // namespace
 
-View Backward::grad_output(std::size_t o) const {
+View BackwardContext::grad_output(std::size_t o) const {
   const Value& value = *node_.outputs[o];
   return {value.gradient_ ? value.gradient_->data() : nullptr, value.shape(), value.dtype(), value.device()};
 }
 
-View Backward::input(std::size_t i) const { return node_.inputs[i]->view(); }
-View Backward::output(std::size_t o) const { return node_.outputs[o]->view(); }
-Device Backward::device() const { return node_.outputs[0]->device(); }
-bool Backward::wants(std::size_t i) const { return node_.inputs[i]->requires_grad(); }
-std::size_t Backward::input_count() const { return node_.inputs.size(); }
-const Shape& Backward::input_shape(std::size_t i) const { return node_.inputs[i]->shape(); }
+View BackwardContext::input(std::size_t i) const { return node_.inputs[i]->view(); }
+View BackwardContext::output(std::size_t o) const { return node_.outputs[o]->view(); }
+Device BackwardContext::device() const { return node_.outputs[0]->device(); }
+bool BackwardContext::wants(std::size_t i) const { return node_.inputs[i]->requires_grad(); }
+std::size_t BackwardContext::input_count() const { return node_.inputs.size(); }
+const Shape& BackwardContext::input_shape(std::size_t i) const { return node_.inputs[i]->shape(); }
 
-void Backward::done_with_input(std::size_t i) {
+void BackwardContext::done_with_input(std::size_t i) {
   Value& value = *node_.inputs[i];
   node_.held.erase(std::find(node_.held.begin(), node_.held.end(), &value));
   --value.readers_;
   pins_.unpin(value);
 }
 
-GradientTarget Backward::grad_input(std::size_t i) {
+GradientTarget BackwardContext::grad_input(std::size_t i) {
   const Value& value = *node_.inputs[i];
   std::shared_ptr<Storage>& gradient = tape_.gradient_slot(*node_.inputs[i]);
   const bool accumulate = gradient != nullptr;
@@ -80,7 +80,7 @@ GradientTarget Backward::grad_input(std::size_t i) {
   return {{gradient->data(), value.shape(), value.dtype(), value.device()}, accumulate};
 }
 
-GradientTarget Backward::grad_input_over(std::size_t i, std::size_t o) {
+GradientTarget BackwardContext::grad_input_over(std::size_t i, std::size_t o) {
   const Value& value = *node_.inputs[i];
   std::shared_ptr<Storage>& gradient = tape_.gradient_slot(*node_.inputs[i]);
   std::shared_ptr<Storage>& source = node_.outputs[o]->gradient_;
@@ -89,7 +89,7 @@ GradientTarget Backward::grad_input_over(std::size_t i, std::size_t o) {
   return {{gradient->data(), value.shape(), value.dtype(), value.device()}, false};
 }
 
-void Backward::pass_through(std::size_t i, std::size_t o) {
+void BackwardContext::pass_through(std::size_t i, std::size_t o) {
   const Value& value = *node_.inputs[i];
   std::shared_ptr<Storage>& gradient = tape_.gradient_slot(*node_.inputs[i]);
   const std::shared_ptr<Storage>& source = node_.outputs[o]->gradient_;
@@ -165,7 +165,7 @@ void Tape::backward_through(Node& node) {
     if (node.needs.output(o) || kept) need(*node.outputs[o]);
   }
   fetch_ahead(node);
-  Backward io(*this, node, pins);
+  BackwardContext io(*this, node, pins);
   ObservedRun run(*node.op, &node, node.block.get(), RunKind::Backward);
   const Work work = observer() != nullptr ? backward_work(node) : Work{};
   run_op(*node.op, node.inputs, [&] { node.op->backward(io); });

@@ -41,7 +41,7 @@ bool is_recorded(std::span<const Tensor> inputs) {
 std::shared_ptr<const BlockInfo> current_block() { return current_scope != nullptr ? current_scope->block() : nullptr; }
 
 /// Runs an op that nobody will differentiate.
-std::vector<Tensor> run_unrecorded(Op& op, std::span<const Tensor> inputs, const std::vector<Spec>& specs) {
+std::vector<Tensor> run_unrecorded(Op& op, std::span<const Tensor> inputs, const std::vector<TensorSpec>& specs) {
   const Device device = inputs.empty() ? Device::Cpu : inputs[0].device();
   // Restoring one input may evict another from its arena: detached, each holds on to its bytes.
   std::vector<Tensor> held;
@@ -51,11 +51,11 @@ std::vector<Tensor> run_unrecorded(Op& op, std::span<const Tensor> inputs, const
   std::vector<Tensor> outputs;
   std::vector<View> output_views;
   for (std::size_t o = 0; o < specs.size(); ++o) {
-    const Spec& spec = specs[o];
+    const TensorSpec& spec = specs[o];
     outputs.push_back(needs.optional_output(o) ? Tensor() : Tensor::empty(spec.shape, spec.dtype, device));
     output_views.push_back(outputs.back() ? outputs.back().view() : View{nullptr, spec.shape, spec.dtype, device});
   }
-  Forward io(views, output_views, Phase::First, device, nullptr);
+  ForwardContext io(views, output_views, Phase::First, device, nullptr);
   run_op(op, views, [&] {
     op.begin(io);
     op.forward(io);
@@ -98,8 +98,8 @@ BlockScope::~BlockScope() {
   if (tape_ != nullptr) tape_->fail();
 }
 
-std::vector<Spec> check_inputs(const Op& op, std::span<const Tensor> inputs) {
-  std::vector<Spec> input_specs;
+std::vector<TensorSpec> check_inputs(const Op& op, std::span<const Tensor> inputs) {
+  std::vector<TensorSpec> input_specs;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     if (!inputs[i]) throw ValueError(concat_text("[", op.name(), "] input ", i, " is an empty tensor"));
     if (inputs[i].device() != inputs[0].device()) {
@@ -108,13 +108,13 @@ std::vector<Spec> check_inputs(const Op& op, std::span<const Tensor> inputs) {
     }
     input_specs.push_back({inputs[i].shape(), inputs[i].dtype()});
   }
-  std::vector<Spec> specs = op.infer(input_specs);
+  std::vector<TensorSpec> specs = op.infer(input_specs);
   if (specs.empty()) throw ValueError(concat_text("[", op.name(), "] infer() names no output"));
   return specs;
 }
 
 std::vector<Tensor> apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs) {
-  const std::vector<Spec> specs = check_inputs(*op, inputs);
+  const std::vector<TensorSpec> specs = check_inputs(*op, inputs);
   if (!is_recorded(inputs)) return run_unrecorded(*op, inputs, specs);
 
   const std::shared_ptr<Tape> tape = Tape::current_or_new();
@@ -122,7 +122,7 @@ std::vector<Tensor> apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs) {
   for (const Tensor& input : inputs) tape->compute_deferred(input.value());
   std::vector<Tensor> results;
   std::vector<ValuePtr> outputs;
-  for (const Spec& spec : specs) {
+  for (const TensorSpec& spec : specs) {
     results.push_back(tape->make_result(spec, inputs[0].device()));
     outputs.push_back(results.back().handle()->value);
   }
@@ -132,7 +132,7 @@ std::vector<Tensor> apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs) {
 }
 
 Tensor defer(std::unique_ptr<Op> op, std::vector<Tensor> inputs) {
-  const std::vector<Spec> specs = check_inputs(*op, inputs);
+  const std::vector<TensorSpec> specs = check_inputs(*op, inputs);
   if (specs.size() != 1 || op->solvable_input() >= 0) {
     throw StateError(concat_text("[", op->name(), "] is to be deferred, which takes one output and no coupling"));
   }
@@ -204,7 +204,7 @@ void Tape::fail_on_error(const std::function<void()>& run) {
   }
 }
 
-Tensor Tape::make_result(const Spec& spec, Device device) {
+Tensor Tape::make_result(const TensorSpec& spec, Device device) {
   auto value = std::make_shared<Value>(spec.shape, spec.dtype, device);
   value->tape_ = this;
   value->requires_grad_ = true;
@@ -221,7 +221,7 @@ void Tape::begin(Op& op, std::span<const Tensor> inputs) {
     views.push_back(input.value().view());
     values.push_back(input.handle()->value);
   }
-  Forward io(views, {}, Phase::First, inputs[0].device(), this, values);
+  ForwardContext io(views, {}, Phase::First, inputs[0].device(), this, values);
   ObservedRun run(op, nullptr, current_scope != nullptr ? current_scope->block_.get() : nullptr, RunKind::Forward);
   run_op(op, views, [&] { op.begin(io); });
   run.done([&] { return op.begin_work(views); });
@@ -292,7 +292,7 @@ void Tape::record(std::unique_ptr<Op> op, std::vector<Tensor> inputs, std::vecto
     output_views.push_back(value.view());
   }
 
-  Forward io(input_views, output_views, Phase::First, inputs[0].device(), this, node.inputs);
+  ForwardContext io(input_views, output_views, Phase::First, inputs[0].device(), this, node.inputs);
   run_op(*node.op, input_views, [&] {
     if (begin) node.op->begin(io);
     node.op->forward(io);
@@ -415,7 +415,7 @@ void Tape::make_memory(Value& value) {
   observe_placed(value);
 }
 
-std::shared_ptr<Note>* Forward::note(std::size_t i) const {
+std::shared_ptr<Note>* ForwardContext::note(std::size_t i) const {
   if (values_.empty() || values_[i]->leaf()) return nullptr;
   Value& value = *values_[i];
   if (value.note_version_ != value.version()) value.note_ = nullptr;
@@ -423,7 +423,7 @@ std::shared_ptr<Note>* Forward::note(std::size_t i) const {
   return &value.note_;
 }
 
-void Forward::on_failure(std::function<void()> undo) const {
+void ForwardContext::on_failure(std::function<void()> undo) const {
   if (tape_ != nullptr) tape_->on_failure(std::move(undo));
 }
 

@@ -80,7 +80,7 @@ void Restoring::replay() {
     outputs.push_back(output.get() == &value_ ? destination()
                                               : View{nullptr, output->shape(), output->dtype(), output->device()});
   }
-  Forward io(inputs, outputs, Phase::Replay, value_.device(), &tape_);
+  ForwardContext io(inputs, outputs, Phase::Replay, value_.device(), &tape_);
   node.op->forward(io);
   if (node.op->cost() == Cost::Heavy) ++tape_.heavy_replays_;
 }

@@ -54,7 +54,7 @@ class Tape : public std::enable_shared_from_this<Tape> {
   void on_failure(std::function<void()> undo) { undo_.push_back(std::move(undo)); }
 
  private:
-  friend class Backward;
+  friend class BackwardContext;
   friend class BlockScope;
   friend class PinSet;
   friend class Restoring;
@@ -68,7 +68,7 @@ class Tape : public std::enable_shared_from_this<Tape> {
 
   void check_same_step(const Op& op, std::span<const Tensor> inputs) const;
   /// A value that an op recorded here is to make.
-  Tensor make_result(const Spec& spec, Device device);
+  Tensor make_result(const TensorSpec& spec, Device device);
   /// Runs an op for the first time and decides how its outputs reach backward.
   void record(std::unique_ptr<Op> op, std::vector<Tensor> inputs, std::vector<ValuePtr> outputs,
               std::shared_ptr<const BlockInfo> block, bool begin);

@@ -68,13 +68,13 @@ std::size_t dry_run_bytes(const MakeModel& make_model, const MemoryChoice& memor
   });
 }
 
-memory::StepRecord record_dry_run(const MakeModel& make_model, const MemoryChoice& memory, const Options& options,
-                                  const TrainingDefaults& defaults, Device device) {
+memory::StepTrace record_dry_run(const MakeModel& make_model, const MemoryChoice& memory, const Options& options,
+                                 const TrainingDefaults& defaults, Device device) {
   return blame_flags([&] {
     MetaTraining training(make_model, options, defaults, device);
     memory.apply(training.model());
     if (run_length(options).steps > 1) training.step();
-    memory::StepLog log(Device::Meta);
+    memory::StepRecorder log(Device::Meta);
     training.step();
     return log.take();
   });

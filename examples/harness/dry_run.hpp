@@ -2,7 +2,7 @@
 
 #include <memory>
 
-#include <palimpsest/memory/planner/step_log.hpp>
+#include <palimpsest/memory/planner/step_trace.hpp>
 #include <palimpsest/nn/classifier.hpp>
 #include <palimpsest/nn/layers.hpp>
 #include "examples/harness/image_data.hpp"
@@ -35,8 +35,9 @@ Forecast dry_run(const MakeModel& make_model, const Options& options, const Trai
 std::size_t dry_run_bytes(const MakeModel& make_model, const MemoryChoice& memory, const Options& options,
                           const TrainingDefaults& defaults, Device device = Device::Cpu);
 
-/// The second of those steps, or the first of a run that has no other, as memory::StepLog records it; throws likewise.
-memory::StepRecord record_dry_run(const MakeModel& make_model, const MemoryChoice& memory, const Options& options,
-                                  const TrainingDefaults& defaults, Device device = Device::Cpu);
+/// The second of those steps, or the first of a run that has no other, as memory::StepRecorder records it; throws
+/// likewise.
+memory::StepTrace record_dry_run(const MakeModel& make_model, const MemoryChoice& memory, const Options& options,
+                                 const TrainingDefaults& defaults, Device device = Device::Cpu);
 
 }  // namespace palimpsest::harness

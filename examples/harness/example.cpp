@@ -161,7 +161,7 @@ int Example::train(Device device, const Opened& opened, const MemoryChoice& memo
   bool pictures_failed = false;
   if (pictures) {
     const std::int64_t watched = step_to_record(run_length(options()), data.training.count);
-    trainer.watch(watched, [&, watched](const memory::StepRecord& step) {
+    trainer.watch(watched, [&, watched](const memory::StepTrace& step) {
       page.batch_size = trainer.record().steps.back().images;
       page.step = watched + 1;
       page.reserved = trainer.peak().reserved;

@@ -56,15 +56,16 @@ ImageData load_data(const Options& options, const TrainingDefaults& defaults) {
   return data;
 }
 
-datasets::LoaderSpec training_batches(const Options& options, const TrainingDefaults& defaults, const ImageData& data) {
-  datasets::LoaderSpec spec = test_batches(options, data);
+datasets::LoaderOptions training_batches(const Options& options, const TrainingDefaults& defaults,
+                                         const ImageData& data) {
+  datasets::LoaderOptions spec = test_batches(options, data);
   spec.shuffle = true;
   spec.seed = options.seed;
   if (options.augment) spec.augmentation = {.flip = true, .pad = defaults.crop_padding};
   return spec;
 }
 
-datasets::LoaderSpec test_batches(const Options& options, const ImageData& data) {
+datasets::LoaderOptions test_batches(const Options& options, const ImageData& data) {
   return {
       .batch_size = options.batch_size, .shuffle = false, .normalisation = data.normalisation, .pad_to = image_size};
 }

@@ -50,7 +50,8 @@ struct ImageData {
 ImageData load_data(const Options& options, const TrainingDefaults& defaults);
 
 /// How training and test batches are made.
-datasets::LoaderSpec training_batches(const Options& options, const TrainingDefaults& defaults, const ImageData& data);
-datasets::LoaderSpec test_batches(const Options& options, const ImageData& data);
+datasets::LoaderOptions training_batches(const Options& options, const TrainingDefaults& defaults,
+                                         const ImageData& data);
+datasets::LoaderOptions test_batches(const Options& options, const ImageData& data);
 
 }  // namespace palimpsest::harness

@@ -15,7 +15,7 @@ namespace palimpsest::harness {
 namespace {
 
 using Json = nlohmann::ordered_json;
-using memory::StepRecord;
+using memory::StepTrace;
 
 /// Each text once.
 class Strings {
@@ -57,18 +57,18 @@ Json facts_of(const MemoryReport& facts) {
 }
 
 /// name, block, values that it reads.
-Json ops_of(const StepRecord& record, Strings& strings) {
+Json ops_of(const StepTrace& record, Strings& strings) {
   Json rows = Json::array();
-  for (const StepRecord::Op& op : record.ops) {
+  for (const StepTrace::Op& op : record.ops) {
     rows.push_back({strings(op.name), strings(block_label(op.block)), op.inputs});
   }
   return rows;
 }
 
 /// op, output, "shape dtype", recipe, ops whose backward reads it, the coupling that can be solved for it.
-Json values_of(const StepRecord& record, Strings& strings) {
+Json values_of(const StepTrace& record, Strings& strings) {
   Json rows = Json::array();
-  for (const StepRecord::Value& value : record.values) {
+  for (const StepTrace::Value& value : record.values) {
     std::ostringstream form;
     form << value.shape << ' ' << value.dtype;
     rows.push_back(
@@ -78,9 +78,9 @@ Json values_of(const StepRecord& record, Strings& strings) {
 }
 
 /// op, name, block, kind, begin and duration in microseconds, operations, bytes, first event.
-Json runs_of(const StepRecord& record, Strings& strings) {
+Json runs_of(const StepTrace& record, Strings& strings) {
   Json rows = Json::array();
-  for (const StepRecord::Run& run : record.runs) {
+  for (const StepTrace::Run& run : record.runs) {
     rows.push_back({run.op, strings(run.name), strings(block_label(run.block)), static_cast<int>(run.kind),
                     whole(run.begin_us), whole(run.end_us) - whole(run.begin_us), whole(run.work.operations),
                     whole(run.work.bytes), run.first_event});
@@ -89,10 +89,10 @@ Json runs_of(const StepRecord& record, Strings& strings) {
 }
 
 /// tag, bytes, value, whether it is its gradient, run, owner's op, owner's block.
-Json allocations_of(const StepRecord& record, Strings& strings) {
+Json allocations_of(const StepTrace& record, Strings& strings) {
   Json rows = Json::array();
   for (std::size_t i = 0; i < record.allocations.size(); ++i) {
-    const StepRecord::Allocation& each = record.allocations[i];
+    const StepTrace::Allocation& each = record.allocations[i];
     const Owner owner = owner_of(record, static_cast<int>(i));
     rows.push_back({static_cast<int>(each.tag), each.bytes, each.value, each.gradient ? 1 : 0, each.run,
                     strings(owner.op), strings(owner.block)});
@@ -100,11 +100,11 @@ Json allocations_of(const StepRecord& record, Strings& strings) {
   return rows;
 }
 
-Json events_of(const StepRecord& record) {
+Json events_of(const StepTrace& record) {
   Json what = Json::array();
   Json runs = Json::array();
   Json times = Json::array();
-  for (const StepRecord::Event& event : record.events) {
+  for (const StepTrace::Event& event : record.events) {
     if (event.allocation >= 0) {
       what.push_back(event.allocation);
     } else {
@@ -117,7 +117,7 @@ Json events_of(const StepRecord& record) {
 }
 
 /// block, op, bytes, allocations.
-Json owners_of(const StepRecord& record, std::size_t event, Strings& strings) {
+Json owners_of(const StepTrace& record, std::size_t event, Strings& strings) {
   Json rows = Json::array();
   for (const Owned& owned : owners_after(record, event)) {
     rows.push_back({strings(owned.owner.block), strings(owned.owner.op), owned.bytes, owned.allocations});
@@ -181,9 +181,9 @@ std::string with(std::string page, std::string_view placeholder, const std::stri
 
 }  // namespace
 
-Json memory_report_data(const MemoryReport& facts, const StepRecord& record) {
+Json memory_report_data(const MemoryReport& facts, const StepTrace& record) {
   Strings strings;
-  const StepRecord::Peak peak = record.peak();
+  const StepTrace::Peak peak = record.peak();
   Json data = {{"facts", facts_of(facts)},
                {"tags", names_of_tags()},
                {"kinds", names_of_kinds()},
@@ -203,7 +203,7 @@ Json memory_report_data(const MemoryReport& facts, const StepRecord& record) {
   return data;
 }
 
-std::string memory_report_html(const MemoryReport& facts, const StepRecord& record) {
+std::string memory_report_html(const MemoryReport& facts, const StepTrace& record) {
   const std::string title = concat_text("Memory of a step: ", facts.model, " under ", facts.policy);
   const std::string page = with(std::string(memory_report_page), "@TITLE@", for_html(title));
   return with(page, "@DATA@", for_script(memory_report_data(facts, record)));

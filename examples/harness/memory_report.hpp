@@ -7,7 +7,7 @@
 #include <vector>
 
 #include <palimpsest/core/allocator.hpp>
-#include <palimpsest/memory/planner/step_log.hpp>
+#include <palimpsest/memory/planner/step_trace.hpp>
 
 namespace palimpsest::harness {
 
@@ -46,10 +46,10 @@ struct MemoryReport {
 /// The page's data: facts, and the record as columns and rows of numbers in which strings are indices of "strings".
 /// An event is the index of its allocation, whose first mention takes the memory and whose second gives it back; or
 /// [tag, bytes] for the release of what is older than the step.
-nlohmann::ordered_json memory_report_data(const MemoryReport& facts, const memory::StepRecord& record);
+nlohmann::ordered_json memory_report_data(const MemoryReport& facts, const memory::StepTrace& record);
 
 /// One page of HTML that needs nothing but a browser: the step's bytes over time by tag, the owners of the peak, the
 /// policies side by side and the savings. Lists that are empty are said to be.
-std::string memory_report_html(const MemoryReport& facts, const memory::StepRecord& record);
+std::string memory_report_html(const MemoryReport& facts, const memory::StepTrace& record);
 
 }  // namespace palimpsest::harness

@@ -12,7 +12,7 @@ namespace palimpsest::harness {
 namespace {
 
 using Json = nlohmann::ordered_json;
-using memory::StepRecord;
+using memory::StepTrace;
 
 constexpr std::uintptr_t segment_alignment = std::uintptr_t{2} << 20;
 
@@ -30,20 +30,20 @@ Json frame(const std::string& file, int line, const std::string& name) {
 }
 
 /// Innermost first, as PyTorch has them.
-Json frames_of(const StepRecord& record, int run, const std::string& content) {
+Json frames_of(const StepTrace& record, int run, const std::string& content) {
   if (run < 0) return Json::array({frame(content, run, "between ops"), frame(block_label(""), run, "step")});
-  const StepRecord::Run& during = record.runs[static_cast<std::size_t>(run)];
+  const StepTrace::Run& during = record.runs[static_cast<std::size_t>(run)];
   return Json::array({frame(content, run, during.name), frame(block_label(during.block), run, during.name),
                       frame("step", run, std::string(to_string(during.kind)))});
 }
 
-std::string moved_by(const StepRecord& record, const StepRecord::Event& event) {
+std::string moved_by(const StepTrace& record, const StepTrace::Event& event) {
   return event.allocation >= 0 ? content_of(record, event.allocation) : std::string(to_string(event.tag));
 }
 
-Json trace_of(const StepRecord& record) {
+Json trace_of(const StepTrace& record) {
   Json trace = Json::array();
-  const auto add = [&](const char* action, const StepRecord::Event& event) {
+  const auto add = [&](const char* action, const StepTrace::Event& event) {
     trace.push_back({{"action", action},
                      {"addr", event.address},
                      {"size", event.bytes},
@@ -60,7 +60,7 @@ Json trace_of(const StepRecord& record) {
                    {"time_us", 0},
                    {"category", "unknown"},
                    {"frames", Json::array()}});
-  for (const StepRecord::Event& event : record.events) {
+  for (const StepTrace::Event& event : record.events) {
     if (event.allocates) {
       add("alloc", event);
     } else {
@@ -77,9 +77,9 @@ struct Range {
 };
 
 /// The stretches of addresses that the step has used, in order.
-std::vector<Range> ranges_of(const StepRecord& record) {
+std::vector<Range> ranges_of(const StepTrace& record) {
   std::vector<Range> used;
-  for (const StepRecord::Event& event : record.events) {
+  for (const StepTrace::Event& event : record.events) {
     used.push_back({event.address, event.address + size_taken(event.bytes)});
   }
   std::sort(used.begin(), used.end(), [](const Range& a, const Range& b) { return a.begin < b.begin; });
@@ -141,9 +141,9 @@ class Segment {
 };
 
 /// What the step has allocated and left, by address.
-std::map<std::uintptr_t, const StepRecord::Event*> left_by(const StepRecord& record) {
-  std::map<std::uintptr_t, const StepRecord::Event*> left;
-  for (const StepRecord::Event& event : record.events) {
+std::map<std::uintptr_t, const StepTrace::Event*> left_by(const StepTrace& record) {
+  std::map<std::uintptr_t, const StepTrace::Event*> left;
+  for (const StepTrace::Event& event : record.events) {
     if (event.allocates) {
       left[event.address] = &event;
     } else {
@@ -153,11 +153,11 @@ std::map<std::uintptr_t, const StepRecord::Event*> left_by(const StepRecord& rec
   return left;
 }
 
-Segment segment_of(const StepRecord& record, const Range& range,
-                   const std::map<std::uintptr_t, const StepRecord::Event*>& left) {
+Segment segment_of(const StepTrace& record, const Range& range,
+                   const std::map<std::uintptr_t, const StepTrace::Event*>& left) {
   Segment segment(range.begin);
   for (auto each = left.lower_bound(range.begin); each != left.end() && each->first < range.end; ++each) {
-    const StepRecord::Event& event = *each->second;
+    const StepTrace::Event& event = *each->second;
     segment.add_free(event.address);
     segment.add_live(event.bytes, frames_of(record, event.run, moved_by(record, event)));
   }
@@ -165,7 +165,7 @@ Segment segment_of(const StepRecord& record, const Range& range,
   return segment;
 }
 
-Json segments_of(const StepRecord& record) {
+Json segments_of(const StepTrace& record) {
   Json segments = Json::array();
   std::uintptr_t end = 0;
   const auto left = left_by(record);
@@ -186,7 +186,7 @@ Json segments_of(const StepRecord& record) {
 
 }  // namespace
 
-std::string memory_snapshot(const StepRecord& record) {
+std::string memory_snapshot(const StepTrace& record) {
   return Json{{"segments", segments_of(record)}, {"device_traces", Json::array({trace_of(record)})}}.dump() + "\n";
 }
 

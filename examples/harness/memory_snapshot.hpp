@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include <palimpsest/memory/planner/step_log.hpp>
+#include <palimpsest/memory/planner/step_trace.hpp>
 
 namespace palimpsest::harness {
 
@@ -14,6 +14,6 @@ namespace palimpsest::harness {
 /// Segments are the stretches of addresses that the step has used; what surrounds them is not known. What was there
 /// before the step and has not moved since is known by tag only: one block a tag, in a segment of its own behind all
 /// others.
-std::string memory_snapshot(const memory::StepRecord& record);
+std::string memory_snapshot(const memory::StepTrace& record);
 
 }  // namespace palimpsest::harness

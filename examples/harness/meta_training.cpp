@@ -24,7 +24,7 @@ MetaFeed::MetaFeed(const DataFacts& data, std::int64_t batch_size, const Trainin
     memory_.emplace(Device::Meta, batch_size, data.channels, data.stored_size, data.stored_size,
                     defaults.subtract_mean_image);
   } else {
-    const datasets::LoaderSpec loader;
+    const datasets::LoaderOptions loader;
     const std::size_t sample =
         static_cast<std::size_t>(data.channels * image_size * image_size) * size_of(Dtype::Float32) +
         size_of(Dtype::Int32);

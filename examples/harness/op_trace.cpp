@@ -13,7 +13,7 @@ namespace palimpsest::harness {
 namespace {
 
 using Json = nlohmann::ordered_json;
-using memory::StepRecord;
+using memory::StepTrace;
 
 // Tracks: threads of one process, in this order.
 constexpr int phases_track = 1;
@@ -37,10 +37,10 @@ Json named(const char* what, const std::string& name, int track) {
   return {{"ph", "M"}, {"name", what}, {"pid", 1}, {"tid", track}, {"args", {{"name", name}}}};
 }
 
-Json shapes(const StepRecord& record, const std::vector<int>& values) {
+Json shapes(const StepTrace& record, const std::vector<int>& values) {
   Json made = Json::array();
   for (const int number : values) {
-    const StepRecord::Value& value = record.values[static_cast<std::size_t>(number)];
+    const StepTrace::Value& value = record.values[static_cast<std::size_t>(number)];
     std::ostringstream text;
     text << value.shape << ' ' << value.dtype;
     made.push_back(text.str());
@@ -48,14 +48,14 @@ Json shapes(const StepRecord& record, const std::vector<int>& values) {
   return made;
 }
 
-Json run_event(const StepRecord& record, const StepRecord::Run& run) {
+Json run_event(const StepTrace& record, const StepTrace::Run& run) {
   Json made = complete(run.name, std::string(to_string(run.kind)), run.begin_us, run.end_us, ops_track);
   Json args = {{"block", block_label(run.block)},
                {"phase", to_string(run.kind)},
                {"operations", static_cast<std::int64_t>(run.work.operations)},
                {"bytes", static_cast<std::int64_t>(run.work.bytes)}};
   if (run.op >= 0) {
-    const StepRecord::Op& op = record.ops[static_cast<std::size_t>(run.op)];
+    const StepTrace::Op& op = record.ops[static_cast<std::size_t>(run.op)];
     args["inputs"] = shapes(record, op.inputs);
     args["outputs"] = shapes(record, op.outputs);
   }
@@ -69,13 +69,13 @@ Json counter(const std::string& name, double at_us, std::size_t bytes) {
   return made;
 }
 
-void add_counters(Json& events, const StepRecord& record) {
+void add_counters(Json& events, const StepTrace& record) {
   TagBytes by_tag = record.live_before_by_tag;
   std::size_t live = record.live_before;
   const auto name = [](std::size_t tag) { return "live " + std::string(to_string(static_cast<Tag>(tag))); };
   for (std::size_t tag = 0; tag < by_tag.size(); ++tag) events.push_back(counter(name(tag), 0, by_tag[tag]));
   events.push_back(counter("live", 0, live));
-  for (const StepRecord::Event& each : record.events) {
+  for (const StepTrace::Event& each : record.events) {
     const auto tag = static_cast<std::size_t>(each.tag);
     by_tag[tag] += each.allocates ? each.bytes : std::size_t{0} - each.bytes;
     live += each.allocates ? each.bytes : std::size_t{0} - each.bytes;
@@ -84,21 +84,21 @@ void add_counters(Json& events, const StepRecord& record) {
   }
 }
 
-double end_of(const StepRecord& record) {
+double end_of(const StepTrace& record) {
   double end = record.events.empty() ? 0 : record.events.back().at_us;
-  for (const StepRecord::Run& run : record.runs) end = std::max(end, run.end_us);
+  for (const StepTrace::Run& run : record.runs) end = std::max(end, run.end_us);
   return end;
 }
 
-void add_phases(Json& events, const StepRecord& record) {
+void add_phases(Json& events, const StepTrace& record) {
   const double end = end_of(record);
   const double turn = record.backward_run < record.runs.size() ? record.runs[record.backward_run].begin_us : end;
   events.push_back(complete("forward", "phase", 0, turn, phases_track));
   events.push_back(complete("backward and update", "phase", turn, end, phases_track));
 }
 
-Json peak_mark(const StepRecord& record) {
-  const StepRecord::Peak peak = record.peak();
+Json peak_mark(const StepTrace& record) {
+  const StepTrace::Peak peak = record.peak();
   Json mark = event("i", "peak", record.events.empty() ? 0 : record.events[peak.event].at_us, ops_track);
   mark["s"] = "p";
   mark["args"] = {{"bytes", peak.bytes}};
@@ -107,13 +107,13 @@ Json peak_mark(const StepRecord& record) {
 
 }  // namespace
 
-std::string op_trace(const StepRecord& record, const std::string& title) {
+std::string op_trace(const StepTrace& record, const std::string& title) {
   Json events = Json::array();
   events.push_back(named("process_name", title, 0));
   events.push_back(named("thread_name", "phases", phases_track));
   events.push_back(named("thread_name", "ops", ops_track));
   add_phases(events, record);
-  for (const StepRecord::Run& run : record.runs) events.push_back(run_event(record, run));
+  for (const StepTrace::Run& run : record.runs) events.push_back(run_event(record, run));
   events.push_back(peak_mark(record));
   add_counters(events, record);
   return Json{{"displayTimeUnit", "ms"}, {"traceEvents", std::move(events)}}.dump() + "\n";

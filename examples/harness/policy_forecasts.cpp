@@ -9,16 +9,16 @@
 namespace palimpsest::harness {
 namespace {
 
-using memory::StepRecord;
+using memory::StepTrace;
 
-double predicted_seconds(const StepRecord& record, const memory::Rates& rates) {
+double predicted_seconds(const StepTrace& record, const memory::Rates& rates) {
   double seconds = 0;
-  for (const StepRecord::Run& run : record.runs) seconds += rates.seconds(run.kind, run.work);
+  for (const StepTrace::Run& run : record.runs) seconds += rates.seconds(run.kind, run.work);
   return seconds;
 }
 
-std::optional<StepRecord> step_under(const MemoryChoice& memory, const MakeModel& make_model, const Options& options,
-                                     const TrainingDefaults& defaults, Device device) {
+std::optional<StepTrace> step_under(const MemoryChoice& memory, const MakeModel& make_model, const Options& options,
+                                    const TrainingDefaults& defaults, Device device) {
   try {
     return record_dry_run(make_model, memory, options, defaults, device);
   } catch (const UsageError&) {
@@ -42,9 +42,9 @@ std::vector<PolicyForecast> policy_forecasts(const MakeModel& make_model, const 
   std::vector<PolicyForecast> forecasts;
   for (const std::string& policy : policies_to_ask(options)) {
     const MemoryChoice choice = policy == options.memory ? memory : MemoryChoice{.rules = memory::parse_rules(policy)};
-    const std::optional<StepRecord> record = step_under(choice, make_model, options, defaults, device);
+    const std::optional<StepTrace> record = step_under(choice, make_model, options, defaults, device);
     if (!record) continue;
-    const StepRecord::Peak peak = record->peak();
+    const StepTrace::Peak peak = record->peak();
     const double seconds = predicted_seconds(*record, rates);
     if (policy == "store-all") reference = seconds;
     forecasts.push_back({.policy = policy,

@@ -16,9 +16,9 @@ Json json_of(const MemoryPeak& peak) {
   return json;
 }
 
-Json json_of(const std::vector<StepRecord>& steps) {
+Json json_of(const std::vector<StepResult>& steps) {
   Json json = Json::array();
-  for (const StepRecord& step : steps) json.push_back({{"loss", step.loss}, {"ms", step.milliseconds}});
+  for (const StepResult& step : steps) json.push_back({{"loss", step.loss}, {"ms", step.milliseconds}});
   return json;
 }
 

@@ -7,7 +7,7 @@
 
 namespace palimpsest::harness {
 
-struct StepRecord {
+struct StepResult {
   double loss;
   double milliseconds;
   std::int64_t images;
@@ -20,7 +20,7 @@ struct Evaluation {
 
 /// What a run has done so far.
 struct RunRecord {
-  std::vector<StepRecord> steps = {};
+  std::vector<StepResult> steps = {};
   std::vector<Evaluation> evaluations = {};
   bool interrupted = false;
 

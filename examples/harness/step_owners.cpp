@@ -7,9 +7,9 @@
 namespace palimpsest::harness {
 namespace {
 
-using memory::StepRecord;
+using memory::StepTrace;
 
-const StepRecord::Allocation& allocation_of(const StepRecord& record, int number) {
+const StepTrace::Allocation& allocation_of(const StepTrace& record, int number) {
   return record.allocations[static_cast<std::size_t>(number)];
 }
 
@@ -17,24 +17,24 @@ const StepRecord::Allocation& allocation_of(const StepRecord& record, int number
 
 std::string block_label(const std::string& block) { return block.empty() ? "outside every block" : block; }
 
-Owner owner_of(const StepRecord& record, int allocation) {
-  const StepRecord::Allocation& held = allocation_of(record, allocation);
+Owner owner_of(const StepTrace& record, int allocation) {
+  const StepTrace::Allocation& held = allocation_of(record, allocation);
   if (held.value >= 0) {
     const int op = record.values[static_cast<std::size_t>(held.value)].op;
     if (op >= 0) {
-      const StepRecord::Op& made_by = record.ops[static_cast<std::size_t>(op)];
+      const StepTrace::Op& made_by = record.ops[static_cast<std::size_t>(op)];
       return {block_label(made_by.block), made_by.name};
     }
   }
   if (held.run < 0) return {block_label(""), std::string(to_string(held.tag))};
-  const StepRecord::Run& run = record.runs[static_cast<std::size_t>(held.run)];
+  const StepTrace::Run& run = record.runs[static_cast<std::size_t>(held.run)];
   return {block_label(run.block), run.name};
 }
 
-std::string content_of(const StepRecord& record, int allocation) {
-  const StepRecord::Allocation& held = allocation_of(record, allocation);
+std::string content_of(const StepTrace& record, int allocation) {
+  const StepTrace::Allocation& held = allocation_of(record, allocation);
   if (held.value < 0) return std::string(to_string(held.tag));
-  const StepRecord::Value& value = record.values[static_cast<std::size_t>(held.value)];
+  const StepTrace::Value& value = record.values[static_cast<std::size_t>(held.value)];
   std::ostringstream text;
   text << (held.gradient ? "gradient of " : "");
   if (value.op >= 0) {
@@ -46,7 +46,7 @@ std::string content_of(const StepRecord& record, int allocation) {
   return text.str();
 }
 
-std::vector<Owned> owners_after(const StepRecord& record, std::size_t event) {
+std::vector<Owned> owners_after(const StepTrace& record, std::size_t event) {
   std::map<Owner, Owned> owners;
   const auto add = [&](const Owner& owner, std::size_t bytes) -> Owned& {
     Owned& owned = owners[owner];

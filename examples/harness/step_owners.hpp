@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include <palimpsest/memory/planner/step_log.hpp>
+#include <palimpsest/memory/planner/step_trace.hpp>
 
 namespace palimpsest::harness {
 
@@ -21,20 +21,20 @@ struct Owner {
 struct Owned {
   Owner owner;
   std::size_t bytes = 0;
-  std::vector<int> allocations;  ///< of StepRecord::allocations, largest first; empty for what is older than the step
+  std::vector<int> allocations;  ///< of StepTrace::allocations, largest first; empty for what is older than the step
 };
 
 /// The name of a block as people read it: "outside every block" for none.
 std::string block_label(const std::string& block);
 
 /// The owner of an allocation of the step. A leaf has no op: what belongs to it is the run's that took the memory.
-Owner owner_of(const memory::StepRecord& record, int allocation);
+Owner owner_of(const memory::StepTrace& record, int allocation);
 
 /// What an allocation holds, for people: "gradient of output 0, (2, 3, 8, 8) float32", "workspace".
-std::string content_of(const memory::StepRecord& record, int allocation);
+std::string content_of(const memory::StepTrace& record, int allocation);
 
 /// The owners of all bytes that are live after `event`, largest first. They add up to the live bytes. What is older
 /// than the step has the block "before the step" and its tag as op.
-std::vector<Owned> owners_after(const memory::StepRecord& record, std::size_t event);
+std::vector<Owned> owners_after(const memory::StepTrace& record, std::size_t event);
 
 }  // namespace palimpsest::harness

@@ -39,7 +39,7 @@ StepPictures::StepPictures(const Options& options)
   check_files_differ(options);
 }
 
-std::vector<std::string> StepPictures::write(const memory::StepRecord& step, const std::string& title,
+std::vector<std::string> StepPictures::write(const memory::StepTrace& step, const std::string& title,
                                              const std::function<MemoryReport()>& facts) const {
   std::vector<std::string> failures;
   const auto write_to = [&](const ReportFile& file, const auto& make) {

@@ -28,7 +28,7 @@ class StepPictures {
 
   /// Writes those that are asked for; calls `facts` if the page is among them. Returns why, for each that could not be
   /// made or written; the others are written all the same, and nothing is thrown: a picture is not worth the run.
-  [[nodiscard]] std::vector<std::string> write(const memory::StepRecord& step, const std::string& title,
+  [[nodiscard]] std::vector<std::string> write(const memory::StepTrace& step, const std::string& title,
                                                const std::function<MemoryReport()>& facts) const;
 
  private:

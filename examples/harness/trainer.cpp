@@ -50,7 +50,7 @@ void Trainer::step(const datasets::FedBatch& batch) {
   const auto start = std::chrono::steady_clock::now();
   sgd_.set_learning_rate(schedule_.at(index));
   double loss = 0;
-  std::optional<memory::StepLog> log;
+  std::optional<memory::StepRecorder> log;
   if (index == watched_step_) log.emplace(device_);
   try {
     loss = train_step(model_, sgd_, take(feed_, batch));
@@ -86,7 +86,7 @@ void Trainer::evaluate(Progress& progress) {
 }
 
 std::optional<double> test_accuracy(nn::Classifier& model, const datasets::ImageSet& test,
-                                    const datasets::LoaderSpec& batches, Device device, Progress& progress) {
+                                    const datasets::LoaderOptions& batches, Device device, Progress& progress) {
   const NoGrad no_grad;
   datasets::Feed feed(test, batches, device);
   feed.start_epoch(0);

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include <palimpsest/autograd/verify.hpp>
-#include <palimpsest/memory/planner/step_log.hpp>
+#include <palimpsest/memory/planner/step_trace.hpp>
 #include "examples/harness/image_data.hpp"
 #include "examples/harness/peak_meter.hpp"
 #include "examples/harness/progress.hpp"
@@ -32,7 +32,7 @@ class Trainer {
   void run(Progress& progress, const std::function<void()>& after_epoch);
 
   /// Step `step` of the run, from 0, will be recorded and handed over when it is done. Without this call nothing is.
-  void watch(std::int64_t step, std::function<void(const memory::StepRecord&)> take) {
+  void watch(std::int64_t step, std::function<void(const memory::StepTrace&)> take) {
     watched_step_ = step;
     take_ = std::move(take);
   }
@@ -57,7 +57,7 @@ class Trainer {
   VerifyScope verify_;  // of the thread that makes the trainer, as long as that lives
   RunRecord record_;
   std::int64_t watched_step_ = -1;
-  std::function<void(const memory::StepRecord&)> take_;
+  std::function<void(const memory::StepTrace&)> take_;
 
   void train_epoch(std::int64_t epoch, Progress& progress);
   void step(const datasets::FedBatch& batch);
@@ -68,6 +68,6 @@ class Trainer {
 /// The fraction of the test images that the model classifies right, in evaluation mode; none if a signal asked for the
 /// end of the run meanwhile. Leaves the model in training mode.
 std::optional<double> test_accuracy(nn::Classifier& model, const datasets::ImageSet& test,
-                                    const datasets::LoaderSpec& batches, Device device, Progress& progress);
+                                    const datasets::LoaderOptions& batches, Device device, Progress& progress);
 
 }  // namespace palimpsest::harness

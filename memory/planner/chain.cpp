@@ -4,7 +4,7 @@
 
 namespace palimpsest::memory {
 
-std::optional<Chain> Chain::find(const StepRecord& step, int most_links) {
+std::optional<Chain> Chain::find(const StepTrace& step, int most_links) {
   const int ops = static_cast<int>(step.ops.size());
   std::vector<int> last_use(step.values.size(), -1);
   for (int op = 0; op < ops; ++op) {
@@ -21,7 +21,7 @@ std::optional<Chain> Chain::find(const StepRecord& step, int most_links) {
   for (int op = 0; op + 1 < ops; ++op) {
     if (passed_on[static_cast<std::size_t>(op) + 1] != 1) continue;
     for (const int output : step.ops[static_cast<std::size_t>(op)].outputs) {
-      const StepRecord::Value& value = step.values[static_cast<std::size_t>(output)];
+      const StepTrace::Value& value = step.values[static_cast<std::size_t>(output)];
       if (last_use[static_cast<std::size_t>(output)] > op && !value.user_holds) ends.emplace_back(op, value.output);
     }
   }
@@ -54,7 +54,7 @@ class Chain::Reading {
   Reading(const Chain& chain, Rehearsed rehearsed)
       : chain_(chain), plan_(std::move(rehearsed.plan)), step_(std::move(rehearsed.step)) {
     live_.push_back(static_cast<std::int64_t>(step_.live_before));
-    for (const StepRecord::Event& event : step_.events) {
+    for (const StepTrace::Event& event : step_.events) {
       const auto bytes = static_cast<std::int64_t>(event.bytes);
       live_.push_back(live_.back() + (event.allocates ? bytes : -bytes));
     }
@@ -90,7 +90,7 @@ class Chain::Reading {
     for (std::size_t i = runs.begin; i < runs.end; ++i) sum += rates.seconds(step_.runs[i].work);
     return sum;
   }
-  const StepRecord& step() const { return step_; }
+  const StepTrace& step() const { return step_; }
 
  private:
   static std::size_t index(int link) { return static_cast<std::size_t>(link); }
@@ -101,7 +101,7 @@ class Chain::Reading {
     std::vector<std::size_t> last_backward(links);  // one more than the run
     replayed_.resize(links);
     for (std::size_t r = 0; r < step_.runs.size(); ++r) {
-      const StepRecord::Run& run = step_.runs[r];
+      const StepTrace::Run& run = step_.runs[r];
       if (run.op < 0) continue;
       const std::size_t link = index(chain_.link_of(run.op));
       if (run.kind == RunKind::Forward) ends[link] = std::max(ends[link], run.last_event);
@@ -131,7 +131,7 @@ class Chain::Reading {
 
   const Chain& chain_;
   Plan plan_;
-  StepRecord step_;
+  StepTrace step_;
   std::vector<std::int64_t> live_;  // before each event, and at the end
   std::vector<Stretch> forward_;
   std::vector<Stretch> backward_;
@@ -140,10 +140,10 @@ class Chain::Reading {
 };
 
 /// Which results each link's backward reads, and how large they are.
-std::vector<ChainLink> Chain::read_needs(const StepRecord& step) const {
+std::vector<ChainLink> Chain::read_needs(const StepTrace& step) const {
   std::vector<ChainLink> chain(last_op_.size());
   const int last = count() - 1;
-  for (const StepRecord::Value& value : step.values) {
+  for (const StepTrace::Value& value : step.values) {
     if (value.op < 0) continue;
     const int maker = link_of(value.op);
     const bool is_result = link_that_ends_in(value.op, value.output) >= 0;

@@ -21,14 +21,14 @@ class Chain {
   /// A plan and the step that followed it.
   struct Rehearsed {
     Plan plan;
-    StepRecord step;
+    StepTrace step;
   };
   /// Rehearses the plan in which the results of some links and the last one's are kept, all others are replayed with
   /// nesting 0, and what is made inside links with Plan::most_nesting.
   using Rehearse = std::function<Rehearsed(const Keeps& keeps)>;
 
   /// nullopt if fewer than three links are found. Of more than `most_links`, neighbours are joined.
-  static std::optional<Chain> find(const StepRecord& step, int most_links);
+  static std::optional<Chain> find(const StepTrace& step, int most_links);
 
   int count() const { return static_cast<int>(last_op_.size()); }
   /// The link that an op is in, and the link whose result a value is, -1 for one made inside a link.
@@ -50,7 +50,7 @@ class Chain {
     std::size_t end = 0;
   };
 
-  std::vector<ChainLink> read_needs(const StepRecord& step) const;
+  std::vector<ChainLink> read_needs(const StepTrace& step) const;
   /// Whether any link's backward reads the result of this one.
   bool is_wanted(const std::vector<ChainLink>& chain, int link) const;
   /// `readings`: with no results kept, those of links with even numbers, with odd ones, and all.

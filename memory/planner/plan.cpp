@@ -56,9 +56,9 @@ class PlannedPolicy : public Policy {
   RecipePtr normalised_ = replay_into_arena(1);
 };
 
-Plan::Plan(const StepRecord& step) {
+Plan::Plan(const StepTrace& step) {
   auto names = std::make_shared<std::vector<std::string>>();
-  for (const StepRecord::Op& op : step.ops) {
+  for (const StepTrace::Op& op : step.ops) {
     first_.push_back(entries_.size());
     entries_.resize(entries_.size() + op.outputs.size());
     names->push_back(op.name);

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include <palimpsest/autograd/policy.hpp>
-#include <palimpsest/memory/planner/step_log.hpp>
+#include <palimpsest/memory/planner/step_trace.hpp>
 
 namespace palimpsest::memory {
 
@@ -17,7 +17,7 @@ enum class Choice : std::uint8_t { Keep, Replay, ArenaOfJoins, Arena, Invert, Of
 class Plan {
  public:
   /// Keeps everything that the step in this record makes.
-  explicit Plan(const StepRecord& step);
+  explicit Plan(const StepTrace& step);
 
   Choice at(int op, int output) const { return entries_[index(op, output)].choice; }
   int nesting(int op, int output) const { return entries_[index(op, output)].nesting; }

@@ -37,15 +37,15 @@ class Meter : public Observer {
 };
 
 /// "dense1 concat (64, 304, 16, 16) 19.0 MiB, ...": the largest of what is live at the peak.
-std::string owners_of_peak(const StepRecord& step) {
+std::string owners_of_peak(const StepTrace& step) {
   std::map<std::string, std::size_t> bytes;
-  const StepRecord::Peak peak = step.peak();
+  const StepTrace::Peak peak = step.peak();
   for (const int number : step.live_after(peak.event)) {
-    const StepRecord::Allocation& allocation = step.allocations[static_cast<std::size_t>(number)];
+    const StepTrace::Allocation& allocation = step.allocations[static_cast<std::size_t>(number)];
     std::string name(to_string(allocation.tag));
     if (allocation.value >= 0) {
-      const StepRecord::Value& value = step.values[static_cast<std::size_t>(allocation.value)];
-      const StepRecord::Op* const op = value.op >= 0 ? &step.ops[static_cast<std::size_t>(value.op)] : nullptr;
+      const StepTrace::Value& value = step.values[static_cast<std::size_t>(allocation.value)];
+      const StepTrace::Op* const op = value.op >= 0 ? &step.ops[static_cast<std::size_t>(value.op)] : nullptr;
       name += concat_text(" of ", op != nullptr && !op->block.empty() ? op->block + " " : "",
                           op != nullptr ? op->name : "a leaf", " ", value.shape);
     } else if (allocation.run >= 0) {
@@ -88,8 +88,8 @@ StepForecast forecast(const Rehearsal& rehearsal, const PolicyPtr& policy, const
   return {stats.peak, stats.peak_by_tag, stats.peak_reserved, meter.work(), meter.seconds()};
 }
 
-StepRecord rehearse(const Rehearsal& rehearsal, const PolicyPtr& policy) {
-  StepLog log(Device::Meta);
+StepTrace rehearse(const Rehearsal& rehearsal, const PolicyPtr& policy) {
+  StepRecorder log(Device::Meta);
   rehearsal(policy);
   return log.take();
 }
@@ -105,7 +105,7 @@ Planner::Planner(const Rehearsal& rehearsal, const Rates& rates, bool may_offloa
     ++rehearsals_;
     return rehearse(rehearsal, policy);
   };
-  const StepRecord step = watch(store_all());
+  const StepTrace step = watch(store_all());
   Search search(
       step, rates, [&](const Plan& plan) { return try_out(plan.policy(std::string(planned_name))); },
       [&](const Plan& plan) { return watch(plan.policy(std::string(planned_name))); });

@@ -35,7 +35,7 @@ struct Candidate {
 /// Runs the step once and says what it takes.
 StepForecast forecast(const Rehearsal& rehearsal, const PolicyPtr& policy, const Rates& rates);
 /// The same with the record of everything that happened.
-StepRecord rehearse(const Rehearsal& rehearsal, const PolicyPtr& policy);
+StepTrace rehearse(const Rehearsal& rehearsal, const PolicyPtr& policy);
 
 /// The name of the policies that the planner makes.
 inline constexpr std::string_view planned_name = "budget";

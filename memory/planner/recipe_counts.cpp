@@ -6,7 +6,7 @@
 
 namespace palimpsest::memory {
 
-RecipeCounts count_recipes(const StepRecord& step) {
+RecipeCounts count_recipes(const StepTrace& step) {
   RecipeCounts counts;
   std::vector<bool> seen(step.values.size());
   std::vector<int> open;
@@ -22,13 +22,13 @@ RecipeCounts count_recipes(const StepRecord& step) {
   while (!open.empty()) {
     const int number = open.back();
     open.pop_back();
-    const StepRecord::Value& value = step.values[static_cast<std::size_t>(number)];
+    const StepTrace::Value& value = step.values[static_cast<std::size_t>(number)];
     if (value.recipe == "keep") {
       ++counts.kept;
     } else if (value.recipe == "invert") {
       ++counts.inverted;
       if (!value.exact) ++counts.inexact;
-      const StepRecord::Op& coupling = step.ops[static_cast<std::size_t>(value.solvable_from)];
+      const StepTrace::Op& coupling = step.ops[static_cast<std::size_t>(value.solvable_from)];
       reach(coupling.outputs[0]);
       for (const int input : coupling.inputs) reach(input);
     } else if (value.recipe == "fetch") {

@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <string>
 
-#include <palimpsest/memory/planner/step_log.hpp>
+#include <palimpsest/memory/planner/step_trace.hpp>
 
 namespace palimpsest::memory {
 
@@ -19,7 +19,7 @@ struct RecipeCounts {
   std::size_t offloaded = 0;
 };
 
-RecipeCounts count_recipes(const StepRecord& step);
+RecipeCounts count_recipes(const StepTrace& step);
 
 /// "412 kept, 96 replayed (12 of them nested), 30 into arenas, 0 inverted, 0 offloaded".
 std::string to_text(const RecipeCounts& counts);

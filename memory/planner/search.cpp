@@ -33,7 +33,7 @@ constexpr double any_price = std::numeric_limits<double>::infinity();
 
 }  // namespace
 
-Search::Search(const StepRecord& step, const Rates& rates, TryOut try_out, Watch watch)
+Search::Search(const StepTrace& step, const Rates& rates, TryOut try_out, Watch watch)
     : step_(step),
       rates_(rates),
       try_out_(std::move(try_out)),
@@ -44,7 +44,7 @@ Search::Search(const StepRecord& step, const Rates& rates, TryOut try_out, Watch
 
 void Search::collect_items() {
   std::vector<double> seconds(step_.ops.size());
-  for (const StepRecord::Run& run : step_.runs) {
+  for (const StepTrace::Run& run : step_.runs) {
     if (run.kind == RunKind::Forward && run.op >= 0)
       seconds[static_cast<std::size_t>(run.op)] = rates_.seconds(run.work);
   }
@@ -63,7 +63,7 @@ void Search::collect_items() {
   }
 }
 
-void Search::add_item(const StepRecord::Op& op, const StepRecord::Value& value, int number, double seconds) {
+void Search::add_item(const StepTrace::Op& op, const StepTrace::Value& value, int number, double seconds) {
   Item item{.op = number,
             .output = value.output,
             .bytes = value.bytes,
@@ -210,7 +210,7 @@ void Search::attempt_chain() {
   const auto links = chain->measure(rates_, [&](const Chain::Keeps& keeps) {
     Plan plan =
         complete(linked(*chain, [&](int link) { return link == last || keeps(link) ? ChainSchedule::kept : 0; }));
-    StepRecord step = watch_(plan);
+    StepTrace step = watch_(plan);
     return Chain::Rehearsed{std::move(plan), std::move(step)};
   });
   if (!links) return;
@@ -267,7 +267,7 @@ Search::Draft Search::offloaded(Draft draft) const {
 namespace {
 
 /// What a step's record says of how a value returns.
-Choice choice_of(const StepRecord::Value& value) {
+Choice choice_of(const StepTrace::Value& value) {
   if (value.recipe == "keep") return Choice::Keep;
   if (value.arena >= 0) return value.arena == 0 ? Choice::ArenaOfJoins : Choice::Arena;
   if (value.recipe == replay()->name()) return Choice::Replay;
@@ -276,12 +276,12 @@ Choice choice_of(const StepRecord::Value& value) {
 
 }  // namespace
 
-void Search::begin_with(const StepRecord& step) {
+void Search::begin_with(const StepTrace& step) {
   Draft draft = everything(Choice::Keep);
   for (std::size_t i = 0; i < items_.size(); ++i) {
     const auto output = static_cast<std::size_t>(items_[i].output);
     const int number = step.ops[static_cast<std::size_t>(items_[i].op)].outputs[output];
-    const StepRecord::Value& value = step.values[static_cast<std::size_t>(number)];
+    const StepTrace::Value& value = step.values[static_cast<std::size_t>(number)];
     draft.choices[i] = choice_of(value);
     draft.fixed[i] = draft.choices[i] == Choice::Keep;
   }

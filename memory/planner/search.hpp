@@ -14,13 +14,13 @@ class Search {
  public:
   /// Rehearse a plan: what it takes, and all that happens.
   using TryOut = std::function<StepForecast(const Plan& plan)>;
-  using Watch = std::function<StepRecord(const Plan& plan)>;
+  using Watch = std::function<StepTrace(const Plan& plan)>;
 
   /// `step`: the step in which everything is kept.
-  Search(const StepRecord& step, const Rates& rates, TryOut try_out, Watch watch);
+  Search(const StepTrace& step, const Rates& rates, TryOut try_out, Watch watch);
 
   /// Another plan to begin with: the recipes of this step's values.
-  void begin_with(const StepRecord& step);
+  void begin_with(const StepTrace& step);
   void run(bool may_offload);
 
  private:
@@ -50,7 +50,7 @@ class Search {
   };
 
   void collect_items();
-  void add_item(const StepRecord::Op& op, const StepRecord::Value& value, int number, double seconds);
+  void add_item(const StepTrace::Op& op, const StepTrace::Value& value, int number, double seconds);
   int item_of(int value) const { return item_of_value_[static_cast<std::size_t>(value)]; }
   Draft everything(Choice needed) const;
   /// Positions in the step, each before an op, so that about `segment_bytes` are made between two of them and few bytes
@@ -73,7 +73,7 @@ class Search {
   /// Keeps again as much as fits, dearest first.
   void relax(Draft draft, std::size_t budget);
 
-  const StepRecord& step_;
+  const StepTrace& step_;
   Rates rates_;
   TryOut try_out_;
   Watch watch_;

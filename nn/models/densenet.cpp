@@ -12,7 +12,7 @@ constexpr std::int64_t bottleneck_width = 4;  // channels of a bottleneck in gro
 
 Conv2dOptions same_size(std::int64_t kernel) { return {.kernel = kernel, .padding = ops::Padding::all(kernel / 2)}; }
 
-void check(const DenseNetSpec& spec) {
+void check(const DenseNetOptions& spec) {
   const auto require = [](bool met, const char* what) {
     if (!met) throw ValueError(concat_text("DenseNet: ", what));
   };
@@ -26,7 +26,7 @@ void check(const DenseNetSpec& spec) {
 
 }  // namespace
 
-DenseNetSpec DenseNetSpec::cifar(std::int64_t depth, std::int64_t growth_rate, bool bottleneck) {
+DenseNetOptions DenseNetOptions::cifar(std::int64_t depth, std::int64_t growth_rate, bool bottleneck) {
   const std::int64_t step = bottleneck ? 6 : 3;
   const std::int64_t layers = (depth - 4) / step;
   if (layers < 1 || layers * step + 4 != depth) {
@@ -34,7 +34,7 @@ DenseNetSpec DenseNetSpec::cifar(std::int64_t depth, std::int64_t growth_rate, b
     throw ValueError(concat_text("DenseNet", bottleneck ? "-BC" : "", " depth is ", depth,
                                  ", expected 4 plus a multiple of ", step, ", like ", below, " or ", below + step));
   }
-  DenseNetSpec spec;
+  DenseNetOptions spec;
   spec.layers = {layers, layers, layers};
   spec.growth_rate = growth_rate;
   spec.bottleneck = bottleneck;
@@ -43,8 +43,8 @@ DenseNetSpec DenseNetSpec::cifar(std::int64_t depth, std::int64_t growth_rate, b
   return spec;
 }
 
-DenseNetSpec DenseNetSpec::imagenet(std::int64_t depth, std::int64_t growth_rate) {
-  DenseNetSpec spec;
+DenseNetOptions DenseNetOptions::imagenet(std::int64_t depth, std::int64_t growth_rate) {
+  DenseNetOptions spec;
   switch (depth) {
     case 121:
       spec.layers = {6, 12, 24, 16};
@@ -71,7 +71,7 @@ DenseNetSpec DenseNetSpec::imagenet(std::int64_t depth, std::int64_t growth_rate
   return spec;
 }
 
-DenseLayer::DenseLayer(Init& init, const DenseNetSpec& spec, std::int64_t in) : dropout_(init, spec.dropout) {
+DenseLayer::DenseLayer(Init& init, const DenseNetOptions& spec, std::int64_t in) : dropout_(init, spec.dropout) {
   const std::int64_t width = spec.bottleneck ? bottleneck_width * spec.growth_rate : spec.growth_rate;
   norm1_ = std::make_unique<BatchNorm2d>(init, in);
   conv1_ = std::make_unique<Conv2d>(init, in, width, same_size(spec.bottleneck ? 1 : 3));
@@ -89,7 +89,7 @@ Tensor DenseLayer::operator()(Tensor x) {
   return conv2_ == nullptr ? y : dropout_((*conv2_)((*norm2_)(std::move(y))));
 }
 
-DenseBlock::DenseBlock(Init& init, const DenseNetSpec& spec, std::int64_t in, std::int64_t layers) {
+DenseBlock::DenseBlock(Init& init, const DenseNetOptions& spec, std::int64_t in, std::int64_t layers) {
   for (std::int64_t i = 0; i < layers; ++i) {
     layers_.push_back(std::make_unique<DenseLayer>(init, spec, in + i * spec.growth_rate));
     add_module(concat_text("layer", i + 1), *layers_.back());
@@ -110,7 +110,7 @@ Transition::Transition(Init& init, std::int64_t in, std::int64_t out, double dro
 
 Tensor Transition::forward(Tensor x) { return ops::avg_pool2d(dropout_(conv_(norm_(std::move(x)))), 2, 2); }
 
-DenseNet::DenseNet(const DenseNetSpec& spec, Init init) {
+DenseNet::DenseNet(const DenseNetOptions& spec, Init init) {
   check(spec);
   std::int64_t channels = spec.stem_channels;
   Conv2dOptions stem = same_size(spec.imagenet_stem ? 7 : 3);

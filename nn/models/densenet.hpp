@@ -10,7 +10,7 @@
 namespace palimpsest::nn {
 
 /// What a DenseNet (Huang et al. 2017) is built from.
-struct DenseNetSpec {
+struct DenseNetOptions {
   std::vector<std::int64_t> layers = {16, 16, 16};  ///< layers of each dense block
   std::int64_t growth_rate = 12;                    ///< channels that a layer adds
   bool bottleneck = true;    ///< a 1x1 convolution to 4 * growth_rate channels before each 3x3 (the B of DenseNet-BC)
@@ -24,16 +24,16 @@ struct DenseNetSpec {
   /// DenseNet-BC for CIFAR: three blocks of (depth - 4) / 6 layers, stem 2 * growth_rate, compression 0.5. Without
   /// `bottleneck` the original DenseNet: (depth - 4) / 3 layers, stem 16, no compression.
   /// Throws ValueError, naming the nearest depths that are possible, for any other depth.
-  static DenseNetSpec cifar(std::int64_t depth, std::int64_t growth_rate, bool bottleneck = true);
+  static DenseNetOptions cifar(std::int64_t depth, std::int64_t growth_rate, bool bottleneck = true);
   /// DenseNet-121, -169, -201 or -264 (growth 32), or -161 (growth 48), for 224x224 images and 1000 classes.
   /// `growth_rate` 0 means the usual one. Throws ValueError for any other depth.
-  static DenseNetSpec imagenet(std::int64_t depth, std::int64_t growth_rate = 0);
+  static DenseNetOptions imagenet(std::int64_t depth, std::int64_t growth_rate = 0);
 };
 
 /// BN-ReLU-conv1x1-BN-ReLU-conv3x3, or BN-ReLU-conv3x3 without bottleneck: the new features of a dense block's layer.
 class DenseLayer : public Module {
  public:
-  DenseLayer(Init& init, const DenseNetSpec& spec, std::int64_t in);
+  DenseLayer(Init& init, const DenseNetOptions& spec, std::int64_t in);
   /// (N, in, H, W) -> (N, growth_rate, H, W).
   Tensor operator()(Tensor x);
 
@@ -46,7 +46,7 @@ class DenseLayer : public Module {
 /// Layers that each read the features of all before them. (N, in, H, W) -> (N, in + layers * growth_rate, H, W).
 class DenseBlock : public Block<Tensor(Tensor)> {
  public:
-  DenseBlock(Init& init, const DenseNetSpec& spec, std::int64_t in, std::int64_t layers);
+  DenseBlock(Init& init, const DenseNetOptions& spec, std::int64_t in, std::int64_t layers);
 
  protected:
   Tensor forward(Tensor x) override;
@@ -72,7 +72,7 @@ class Transition : public Block<Tensor(Tensor)> {
 /// Densely connected network (Huang et al. 2017, "Densely Connected Convolutional Networks").
 class DenseNet : public Classifier {
  public:
-  DenseNet(const DenseNetSpec& spec, Init init);
+  DenseNet(const DenseNetOptions& spec, Init init);
 
  protected:
   Tensor forward(const Tensor& images) override;

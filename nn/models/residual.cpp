@@ -19,7 +19,7 @@ Conv2dOptions conv_options(std::int64_t kernel, std::int64_t stride) {
   return options;
 }
 
-const ResidualSpec& checked(const ResidualSpec& spec) {
+const ResidualOptions& checked(const ResidualOptions& spec) {
   const auto require = [](bool met, const char* what) {
     if (!met) throw ValueError(concat_text("residual network: ", what));
   };
@@ -86,14 +86,14 @@ std::int64_t cifar_units(std::int64_t depth, std::int64_t layers, std::string_vi
                                " or ", below + layers));
 }
 
-ResidualNetwork::ResidualNetwork(const ResidualSpec& spec, Init& init)
+ResidualNetwork::ResidualNetwork(const ResidualOptions& spec, Init& init)
     : conv0_(init, checked(spec).image_channels, spec.stem_channels, conv_options(3, 1)),
       norm0_(init, spec.stem_channels, norm_options) {
   add_module("conv0", conv0_);
   add_module("norm0", norm0_);
 }
 
-void ResidualNetwork::add_head(const ResidualSpec& spec, Init& init) {
+void ResidualNetwork::add_head(const ResidualOptions& spec, Init& init) {
   const std::int64_t channels = spec.stage_channels(spec.filters.size() - 1);
   norm_ = std::make_unique<BatchNorm2d>(init, channels, norm_options);
   classifier_ = std::make_unique<Linear>(init, channels, spec.classes, std::sqrt(3 / static_cast<double>(channels)));
@@ -103,7 +103,7 @@ void ResidualNetwork::add_head(const ResidualSpec& spec, Init& init) {
 
 Tensor ResidualNetwork::head(Tensor x) const { return (*classifier_)(ops::global_avg_pool((*norm_)(std::move(x)))); }
 
-UnitShape ResidualNetwork::unit_shape(const ResidualSpec& spec, std::size_t s, std::int64_t u) {
+UnitShape ResidualNetwork::unit_shape(const ResidualOptions& spec, std::size_t s, std::int64_t u) {
   const std::int64_t out = spec.stage_channels(s);
   if (u > 0) return {out, out, 1};
   return {s == 0 ? spec.stem_channels : spec.stage_channels(s - 1), out, s == 0 ? 1 : 2};

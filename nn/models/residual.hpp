@@ -10,7 +10,7 @@ namespace palimpsest::nn {
 
 /// What the residual networks for CIFAR are built from (Gomez et al. 2017, section 4; He et al. 2016): ResNet and
 /// RevNet.
-struct ResidualSpec {
+struct ResidualOptions {
   std::vector<std::int64_t> units;    ///< units of each stage
   std::vector<std::int64_t> filters;  ///< channels of each stage, before the factor 4 of a bottleneck
   std::int64_t stem_channels = 16;
@@ -72,15 +72,15 @@ std::int64_t cifar_units(std::int64_t depth, std::int64_t layers, std::string_vi
 class ResidualNetwork : public Classifier {
  protected:
   /// Throws ValueError for a spec that makes no sense.
-  ResidualNetwork(const ResidualSpec& spec, Init& init);
+  ResidualNetwork(const ResidualOptions& spec, Init& init);
   /// Registered after the stages, so that the order of parameters is that of the computation.
-  void add_head(const ResidualSpec& spec, Init& init);
+  void add_head(const ResidualOptions& spec, Init& init);
 
   Tensor stem(const Tensor& images) const { return norm0_(conv0_(images)); }
   Tensor head(Tensor x) const;
 
   /// The shape change of unit `u` of stage `s`, for the whole width.
-  static UnitShape unit_shape(const ResidualSpec& spec, std::size_t s, std::int64_t u);
+  static UnitShape unit_shape(const ResidualOptions& spec, std::size_t s, std::int64_t u);
 
  private:
   Conv2d conv0_;

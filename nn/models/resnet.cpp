@@ -15,7 +15,7 @@ Tensor ResNetUnit::forward(Tensor x) {
   return ops::add(shortcut_(std::move(x)), std::move(y));
 }
 
-ResNet::ResNet(const ResidualSpec& spec, Init init) : ResidualNetwork(spec, init) {
+ResNet::ResNet(const ResidualOptions& spec, Init init) : ResidualNetwork(spec, init) {
   for (std::size_t s = 0; s < spec.units.size(); ++s) {
     for (std::int64_t u = 0; u < spec.units[s]; ++u) {
       units_.push_back(std::make_unique<ResNetUnit>(init, unit_shape(spec, s, u), spec.bottleneck, s > 0 || u > 0));
@@ -25,8 +25,8 @@ ResNet::ResNet(const ResidualSpec& spec, Init init) : ResidualNetwork(spec, init
   add_head(spec, init);
 }
 
-ResidualSpec ResNet::cifar(std::int64_t depth, bool bottleneck) {
-  ResidualSpec spec;
+ResidualOptions ResNet::cifar(std::int64_t depth, bool bottleneck) {
+  ResidualOptions spec;
   const std::int64_t units = cifar_units(depth, bottleneck ? 9 : 6, "ResNet");
   spec.units = {units, units, units};
   spec.filters = {16, 32, 64};

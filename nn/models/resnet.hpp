@@ -21,11 +21,11 @@ class ResNetUnit : public Block<Tensor(Tensor)> {
 /// Residual network for CIFAR, the one that Gomez et al. 2017 compare with.
 class ResNet : public ResidualNetwork {
  public:
-  ResNet(const ResidualSpec& spec, Init init);
+  ResNet(const ResidualOptions& spec, Init init);
 
   /// ResNet-32, -110 (basic) or -164 (bottleneck) and others of their kind: three stages of (depth - 2) / 6 units (or
   /// / 9), filters 16, 32, 64. Throws ValueError, naming depths that are possible, for any other depth.
-  static ResidualSpec cifar(std::int64_t depth, bool bottleneck = false);
+  static ResidualOptions cifar(std::int64_t depth, bool bottleneck = false);
 
  protected:
   Tensor forward(const Tensor& images) override;

@@ -45,7 +45,7 @@ Streams RevNetUnit::forward(Streams x) {
   return {std::move(y1), std::move(y2)};
 }
 
-RevNet::RevNet(const ResidualSpec& spec, Init init)
+RevNet::RevNet(const ResidualOptions& spec, Init init)
     : ResidualNetwork(spec, init), stem_channels_(spec.stem_channels), grid_(spec.grid) {
   for (std::size_t s = 0; s < spec.units.size(); ++s) {
     for (std::int64_t u = 0; u < spec.units[s]; ++u) {
@@ -57,8 +57,8 @@ RevNet::RevNet(const ResidualSpec& spec, Init init)
   add_head(spec, init);
 }
 
-ResidualSpec RevNet::cifar(std::int64_t depth, bool bottleneck) {
-  ResidualSpec spec;
+ResidualOptions RevNet::cifar(std::int64_t depth, bool bottleneck) {
+  ResidualOptions spec;
   const std::int64_t units = cifar_units(depth, bottleneck ? 18 : 12, "RevNet");
   spec.units = {units, units, units};
   spec.stem_channels = 32;

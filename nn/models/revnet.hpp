@@ -32,17 +32,17 @@ class RevNetUnit : public Block<Streams(Streams)> {
   std::optional<int> grid_;
 };
 
-/// Reversible residual network for CIFAR (Gomez et al. 2017). With a grid (ResidualSpec::grid) the streams enter every
-/// stage as multiples of 2^-grid and reversal is exact.
+/// Reversible residual network for CIFAR (Gomez et al. 2017). With a grid (ResidualOptions::grid) the streams enter
+/// every stage as multiples of 2^-grid and reversal is exact.
 class RevNet : public ResidualNetwork {
  public:
   /// Throws ValueError unless every number of channels can be halved.
-  RevNet(const ResidualSpec& spec, Init init);
+  RevNet(const ResidualOptions& spec, Init init);
 
   /// RevNet-38 (filters 32, 64, 112), -110 (32, 64, 128) or -164 (the same, bottleneck) and others of their kind: three
   /// stages of (depth - 2) / 12 units (or / 18). Throws ValueError, naming depths that are possible, for any other
   /// depth.
-  static ResidualSpec cifar(std::int64_t depth, bool bottleneck = false);
+  static ResidualOptions cifar(std::int64_t depth, bool bottleneck = false);
 
  protected:
   Tensor forward(const Tensor& images) override;

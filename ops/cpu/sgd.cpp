@@ -31,7 +31,7 @@ void step_momentum(std::int64_t count, T* __restrict parameter, const T* __restr
 
 // Elements [begin, end) of one tensor.
 template <class T>
-void step_part(const SgdTensor<T>& tensor, std::int64_t begin, std::int64_t end, const SgdSpec& spec) {
+void step_part(const SgdTensor<T>& tensor, std::int64_t begin, std::int64_t end, const SgdOptions& spec) {
   const Factors<T> by = {static_cast<T>(spec.learning_rate), static_cast<T>(spec.momentum),
                          static_cast<T>(tensor.weight_decay)};
   T* parameter = tensor.parameter + begin;
@@ -52,7 +52,7 @@ void step_part(const SgdTensor<T>& tensor, std::int64_t begin, std::int64_t end,
 
 // The tensors are split as if they lay one after the other: most are tiny, a few hold nearly everything.
 template <class T>
-void sgd_step(std::int64_t tensors, const SgdTensor<T>* list, const SgdSpec& spec) {
+void sgd_step(std::int64_t tensors, const SgdTensor<T>* list, const SgdOptions& spec) {
   std::int64_t total = 0;
   for (std::int64_t i = 0; i < tensors; ++i) total += list[i].count;
   parallel_blocks(total, larger(task_elements, divide_up(total, 64)), [&](std::int64_t begin, std::int64_t end) {
@@ -65,7 +65,7 @@ void sgd_step(std::int64_t tensors, const SgdTensor<T>* list, const SgdSpec& spe
   });
 }
 
-template void sgd_step(std::int64_t, const SgdTensor<float>*, const SgdSpec&);
-template void sgd_step(std::int64_t, const SgdTensor<double>*, const SgdSpec&);
+template void sgd_step(std::int64_t, const SgdTensor<float>*, const SgdOptions&);
+template void sgd_step(std::int64_t, const SgdTensor<double>*, const SgdOptions&);
 
 }  // namespace palimpsest::kernels::PALIMPSEST_ISA

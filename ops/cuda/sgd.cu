@@ -59,7 +59,7 @@ __global__ void sgd_kernel(const __grid_constant__ Table<T> table, bool nesterov
 }  // namespace
 
 template <class T>
-void sgd_step(std::int64_t tensors, const SgdTensor<T>* list, const SgdSpec& spec) {
+void sgd_step(std::int64_t tensors, const SgdTensor<T>* list, const SgdOptions& spec) {
   for (Index next = 0; next < tensors;) {
     Table<T> table;
     table.factors[0] = static_cast<T>(spec.learning_rate);
@@ -76,7 +76,7 @@ void sgd_step(std::int64_t tensors, const SgdTensor<T>* list, const SgdSpec& spe
   }
 }
 
-template void sgd_step(std::int64_t, const SgdTensor<float>*, const SgdSpec&);
-template void sgd_step(std::int64_t, const SgdTensor<double>*, const SgdSpec&);
+template void sgd_step(std::int64_t, const SgdTensor<float>*, const SgdOptions&);
+template void sgd_step(std::int64_t, const SgdTensor<double>*, const SgdOptions&);
 
 }  // namespace palimpsest::kernels::gpu

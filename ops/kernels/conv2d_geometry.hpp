@@ -8,7 +8,7 @@ namespace palimpsest::ops {
 
 /// What kernels know of the convolution of x that gives y.
 inline kernels::Conv2dGeometry geometry_of(const Shape& x, const Shape& weight, const Shape& y,
-                                           const Conv2dSpec& spec) {
+                                           const Conv2dOptions& spec) {
   return {.n = x.n(),
           .c_in = x.c(),
           .h_in = x.h(),

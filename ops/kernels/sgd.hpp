@@ -20,7 +20,7 @@ struct SgdTensor {
 };
 
 /// What all tensors of a step share.
-struct SgdSpec {
+struct SgdOptions {
   double learning_rate;
   double momentum;
   bool nesterov;  // needs momentum
@@ -33,6 +33,6 @@ PALIMPSEST_KERNELS(
     ///   parameter -= learning_rate * (nesterov ? g + momentum * velocity : velocity)
     /// and parameter -= learning_rate * g for a tensor without velocity. This is PyTorch's SGD with dampening 0, and
     /// Sutskever et al. 2013 with the learning rate outside the velocity.
-    template <class T> void sgd_step(std::int64_t tensors, const SgdTensor<T>* list, const SgdSpec& spec);)
+    template <class T> void sgd_step(std::int64_t tensors, const SgdTensor<T>* list, const SgdOptions& spec);)
 
 }  // namespace palimpsest::kernels

@@ -141,7 +141,7 @@ TEST_F(DeferredFailureTest, StatisticsLeftWithAFeatureAreOfTheBytesThatItHas) {
 struct Refused {
   std::string name;
   std::function<Tensor()> weight;
-  ops::Conv2dSpec spec;
+  ops::Conv2dOptions spec;
 };
 
 Tensor of_a_step_that_is_over() {
@@ -311,7 +311,7 @@ TEST_F(DeferredFailureTest, NoMemoryForAWaitingResultFailsTheStep) {
 // --- Memory ----------------------------------------------------------------------------------------------------------
 
 /// The allocator's statistics of the second of two training steps.
-MemoryStats peak_on(Device where, const nn::DenseNetSpec& spec, const PolicyPtr& policy) {
+MemoryStats peak_on(Device where, const nn::DenseNetOptions& spec, const PolicyPtr& policy) {
   nn::DenseNet model(spec, nn::Init(1, where));
   model.set_memory(policy);
   nn::Sgd sgd(model.parameters(), {});
@@ -328,7 +328,7 @@ MemoryStats peak_on(Device where, const nn::DenseNetSpec& spec, const PolicyPtr&
 
 TEST_F(DeferredFailureTest, ThePeakOnMetaIsTheMeasuredOneUnderEveryPolicy) {
   for (const bool bottleneck : {true, false}) {
-    nn::DenseNetSpec spec;
+    nn::DenseNetOptions spec;
     spec.layers = {3, 2};
     spec.growth_rate = 5;
     spec.stem_channels = 6;

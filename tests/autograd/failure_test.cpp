@@ -300,13 +300,13 @@ class Unsolvable : public Op {
   Cost cost() const override { return Cost::Cheap; }
   Needs needs() const override { return {}; }
   int solvable_input() const override { return 0; }
-  std::vector<Spec> infer(std::span<const Spec> inputs) const override { return {inputs[0]}; }
-  void forward(Forward& io) override {
+  std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override { return {inputs[0]}; }
+  void forward(ForwardContext& io) override {
     const View& x = io.input(0);
     copy_bytes(io.output().data, io.device(), x.data, x.device, static_cast<std::size_t>(x.shape.count()) * 4);
   }
   void solve(std::span<const View>, const View&, const View&) const override { throw DeviceError("injected"); }
-  void backward(Backward& io) override { io.pass_through(0); }
+  void backward(BackwardContext& io) override { io.pass_through(0); }
 };
 
 TEST_F(StepFailureTest, ADeviceErrorNamesTheOpAndItsInputsWhereverItRuns) {
@@ -349,11 +349,11 @@ class Irrevocable : public Op {
   std::string_view name() const override { return "irrevocable"; }
   Cost cost() const override { return Cost::Cheap; }
   Needs needs() const override { return {}; }
-  std::vector<Spec> infer(std::span<const Spec> inputs) const override { return {inputs[0]}; }
-  void forward(Forward& io) override {
+  std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override { return {inputs[0]}; }
+  void forward(ForwardContext& io) override {
     io.on_failure([] { throw DeviceError("the device is gone"); });
   }
-  void backward(Backward&) override {}
+  void backward(BackwardContext&) override {}
 };
 
 TEST_F(StepFailureTest, WhatCannotBeUndoneKeepsNothingElseFromBeingUndone) {

@@ -25,13 +25,13 @@ class Square : public Op {
   std::string_view name() const override { return "square"; }
   Cost cost() const override { return Cost::Cheap; }
   Needs needs() const override { return {.inputs = bits(0)}; }
-  std::vector<Spec> infer(std::span<const Spec> inputs) const override { return {inputs[0]}; }
-  void forward(Forward& io) override {
+  std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override { return {inputs[0]}; }
+  void forward(ForwardContext& io) override {
     std::vector<double> values = on_host(io.input(0));
     for (double& value : values) value *= value;
     store(values, io.output());
   }
-  void backward(Backward& io) override {
+  void backward(BackwardContext& io) override {
     std::vector<double> gradient = on_host(io.grad_output());
     const std::vector<double> x = on_host(io.input(0));
     for (std::size_t i = 0; i < x.size(); ++i) gradient[i] *= 2 * x[i];

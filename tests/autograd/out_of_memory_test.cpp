@@ -66,11 +66,11 @@ class TellingOp : public ForwardingOp {
  public:
   TellingOp(std::unique_ptr<Op> op, const Hook& hook) : ForwardingOp(std::move(op)), hook_(hook) {}
 
-  void forward(Forward& io) override {
+  void forward(ForwardContext& io) override {
     hook_();
     op().forward(io);
   }
-  void backward(Backward& io) override {
+  void backward(BackwardContext& io) override {
     hook_();
     op().backward(io);
   }
@@ -147,7 +147,7 @@ class Training {
 };
 
 Training densenet() {
-  nn::DenseNetSpec spec;
+  nn::DenseNetOptions spec;
   spec.layers = {2, 1};
   spec.growth_rate = 4;
   spec.stem_channels = 8;
@@ -157,7 +157,7 @@ Training densenet() {
 }
 
 Training revnet() {
-  nn::ResidualSpec spec;
+  nn::ResidualOptions spec;
   spec.units = {2, 1};
   spec.filters = {8, 16};
   spec.stem_channels = 8;

@@ -118,8 +118,8 @@ TEST_F(RecomputeTest, RandomGraphsHaveFusedConvolutionsWithReusedFeatures) {
 
 // --- State is committed once -----------------------------------------------------------------------------------------
 
-nn::DenseNetSpec small_densenet() {
-  nn::DenseNetSpec spec;
+nn::DenseNetOptions small_densenet() {
+  nn::DenseNetOptions spec;
   spec.layers = {2, 3};
   spec.growth_rate = 4;
   spec.stem_channels = 8;
@@ -127,8 +127,8 @@ nn::DenseNetSpec small_densenet() {
   return spec;
 }
 
-nn::ResidualSpec small_revnet(std::optional<int> grid) {
-  nn::ResidualSpec spec;
+nn::ResidualOptions small_revnet(std::optional<int> grid) {
+  nn::ResidualOptions spec;
   spec.units = {3, 2};
   spec.filters = {8, 16};
   spec.stem_channels = 8;
@@ -144,8 +144,8 @@ struct Trained {
 };
 
 /// Three steps of SGD.
-template <class Model, class Spec>
-Trained train(const Spec& spec, const PolicyPtr& policy) {
+template <class Model, class TensorSpec>
+Trained train(const TensorSpec& spec, const PolicyPtr& policy) {
   nn::Init init(5, device());
   Model model(spec, init);
   model.set_memory(policy);
@@ -193,8 +193,8 @@ TEST_F(RecomputeTest, UserCodeRunsOnceAndAnOpTwice) {
 
 // --- What replaying costs --------------------------------------------------------------------------------------------
 
-template <class Model, class Spec>
-std::size_t heavy_replays(const Spec& spec, const PolicyPtr& policy) {
+template <class Model, class TensorSpec>
+std::size_t heavy_replays(const TensorSpec& spec, const PolicyPtr& policy) {
   Model model(spec, nn::Init(5, device()));
   model.set_memory(policy);
   const Tensor images = random_tensor({2, 3, 8, 8}, 9);

@@ -40,9 +40,9 @@ class Compare : public Op {
   std::string_view name() const override { return "compare"; }
   Cost cost() const override { return Cost::Cheap; }
   Needs needs() const override { return {.outputs = bits(0)}; }
-  std::vector<Spec> infer(std::span<const Spec> inputs) const override { return {inputs[0]}; }
+  std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override { return {inputs[0]}; }
 
-  void forward(Forward& io) override {
+  void forward(ForwardContext& io) override {
     const View& from = io.input(0);
     std::vector<std::uint32_t> x(static_cast<std::size_t>(from.shape.count()));
     const std::size_t bytes = x.size() * sizeof x[0];
@@ -55,7 +55,7 @@ class Compare : public Op {
     seen_.elements += x.size();
     for (std::size_t i = 0; i < x.size(); ++i) seen_.same += x[i] == first_[i] ? 1 : 0;
   }
-  void backward(Backward& io) override { io.pass_through(0); }
+  void backward(BackwardContext& io) override { io.pass_through(0); }
 
  private:
   Seen& seen_;
@@ -195,7 +195,7 @@ TEST_F(ReversalTest, AGridThatTheTypeDoesNotHoldIsRefused) {
 }
 
 TEST_F(ReversalTest, AStreamThatLeavesTheRangeFailsTheStepAndLeavesTheWeightsAlone) {
-  nn::ResidualSpec spec;
+  nn::ResidualOptions spec;
   spec.units = {2};
   spec.filters = {8};
   spec.stem_channels = 8;
@@ -225,7 +225,7 @@ TEST_F(ReversalTest, AStreamThatLeavesTheRangeFailsTheStepAndLeavesTheWeightsAlo
 // --- A policy asked for in vain --------------------------------------------------------------------------------------
 
 TEST_F(ReversalTest, APolicyThatFindsNothingToActOnNamesThoseThatDo) {
-  nn::DenseNetSpec spec;
+  nn::DenseNetOptions spec;
   spec.layers = {2};
   spec.growth_rate = 4;
   nn::DenseNet model(spec, nn::Init(1, device()));

@@ -60,10 +60,10 @@ class Voiceless : public Op {
  public:
   std::string_view name() const override { return "voiceless"; }
   Cost cost() const override { return Cost::Free; }
-  std::vector<Spec> infer(std::span<const Spec>) const override { return {}; }
-  void forward(Forward&) override {}
+  std::vector<TensorSpec> infer(std::span<const TensorSpec>) const override { return {}; }
+  void forward(ForwardContext&) override {}
   Needs needs() const override { return {}; }
-  void backward(Backward&) override {}
+  void backward(BackwardContext&) override {}
 };
 
 TEST(UserOpTest, AnOpWithoutOutputsIsRefused) {

@@ -191,7 +191,7 @@ TEST_F(StaleReadTest, AHeldTenantThatBecomesAStreamIsNotLost) {
 }
 
 TEST_F(StaleReadTest, PoliciesChangedBetweenForwardAndBackwardActFromTheNextForward) {
-  nn::DenseNetSpec spec;
+  nn::DenseNetOptions spec;
   spec.layers = {2};
   spec.growth_rate = 4;
   nn::DenseNet model(spec, nn::Init(1, device()));

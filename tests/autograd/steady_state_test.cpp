@@ -19,7 +19,7 @@ namespace {
 using SteadyStateTest = TapeTest;
 
 TEST_F(SteadyStateTest, StepsAfterTheFirstMakeNoSystemCall) {
-  nn::DenseNetSpec spec;
+  nn::DenseNetOptions spec;
   spec.layers = {3, 3};
   spec.growth_rate = 8;
   for (const PolicyPtr& policy :

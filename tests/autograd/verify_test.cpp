@@ -47,8 +47,8 @@ class Fickle : public Op {
   std::string_view name() const override { return "fickle_sum"; }
   Cost cost() const override { return Cost::Cheap; }
   Needs needs() const override { return {}; }
-  std::vector<Spec> infer(std::span<const Spec> inputs) const override { return {inputs[0]}; }
-  void forward(Forward& io) override {
+  std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override { return {inputs[0]}; }
+  void forward(ForwardContext& io) override {
     const Floats x = floats_of(io.input(0));
     const bool descending = io.phase() == Phase::Replay && fickle_;
     Floats sums(x.size());
@@ -57,7 +57,7 @@ class Fickle : public Op {
     for (std::size_t i = 0; i < x.size(); ++i) sums[i] = sum * x[i];
     write(io.output(), sums);
   }
-  void backward(Backward& io) override { io.pass_through(0); }
+  void backward(BackwardContext& io) override { io.pass_through(0); }
 
  private:
   const bool& fickle_;
@@ -138,7 +138,7 @@ std::string caught(std::string_view op, const std::function<Replay(Net&)>& make_
 
 TEST_F(VerifyTest, AFlippedBitIsCaught) {
   const std::string message = caught("conv2d", [](Net&) {
-    return [](Op& op, Forward& io) {
+    return [](Op& op, ForwardContext& io) {
       op.forward(io);
       flip_bit(io.output(), 1234);
     };
@@ -152,10 +152,10 @@ TEST_F(VerifyTest, AFlippedBitIsCaught) {
 
 TEST_F(VerifyTest, ADropoutThatSkipsCountersIsCaught) {
   const std::string message = caught("dropout", [](Net& net) {
-    return [&net](Op& op, Forward& io) {
+    return [&net](Op& op, ForwardContext& io) {
       // It draws its mask anew, from other counters, and covers it up.
       const std::uint64_t offset = net.generator().offset;
-      Forward first(io.inputs(), io.outputs(), Phase::First, io.device(), nullptr);
+      ForwardContext first(io.inputs(), io.outputs(), Phase::First, io.device(), nullptr);
       op.forward(first);
       net.generator().offset = offset;
     };
@@ -166,7 +166,7 @@ TEST_F(VerifyTest, ADropoutThatSkipsCountersIsCaught) {
 
 TEST_F(VerifyTest, ADropoutThatAdvancesItsCounterAgainIsCaught) {
   const std::string message = caught("dropout", [](Net& net) {
-    return [&net](Op& op, Forward& io) {
+    return [&net](Op& op, ForwardContext& io) {
       op.forward(io);
       const std::uint64_t before = net.generator().reserve(1);
       io.on_failure([&net, before] { net.generator().offset = before; });
@@ -178,7 +178,7 @@ TEST_F(VerifyTest, ADropoutThatAdvancesItsCounterAgainIsCaught) {
 
 TEST_F(VerifyTest, StatisticsThatAreCommittedTwiceAreCaught) {
   const std::string message = caught("batch_norm", [](Net&) {
-    return [](Op& op, Forward& io) {
+    return [](Op& op, ForwardContext& io) {
       op.begin(io);  // the very bits come back, but the running statistics have moved once more
       op.forward(io);
     };
@@ -189,7 +189,7 @@ TEST_F(VerifyTest, StatisticsThatAreCommittedTwiceAreCaught) {
 
 TEST_F(VerifyTest, ANormalisationWithOtherStatisticsIsCaught) {
   const std::string message = caught("batch_norm", [](Net& net) {
-    return [&net](Op&, Forward& io) {
+    return [&net](Op&, ForwardContext& io) {
       ops::BatchNorm with_running_statistics(net.running(), {.training = false});
       with_running_statistics.begin(io);
       with_running_statistics.forward(io);
@@ -210,7 +210,7 @@ TEST_F(VerifyTest, OfSeveralFaultsTheFirstIsNamed) {
   const Tensor loss = net.forward();
   for (const Node& node : loss.handle()->tape->nodes()) {
     if (node.block == nullptr || node.op->name() == "conv2d") continue;
-    disturb(node, [](Op& op, Forward& io) {
+    disturb(node, [](Op& op, ForwardContext& io) {
       op.forward(io);
       flip_bit(io.output(), 3);
     });
@@ -270,7 +270,7 @@ TEST_F(VerifyTest, AFaultThatPassesMayBeRetried) {
   const Tensor loss = ops::conv2d(y[1], random_parameter({1, 2, 4, 4}, 3));
   ASSERT_FALSE(y[0].value().present());  // evicted by the second from the arena that they share
   int faults = 1;
-  disturb(*y[0].value().producer(), [&](Op& op, Forward& io) {
+  disturb(*y[0].value().producer(), [&](Op& op, ForwardContext& io) {
     op.forward(io);
     if (faults-- > 0) flip_bit(io.output(), 0);
   });
@@ -316,7 +316,7 @@ TEST_F(VerifyTest, ABranchIsComparedWhereItsStreamCannotBe) {
     const Tensor loss = coupled(grid, x, weight);
     for (const Node& node : loss.handle()->tape->nodes()) {
       if (node.op->name() != "relu") continue;
-      disturb(node, [](Op& op, Forward& io) {
+      disturb(node, [](Op& op, ForwardContext& io) {
         op.forward(io);
         flip_bit(io.output(), 20);
       });
@@ -338,7 +338,7 @@ int steps_until_found(const Shape& shape, std::size_t bit, int first) {
   const auto step = [&](bool wrong) {
     const Tensor y = forward();
     if (wrong) {
-      disturb(y.handle()->tape->nodes()[0], [bit](Op& op, Forward& io) {
+      disturb(y.handle()->tape->nodes()[0], [bit](Op& op, ForwardContext& io) {
         op.forward(io);
         flip_bit(io.output(), bit);
       });
@@ -380,7 +380,7 @@ TEST_F(VerifyTest, WhatIsWrongAllOverALargeTensorIsFoundAtOnce) {
   for (int i = 0; i < 3; ++i) {
     const Tensor y = in_block(memory::checkpoint(), random_parameter(shape, 1),
                               [](Tensor z) { return ops::relu(ops::relu(std::move(z))); });
-    disturb(y.handle()->tape->nodes()[0], [](Op& op, Forward& io) {
+    disturb(y.handle()->tape->nodes()[0], [](Op& op, ForwardContext& io) {
       op.forward(io);
       Floats values = floats_of(io.output());
       for (float& value : values) value += 1;

@@ -127,7 +127,7 @@ TEST_F(CudaTest, TheMaskOfDropoutIsTheCpus) {
 
 /// Parameters and velocities after three steps over tensors of these sizes, one behind the other.
 template <class T>
-std::vector<T> after_steps(Device where, const std::vector<std::int64_t>& sizes, const ops::SgdStepSpec& spec) {
+std::vector<T> after_steps(Device where, const std::vector<std::int64_t>& sizes, const ops::SgdStepOptions& spec) {
   Random random(17);
   const auto draw = [&](std::int64_t size) {
     return Tensor::from_vector({size}, converted<T>(uniform(size, random)), where);
@@ -154,7 +154,7 @@ std::vector<T> after_steps(Device where, const std::vector<std::int64_t>& sizes,
 }
 
 template <class T>
-void expect_same_steps(const std::vector<std::int64_t>& sizes, const ops::SgdStepSpec& spec, double tolerance) {
+void expect_same_steps(const std::vector<std::int64_t>& sizes, const ops::SgdStepOptions& spec, double tolerance) {
   const std::vector<T> expected = after_steps<T>(Device::Cpu, sizes, spec);
   expect_close(after_steps<T>(Device::Cuda, sizes, spec), std::vector<double>(expected.begin(), expected.end()),
                tolerance);
@@ -162,8 +162,8 @@ void expect_same_steps(const std::vector<std::int64_t>& sizes, const ops::SgdSte
 
 TEST_F(CudaTest, SgdAgreesWithTheCpu) {
   const std::vector<std::int64_t> sizes = {1, 7, 255, 256, 257, 8191, 8192, 8193, 20001};
-  for (const ops::SgdStepSpec& spec :
-       {ops::SgdStepSpec{0.1, 0, false}, ops::SgdStepSpec{0.1, 0.9, false}, ops::SgdStepSpec{0.1, 0.9, true}}) {
+  for (const ops::SgdStepOptions& spec : {ops::SgdStepOptions{0.1, 0, false}, ops::SgdStepOptions{0.1, 0.9, false},
+                                          ops::SgdStepOptions{0.1, 0.9, true}}) {
     expect_same_steps<float>(sizes, spec, 1e-6);
     expect_same_steps<double>(sizes, spec, 1e-14);
   }

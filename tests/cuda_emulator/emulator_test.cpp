@@ -90,7 +90,7 @@ TEST(EmulatorTest, WhatIsCachedIsGivenBackBeforeAnAllocationFails) {
 }
 
 TEST(EmulatorTest, AStepThatTheCardCannotHoldLeavesTheModelAloneAndAThriftierOneGoesOn) {
-  nn::DenseNetSpec spec;
+  nn::DenseNetOptions spec;
   spec.layers = {24};
   spec.growth_rate = 4;
   spec.stem_channels = 96;  // much to concatenate and to normalise, little to multiply
@@ -148,9 +148,9 @@ class TooWide : public Op {
   std::string_view name() const override { return "too_wide"; }
   Cost cost() const override { return Cost::Cheap; }
   Needs needs() const override { return {}; }
-  std::vector<Spec> infer(std::span<const Spec> inputs) const override { return {inputs[0]}; }
-  void forward(Forward&) override { PALIMPSEST_LAUNCH(one_block(1025), barrier_for_some, 0); }
-  void backward(Backward&) override {}
+  std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override { return {inputs[0]}; }
+  void forward(ForwardContext&) override { PALIMPSEST_LAUNCH(one_block(1025), barrier_for_some, 0); }
+  void backward(BackwardContext&) override {}
 };
 
 TEST(EmulatorTest, ALaunchThatFailsNamesTheOpItsInputsTheKernelAndItsGeometry) {

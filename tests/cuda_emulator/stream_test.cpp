@@ -52,7 +52,7 @@ TEST_P(EmulatorStreams, WorkIsDoneWhenSomebodyWaitsForItAtTheLatest) {
 }
 
 /// The sum of what a feed serves in some epochs, cut short after `limit` batches each; the host asks only at the end.
-std::vector<float> served(const datasets::ImageSet& images, const datasets::LoaderSpec& spec, Device device,
+std::vector<float> served(const datasets::ImageSet& images, const datasets::LoaderOptions& spec, Device device,
                           int limit) {
   datasets::Feed feed(images, spec, device);
   const std::size_t floats = static_cast<std::size_t>(feed.shape().count());
@@ -82,7 +82,7 @@ TEST_P(EmulatorStreams, AFeedOrdersItsCopiesWithoutTheHostsHelp) {
   const datasets::ImageSet images = datasets::synthetic({.count = 41, .channels = 3, .height = 5, .width = 7});
   for (const int workers : {0, 1, 3}) {
     for (const int limit : {1, 2, 4, 100}) {
-      datasets::LoaderSpec spec;
+      datasets::LoaderOptions spec;
       spec.batch_size = 6;
       spec.workers = workers;
       spec.pad_to = 8;

@@ -64,7 +64,7 @@ Served serve(Feed& feed, Device device, std::int64_t epoch, std::int64_t first_b
 }
 
 /// The same from a loader, without a feed.
-Served expected(const ImageSet& images, const LoaderSpec& spec, std::int64_t epoch) {
+Served expected(const ImageSet& images, const LoaderOptions& spec, std::int64_t epoch) {
   Loader loader(images, spec);
   loader.start_epoch(epoch);
   Served served;
@@ -79,8 +79,8 @@ ImageSet small_set(std::int64_t channels = 3) {
   return synthetic({.count = 53, .channels = channels, .height = 5, .width = 7, .classes = 4});
 }
 
-LoaderSpec small_spec() {
-  LoaderSpec spec;
+LoaderOptions small_spec() {
+  LoaderOptions spec;
   spec.batch_size = 10;
   spec.seed = 7;
   spec.pad_to = 8;
@@ -99,12 +99,12 @@ class FeedTest : public testing::TestWithParam<Device> {
 };
 
 TEST_P(FeedTest, MakesTheBitsThatTheLoaderMakes) {
-  const std::vector<std::function<void(LoaderSpec&)>> augmentations = {
-      [](LoaderSpec& spec) { spec.augmentation = {}; },
-      [](LoaderSpec& spec) { spec.augmentation = {.flip = true}; },
-      [](LoaderSpec& spec) { spec.augmentation = {.pad = 2}; },
-      [](LoaderSpec& spec) { spec.augmentation = {.flip = true, .pad = 4}; },
-      [](LoaderSpec& spec) { spec.augmentation = {.flip = true, .pad = 40}; },  // mostly nothing of the image
+  const std::vector<std::function<void(LoaderOptions&)>> augmentations = {
+      [](LoaderOptions& spec) { spec.augmentation = {}; },
+      [](LoaderOptions& spec) { spec.augmentation = {.flip = true}; },
+      [](LoaderOptions& spec) { spec.augmentation = {.pad = 2}; },
+      [](LoaderOptions& spec) { spec.augmentation = {.flip = true, .pad = 4}; },
+      [](LoaderOptions& spec) { spec.augmentation = {.flip = true, .pad = 40}; },  // mostly nothing of the image
   };
   for (const std::int64_t channels : {1, 3}) {
     const ImageSet images = small_set(channels);
@@ -114,7 +114,7 @@ TEST_P(FeedTest, MakesTheBitsThatTheLoaderMakes) {
          {Normalisation{}, measure_channels(images), measure_mean_image(images), both}) {
       for (const std::int64_t pad_to : {0, 7, 8, 13}) {
         for (std::size_t i = 0; i < augmentations.size(); ++i) {
-          LoaderSpec spec = small_spec();
+          LoaderOptions spec = small_spec();
           spec.normalisation = normalisation;
           spec.pad_to = pad_to;
           augmentations[i](spec);
@@ -131,7 +131,7 @@ TEST_P(FeedTest, ServesTheLoadersOrderForAnyWorkersAndBatchSize) {
   const ImageSet images = small_set();
   for (const std::int64_t batch_size : {1, 10, 26, 53, 100}) {
     for (const int workers : {0, 1, 3}) {
-      LoaderSpec spec = small_spec();
+      LoaderOptions spec = small_spec();
       spec.batch_size = batch_size;
       spec.workers = workers;
       Feed feed(images, spec, GetParam());
@@ -198,7 +198,7 @@ TEST_P(FeedTest, RefusesWhatMakesNoSense) {
   ASSERT_TRUE(take(feed, GetParam()));
   EXPECT_THROW(feed.start_epoch(-1), ValueError);
   EXPECT_EQ(take(feed, GetParam())->batch.index, 1);  // the refusal has changed nothing
-  LoaderSpec spec = small_spec();
+  LoaderOptions spec = small_spec();
   spec.batch_size = 0;
   EXPECT_THROW(Feed(images, spec, GetParam()), ValueError);
 }
@@ -226,7 +226,7 @@ TEST(CudaFeed, MemoryOnTheCardIsKnownBefore) {
   const auto live = [](Device device) { return allocator(device).stats().live; };
   const ImageSet images = small_set();
   for (const Normalisation& normalisation : {Normalisation{}, measure_mean_image(images)}) {
-    LoaderSpec spec = small_spec();
+    LoaderOptions spec = small_spec();
     spec.normalisation = normalisation;
     const std::size_t on_cuda = live(Device::Cuda);
     const std::size_t on_meta = live(Device::Meta);
@@ -240,7 +240,7 @@ TEST(CudaFeed, MemoryOnTheCardIsKnownBefore) {
 
 TEST(Feed, SaysThatACustomAugmentationCannotRunOnCuda) {
   const ImageSet images = small_set();
-  LoaderSpec spec = small_spec();
+  LoaderOptions spec = small_spec();
   spec.augmentation.custom = [](std::span<float>, Random&) {};
   try {
     Feed(images, spec, Device::Cuda);
@@ -265,7 +265,7 @@ TEST(Feed, OnMetaWritesNothing) {
 TEST(Loader, RawBatchesHoldWhatTheImagesAreMadeOf) {
   const ImageSet images = small_set();
   for (const int workers : {0, 2}) {
-    LoaderSpec spec = small_spec();
+    LoaderOptions spec = small_spec();
     spec.workers = workers;
     spec.raw = true;
     Loader loader(images, spec);

@@ -48,15 +48,15 @@ Served serve(Loader& loader, std::int64_t epoch, std::int64_t first_batch = 0) {
   return served;
 }
 
-Served serve(const ImageSet& images, const LoaderSpec& spec, std::int64_t epoch) {
+Served serve(const ImageSet& images, const LoaderOptions& spec, std::int64_t epoch) {
   Loader loader(images, spec);
   return serve(loader, epoch);
 }
 
 ImageSet small_set() { return synthetic({.count = 103, .channels = 3, .height = 5, .width = 7, .classes = 4}); }
 
-LoaderSpec small_spec(int workers = 0) {
-  LoaderSpec spec;
+LoaderOptions small_spec(int workers = 0) {
+  LoaderOptions spec;
   spec.batch_size = 10;
   spec.seed = 7;
   spec.normalisation = default_normalisation("synthetic");
@@ -80,7 +80,7 @@ TEST(Loader, ServesEachImageOncePerEpoch) {
 
 TEST(Loader, KeepsTheSetsOrderAndDropsTheLastBatchIfAsked) {
   const ImageSet images = small_set();
-  LoaderSpec spec = small_spec(1);
+  LoaderOptions spec = small_spec(1);
   spec.shuffle = false;
   spec.drop_last = true;
   Loader loader(images, spec);
@@ -99,11 +99,11 @@ TEST(Loader, ServesTheSameBitsForAnyWorkersAndBatchSize) {
   for (const std::int64_t epoch : {0, 1, 299}) {
     const Served expected = serve(images, small_spec(), epoch);
     for (const auto& [workers, ahead] : {std::pair{1, 1}, {1, 4}, {3, 1}, {3, 2}, {3, 50}}) {
-      LoaderSpec spec = small_spec(workers);
+      LoaderOptions spec = small_spec(workers);
       spec.ahead = ahead;
       EXPECT_TRUE(serve(images, spec, epoch) == expected) << workers << " workers, " << ahead << " ahead";
     }
-    LoaderSpec spec = small_spec(2);
+    LoaderOptions spec = small_spec(2);
     spec.batch_size = 17;
     EXPECT_EQ(serve(images, spec, epoch).images, expected.images);
   }
@@ -116,7 +116,7 @@ TEST(Loader, DiffersByEpochAndSeedOnly) {
   const Served second = serve(loader, 1);
   EXPECT_NE(first.indices, second.indices);
   EXPECT_TRUE(serve(loader, 0) == first);
-  LoaderSpec spec = small_spec();
+  LoaderOptions spec = small_spec();
   spec.seed = 8;
   EXPECT_NE(serve(images, spec, 0).indices, first.indices);
   spec = small_spec();
@@ -125,7 +125,7 @@ TEST(Loader, DiffersByEpochAndSeedOnly) {
 }
 
 /// What the first image must become, normalised, padded to size, flipped, padded and cropped at (top, left).
-std::vector<float> placed(const ImageSet& images, const LoaderSpec& spec, bool flip, std::int64_t top,
+std::vector<float> placed(const ImageSet& images, const LoaderOptions& spec, bool flip, std::int64_t top,
                           std::int64_t left) {
   const auto& [mean, deviation, mean_image] = spec.normalisation;
   const std::int64_t size = spec.pad_to;
@@ -146,7 +146,7 @@ std::vector<float> placed(const ImageSet& images, const LoaderSpec& spec, bool f
 }
 
 /// Serves the first image `count` times and returns how often it came out in each of the ways that it may.
-std::map<std::vector<float>, int> count_placements(ImageSet images, std::int64_t count, const LoaderSpec& spec) {
+std::map<std::vector<float>, int> count_placements(ImageSet images, std::int64_t count, const LoaderOptions& spec) {
   std::map<std::vector<float>, int> counts;
   for (const bool flip : {false, true}) {
     for (std::int64_t top = 0; top <= 2 * spec.augmentation.pad; ++top) {
@@ -174,7 +174,7 @@ TEST(Loader, FlipsAndCropsZeroPaddedNormalisedImages) {
 
 TEST(Loader, TakesGreyImagesAndMeanImages) {
   const ImageSet images = synthetic({.count = 60, .channels = 1, .height = 6, .width = 5, .classes = 3});
-  LoaderSpec spec = small_spec();
+  LoaderOptions spec = small_spec();
   spec.pad_to = 6;
   spec.augmentation.pad = 1;
   spec.normalisation = {{3.0F}, {50.0F}, measure_mean_image(images).mean_image};
@@ -189,7 +189,7 @@ TEST(Loader, TakesGreyImagesAndMeanImages) {
 
 TEST(Loader, LeavesPixelsAloneByDefault) {
   const ImageSet images = small_set();
-  LoaderSpec spec;
+  LoaderOptions spec;
   spec.shuffle = false;
   EXPECT_EQ(serve(images, spec, 0).images[3 * 7 * 4 + 3 * 2 + 1], images.pixels[5 * 7 + 7 * 4 + 2]);  // (1, 4, 2)
 }
@@ -227,7 +227,7 @@ TEST(Loader, BringsAWorkersExceptionToItsBatch) {
   ImageSet images = small_set();
   std::fill_n(images.pixels.begin() + 42 * images.image_size(), images.image_size(), std::uint8_t{0});
   for (const int workers : {0, 1, 3}) {
-    LoaderSpec spec = small_spec(workers);
+    LoaderOptions spec = small_spec(workers);
     spec.shuffle = false;
     spec.normalisation = {};
     spec.augmentation = {};
@@ -269,19 +269,19 @@ TEST(Loader, TakesItsMemoryOnce) {
 TEST(Loader, RefusesWhatMakesNoSense) {
   const ImageSet images = small_set();
   const auto refused = [&](auto change) {
-    LoaderSpec spec = small_spec();
+    LoaderOptions spec = small_spec();
     change(spec);
     EXPECT_THROW(Loader(images, spec), ValueError);
   };
-  refused([](LoaderSpec& spec) { spec.batch_size = 0; });
-  refused([](LoaderSpec& spec) { spec.workers = -1; });
-  refused([](LoaderSpec& spec) { spec.ahead = 0; });
-  refused([](LoaderSpec& spec) { spec.pad_to = 6; });
-  refused([](LoaderSpec& spec) { spec.augmentation.pad = -1; });
-  refused([](LoaderSpec& spec) { spec.normalisation.mean = {1.0F}; });
-  refused([](LoaderSpec& spec) { spec.normalisation.deviation = {1.0F, 0.0F, 1.0F}; });
-  refused([](LoaderSpec& spec) { spec.normalisation.mean_image = {1.0F}; });
-  refused([](LoaderSpec& spec) { spec.batch_size = 104, spec.drop_last = true; });
+  refused([](LoaderOptions& spec) { spec.batch_size = 0; });
+  refused([](LoaderOptions& spec) { spec.workers = -1; });
+  refused([](LoaderOptions& spec) { spec.ahead = 0; });
+  refused([](LoaderOptions& spec) { spec.pad_to = 6; });
+  refused([](LoaderOptions& spec) { spec.augmentation.pad = -1; });
+  refused([](LoaderOptions& spec) { spec.normalisation.mean = {1.0F}; });
+  refused([](LoaderOptions& spec) { spec.normalisation.deviation = {1.0F, 0.0F, 1.0F}; });
+  refused([](LoaderOptions& spec) { spec.normalisation.mean_image = {1.0F}; });
+  refused([](LoaderOptions& spec) { spec.batch_size = 104, spec.drop_last = true; });
   Loader loader(images, small_spec());
   EXPECT_THROW(loader.next(), StateError);
   EXPECT_THROW(loader.start_epoch(-1), ValueError);

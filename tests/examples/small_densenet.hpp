@@ -12,7 +12,7 @@ namespace palimpsest::harness {
 /// Makes a DenseNet-BC of growth 4 for a data set.
 inline MakeModel small_densenet(std::int64_t depth) {
   return [depth](const DataFacts& data, nn::Init init) {
-    nn::DenseNetSpec spec = nn::DenseNetSpec::cifar(depth, 4);
+    nn::DenseNetOptions spec = nn::DenseNetOptions::cifar(depth, 4);
     spec.image_channels = data.channels;
     return std::make_unique<nn::DenseNet>(spec, std::move(init));
   };

@@ -35,14 +35,14 @@ constexpr std::int64_t batch_size = 2;
 
 MakeModel small_revnet() {
   return [](const DataFacts& data, nn::Init init) {
-    nn::ResidualSpec spec = nn::RevNet::cifar(14);
+    nn::ResidualOptions spec = nn::RevNet::cifar(14);
     spec.image_channels = data.channels;
     return std::make_unique<nn::RevNet>(spec, std::move(init));
   };
 }
 
 struct Recorded {
-  memory::StepRecord record;
+  memory::StepTrace record;
   MemoryStats stats;  ///< the allocator's own, of that step
 };
 
@@ -56,7 +56,7 @@ Recorded record_step(const std::string& policy) {
   Recorded recorded;
   for (int step = 0; step < 2; ++step) {
     allocator(Device::Cpu).reset_peak();
-    memory::StepLog log(Device::Cpu);
+    memory::StepRecorder log(Device::Cpu);
     train_step(*model, sgd,
                {Tensor::zeros({batch_size, 3, 32, 32}, Dtype::Float32, Device::Cpu, Tag::Data),
                 Tensor::zeros({batch_size}, Dtype::Int32, Device::Cpu, Tag::Data)});
@@ -250,7 +250,7 @@ TEST_P(PicturesUnder, DurationsOfTheTraceNestAndItsCountersPeak) {
 }
 
 TEST(Pictures, AreWholeForAnEmptyRecord) {
-  const memory::StepRecord nothing;
+  const memory::StepTrace nothing;
   EXPECT_NE(memory_report_html(MemoryReport(), nothing).find("</html>"), std::string::npos);
   EXPECT_EQ(Json::parse(memory_snapshot(nothing))["segments"].size(), 0U);
   EXPECT_FALSE(Json::parse(op_trace(nothing, ""))["traceEvents"].empty());
@@ -276,7 +276,7 @@ TEST(PolicyForecasts, AreThoseOfDryRuns) {
   Options options;
   options.data = "synthetic";
   options.batch_size = batch_size;
-  const memory::StepRecord measured = record_step("store-all").record;
+  const memory::StepTrace measured = record_step("store-all").record;
   const std::vector<PolicyForecast> forecasts = forecasts_of(small_revnet(), options, Device::Cpu);
   ASSERT_EQ(forecasts.size(), memory::names().size());
   for (const PolicyForecast& each : forecasts) {
@@ -319,7 +319,8 @@ TEST(PolicyForecasts, TellTheTimeOfThePlan) {
 /// Counts what is run of it.
 class CountingRevNet : public nn::RevNet {
  public:
-  CountingRevNet(const nn::ResidualSpec& spec, nn::Init init, int& runs) : RevNet(spec, std::move(init)), runs_(runs) {}
+  CountingRevNet(const nn::ResidualOptions& spec, nn::Init init, int& runs)
+      : RevNet(spec, std::move(init)), runs_(runs) {}
 
  protected:
   Tensor forward(const Tensor& images) override {
@@ -361,7 +362,7 @@ TEST(PolicyForecasts, OfABudgetAreNotPlannedAgain) {
 
 TEST(PolicyForecasts, LeaveOutAPolicyWithoutWork) {
   const MakeModel densenet = [](const DataFacts& data, nn::Init init) {
-    nn::DenseNetSpec spec = nn::DenseNetSpec::cifar(10, 4);
+    nn::DenseNetOptions spec = nn::DenseNetOptions::cifar(10, 4);
     spec.image_channels = data.channels;
     return std::make_unique<nn::DenseNet>(spec, std::move(init));
   };
@@ -389,7 +390,7 @@ TEST(StepToRecord, IsTheFirstSteadyOneWithAWholeBatch) {
 TEST(StepPictures, WriteWhatIsAskedForAndNothingElse) {
   const fs::path folder = fs::temp_directory_path() / ("palimpsest_pictures_" + std::to_string(getpid()));
   fs::create_directories(folder);
-  const memory::StepRecord record = record_step("shared").record;
+  const memory::StepTrace record = record_step("shared").record;
   int asked = 0;
   const auto count = [&] {
     ++asked;

@@ -111,10 +111,10 @@ class MadeUpDevice {
    public:
     std::string_view name() const override { return "nothing"; }
     Cost cost() const override { return Cost::Free; }
-    std::vector<Spec> infer(std::span<const Spec>) const override { return {}; }
-    void forward(Forward&) override {}
+    std::vector<TensorSpec> infer(std::span<const TensorSpec>) const override { return {}; }
+    void forward(ForwardContext&) override {}
     Needs needs() const override { return {}; }
-    void backward(Backward&) override {}
+    void backward(BackwardContext&) override {}
   };
 
   template <class Inside>
@@ -164,7 +164,7 @@ TEST(CalibrationTest, WantsTheSameStepEveryTime) {
 }
 
 TEST(CalibrationTest, MeasuresRealSteps) {
-  const nn::DenseNetSpec spec = nn::DenseNetSpec::cifar(10, 4);
+  const nn::DenseNetOptions spec = nn::DenseNetOptions::cifar(10, 4);
   nn::DenseNet model(spec, nn::Init(5, test::device()));
   nn::Sgd sgd(model.parameters(), {.learning_rate = 0.1});
   Random random(3);

@@ -30,7 +30,7 @@ using memory::Choice;
 using memory::Plan;
 using memory::Rates;
 using memory::StepForecast;
-using memory::StepRecord;
+using memory::StepTrace;
 
 /// A network in which each op reads what the one before made, its kinds and sizes drawn by lot.
 class ChainNet {
@@ -142,11 +142,11 @@ class ChainNet {
 };
 
 /// Kept, or the nesting, of each op's result; what an op can do without never exists.
-Plan plan_of(const StepRecord& step, const std::vector<int>& nesting) {
+Plan plan_of(const StepTrace& step, const std::vector<int>& nesting) {
   Plan plan(step);
   for (std::size_t op = 0; op < step.ops.size(); ++op) {
     for (const int output : step.ops[op].outputs) {
-      const StepRecord::Value& value = step.values[static_cast<std::size_t>(output)];
+      const StepTrace::Value& value = step.values[static_cast<std::size_t>(output)];
       if (value.optional) plan.set(value.op, value.output, Choice::Replay);
     }
     if (op < nesting.size() && nesting[op] != ChainSchedule::kept)
@@ -157,9 +157,9 @@ Plan plan_of(const StepRecord& step, const std::vector<int>& nesting) {
 
 /// What nobody would read, in backward or for a replay, is given no nesting: it would only hold on to what it is made
 /// of.
-std::vector<int> without_idle(const StepRecord& step, std::vector<int> nesting) {
+std::vector<int> without_idle(const StepTrace& step, std::vector<int> nesting) {
   for (std::size_t i = nesting.size(); i-- > 0;) {
-    const StepRecord::Value& value = step.values[static_cast<std::size_t>(step.ops[i].outputs[0])];
+    const StepTrace::Value& value = step.values[static_cast<std::size_t>(step.ops[i].outputs[0])];
     const bool replayed_from = i + 1 < nesting.size() && nesting[i + 1] != ChainSchedule::kept;
     if (value.read_by.empty() && !replayed_from) nesting[i] = ChainSchedule::kept;
   }
@@ -244,7 +244,7 @@ class ChainPlanTest : public TapeTest, public testing::WithParamInterface<Net> {
       for (std::size_t i = 0; i < results_; ++i)
         nesting.push_back(keeps(static_cast<int>(i)) ? ChainSchedule::kept : 0);
       Plan plan = plan_of(step_, without_idle(step_, nesting));
-      StepRecord step = memory::rehearse(rehearsal_, plan.policy("measured"));
+      StepTrace step = memory::rehearse(rehearsal_, plan.policy("measured"));
       return Chain::Rehearsed{std::move(plan), std::move(step)};
     });
     if (!links) return {};
@@ -258,7 +258,7 @@ class ChainPlanTest : public TapeTest, public testing::WithParamInterface<Net> {
   ChainNet net_{GetParam().seed, GetParam().layers, Device::Meta};
   memory::Rehearsal rehearsal_ = net_.rehearsal();
   Rates rates_ = Rates::standard(Device::Cpu);
-  StepRecord step_ = memory::rehearse(rehearsal_, memory::store_all());
+  StepTrace step_ = memory::rehearse(rehearsal_, memory::store_all());
   std::size_t results_ = step_.ops.size() - 1;  // but the loss
 };
 

@@ -64,7 +64,7 @@ TEST_F(DeepReversalTest, EveryGradientOfRevNet110InFloat64IsThatOfStoreAll) {
 }
 
 std::vector<StageDrift> drift(std::optional<int> grid) {
-  nn::ResidualSpec spec = nn::RevNet::cifar(110);
+  nn::ResidualOptions spec = nn::RevNet::cifar(110);
   spec.grid = grid;
   return reversal_drift(spec, 2, 32);
 }

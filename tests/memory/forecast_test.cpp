@@ -42,8 +42,8 @@ void PrintTo(const Case& network, std::ostream* out) { *out << network.name; }
 
 /// Two stages are enough for blocks of every kind: the first of a stage, those that follow it, and what is between
 /// stages.
-nn::ResidualSpec residual(std::vector<std::int64_t> units, std::optional<int> grid = {}) {
-  nn::ResidualSpec spec;
+nn::ResidualOptions residual(std::vector<std::int64_t> units, std::optional<int> grid = {}) {
+  nn::ResidualOptions spec;
   spec.units = std::move(units);
   spec.filters = {16, 28};
   spec.stem_channels = 16;
@@ -51,8 +51,8 @@ nn::ResidualSpec residual(std::vector<std::int64_t> units, std::optional<int> gr
   return spec;
 }
 
-nn::DenseNetSpec dense(std::vector<std::int64_t> layers) {
-  nn::DenseNetSpec spec;
+nn::DenseNetOptions dense(std::vector<std::int64_t> layers) {
+  nn::DenseNetOptions spec;
   spec.layers = std::move(layers);
   spec.growth_rate = 9;
   spec.stem_channels = 18;
@@ -60,8 +60,8 @@ nn::DenseNetSpec dense(std::vector<std::int64_t> layers) {
   return spec;
 }
 
-template <class Model, class Spec>
-MakeModel maker(const Spec& spec) {
+template <class Model, class TensorSpec>
+MakeModel maker(const TensorSpec& spec) {
   return [spec](Device device) { return std::make_unique<Model>(spec, nn::Init(5, device)); };
 }
 

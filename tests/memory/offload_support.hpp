@@ -47,8 +47,8 @@ inline Tensor score(const Tensor& x) {
 using MakeTraining = std::function<Training(const PolicyPtr& policy, Device where)>;
 
 /// Models of that specification that learn from four images of 16x16 pixels.
-template <class Model, class Spec>
-MakeTraining on_four_images(const Spec& spec) {
+template <class Model, class TensorSpec>
+MakeTraining on_four_images(const TensorSpec& spec) {
   return [spec](const PolicyPtr& policy, Device where) {
     Batch batch;
     if (where == Device::Meta) {

@@ -32,8 +32,8 @@ memory::Rehearsal rehearsal_of(Training& training) {
 
 using MakeTraining = std::function<Training(std::int64_t batch, Device device)>;
 
-template <class Model, class Spec>
-MakeTraining maker_of(const Spec& spec) {
+template <class Model, class TensorSpec>
+MakeTraining maker_of(const TensorSpec& spec) {
   return [spec](std::int64_t batch, Device device) {
     return test::training_of<Model>(spec, nn::Init(5, device), test::noise(batch, device),
                                     {.learning_rate = 0.1, .momentum = 0.9});
@@ -47,9 +47,9 @@ struct Case {
 };
 
 std::vector<Case> cases() {
-  nn::ResidualSpec revnet = nn::RevNet::cifar(26);
+  nn::ResidualOptions revnet = nn::RevNet::cifar(26);
   revnet.grid = 12;
-  return {{"DenseNet", maker_of<nn::DenseNet>(nn::DenseNetSpec::cifar(22, 8)), 8},
+  return {{"DenseNet", maker_of<nn::DenseNet>(nn::DenseNetOptions::cifar(22, 8)), 8},
           {"RevNet", maker_of<nn::RevNet>(revnet), 6},
           {"ResNet", maker_of<nn::ResNet>(nn::ResNet::cifar(20)), 6}};
 }
@@ -163,7 +163,7 @@ TEST(PlanTest, AnotherModelsPlanIsRefused) {
 }
 
 TEST(PlanTest, ADeepNetworkIsPlannedInSeconds) {
-  Training training = maker_of<nn::DenseNet>(nn::DenseNetSpec::cifar(190, 40))(64, Device::Meta);
+  Training training = maker_of<nn::DenseNet>(nn::DenseNetOptions::cifar(190, 40))(64, Device::Meta);
   const Planner planner(rehearsal_of(training), Rates::standard(Device::Cpu));
   EXPECT_LT(planner.rehearsals(),
             400U);  // of about 10 ms each: what bounds the time, and does not depend on the machine

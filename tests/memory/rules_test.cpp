@@ -56,7 +56,7 @@ TEST(RulesTest, WhatIsWrongIsNamed) {
 }
 
 TEST(RulesTest, AnUnmatchedPatternListsTheBlocks) {
-  nn::DenseNet model(nn::DenseNetSpec::cifar(10, 4), nn::Init(0, Device::Meta));
+  nn::DenseNet model(nn::DenseNetOptions::cifar(10, 4), nn::Init(0, Device::Meta));
   const std::vector<PolicyPtr> too_few = {memory::shared()};
   EXPECT_THROW(model.set_memory(too_few), ValueError);
   try {
@@ -70,8 +70,8 @@ TEST(RulesTest, AnUnmatchedPatternListsTheBlocks) {
 }
 
 /// Digest of the weights after three steps, and the peak of the last.
-template <class Model, class Spec>
-std::pair<std::string, std::size_t> train(const Spec& spec, std::string_view rules) {
+template <class Model, class TensorSpec>
+std::pair<std::string, std::size_t> train(const TensorSpec& spec, std::string_view rules) {
   test::Training training = test::training_of<Model>(spec, nn::Init(7, test::device()), test::noise(4, test::device()),
                                                      {.learning_rate = 0.1, .momentum = 0.9});
   nn::Classifier& model = training.model();
@@ -84,7 +84,7 @@ std::pair<std::string, std::size_t> train(const Spec& spec, std::string_view rul
 }
 
 TEST(RulesTest, MixedAndComposedPoliciesGiveTheSameBits) {
-  const auto dense = nn::DenseNetSpec::cifar(16, 4);
+  const auto dense = nn::DenseNetOptions::cifar(16, 4);
   const auto kept = train<nn::DenseNet>(dense, "store-all");
   for (const char* rules : {"checkpoint+shared", "shared+checkpoint", "dense1=shared,*=checkpoint",
                             "transition*=checkpoint+shared,dense2=checkpoint", "store-all+shared"}) {
@@ -92,7 +92,7 @@ TEST(RulesTest, MixedAndComposedPoliciesGiveTheSameBits) {
     EXPECT_EQ(mixed.first, kept.first) << rules;
     EXPECT_LT(mixed.second, kept.second) << rules;
   }
-  nn::ResidualSpec rev = nn::RevNet::cifar(14);
+  nn::ResidualOptions rev = nn::RevNet::cifar(14);
   rev.grid = 12;
   const auto rev_kept = train<nn::RevNet>(rev, "store-all");
   for (const char* rules : {"reversible+shared", "stage1*=reversible,*=checkpoint", "unit1=reversible+shared"}) {

@@ -29,12 +29,12 @@ struct GoldenCase {
 std::unique_ptr<nn::Classifier> make_model(const GoldenFile& golden, const std::string& file, Dtype dtype) {
   const nn::Init init(0, test::device(), dtype);
   if (file == "densenet") {
-    auto spec = nn::DenseNetSpec::cifar(static_cast<std::int64_t>(golden.number("config.depth")),
-                                        static_cast<std::int64_t>(golden.number("config.growth")));
+    auto spec = nn::DenseNetOptions::cifar(static_cast<std::int64_t>(golden.number("config.depth")),
+                                           static_cast<std::int64_t>(golden.number("config.growth")));
     spec.classes = static_cast<std::int64_t>(golden.number("config.classes"));
     return std::make_unique<nn::DenseNet>(spec, init);
   }
-  nn::ResidualSpec spec;
+  nn::ResidualOptions spec;
   spec.units = golden.integers("config.units");
   spec.filters = golden.integers("config.filters");
   spec.stem_channels = spec.filters.front();
@@ -84,7 +84,7 @@ class GoldenTest : public ::testing::TestWithParam<GoldenCase> {
     }
   }
 
-  nn::SgdSpec sgd_spec() const {
+  nn::SgdOptions sgd_spec() const {
     return {.learning_rate = golden_.number("config.lr"),
             .momentum = golden_.number("config.momentum"),
             .nesterov = golden_.number("config.nesterov") != 0,

@@ -20,18 +20,18 @@ namespace {
 
 constexpr double mebibyte = 1 << 20;
 
-nn::DenseNetSpec densenet(std::int64_t depth, std::int64_t growth, std::int64_t classes = 10) {
-  nn::DenseNetSpec spec = nn::DenseNetSpec::cifar(depth, growth);
+nn::DenseNetOptions densenet(std::int64_t depth, std::int64_t growth, std::int64_t classes = 10) {
+  nn::DenseNetOptions spec = nn::DenseNetOptions::cifar(depth, growth);
   spec.classes = classes;
   return spec;
 }
 
-std::int64_t parameters(const nn::DenseNetSpec& spec) {
+std::int64_t parameters(const nn::DenseNetOptions& spec) {
   return nn::DenseNet(spec, nn::Init(0, Device::Meta)).parameter_count();
 }
 
 template <class Model>
-std::int64_t parameters(nn::ResidualSpec spec, std::int64_t classes) {
+std::int64_t parameters(nn::ResidualOptions spec, std::int64_t classes) {
   spec.classes = classes;
   return Model(spec, nn::Init(0, Device::Meta)).parameter_count();
 }
@@ -45,18 +45,18 @@ TEST(ParameterCount, DenseNetForCifar) {
   EXPECT_EQ(parameters(densenet(250, 24, 100)), 15'480'556);
   EXPECT_EQ(parameters(densenet(190, 40)), 25'624'430);
   EXPECT_EQ(parameters(densenet(190, 40, 100)), 25'821'620);
-  nn::DenseNetSpec grey = densenet(100, 12);
+  nn::DenseNetOptions grey = densenet(100, 12);
   grey.image_channels = 1;
   EXPECT_EQ(parameters(grey), 768'730);
 }
 
 TEST(ParameterCount, DenseNetForImageNet) {
-  EXPECT_EQ(parameters(nn::DenseNetSpec::imagenet(121)), 7'978'856);
-  EXPECT_EQ(parameters(nn::DenseNetSpec::imagenet(169)), 14'149'480);
-  EXPECT_EQ(parameters(nn::DenseNetSpec::imagenet(201)), 20'013'928);
-  EXPECT_EQ(parameters(nn::DenseNetSpec::imagenet(161)), 28'681'000);
-  EXPECT_EQ(parameters(nn::DenseNetSpec::imagenet(264)), 33'337'704);
-  EXPECT_EQ(parameters(nn::DenseNetSpec::imagenet(264, 48)), 72'686'632);
+  EXPECT_EQ(parameters(nn::DenseNetOptions::imagenet(121)), 7'978'856);
+  EXPECT_EQ(parameters(nn::DenseNetOptions::imagenet(169)), 14'149'480);
+  EXPECT_EQ(parameters(nn::DenseNetOptions::imagenet(201)), 20'013'928);
+  EXPECT_EQ(parameters(nn::DenseNetOptions::imagenet(161)), 28'681'000);
+  EXPECT_EQ(parameters(nn::DenseNetOptions::imagenet(264)), 33'337'704);
+  EXPECT_EQ(parameters(nn::DenseNetOptions::imagenet(264, 48)), 72'686'632);
 }
 
 TEST(ParameterCount, ResidualNetworksForCifar) {
@@ -83,15 +83,15 @@ TEST(ModelSpec, ImpossibleDepthsNameTheNeighbours) {
     }
     return "";
   };
-  EXPECT_NE(message([] { nn::DenseNetSpec::cifar(101, 12); }).find("100 or 106"), std::string::npos);
+  EXPECT_NE(message([] { nn::DenseNetOptions::cifar(101, 12); }).find("100 or 106"), std::string::npos);
   EXPECT_NE(message([] { nn::RevNet::cifar(100); }).find("98 or 110"), std::string::npos);
   EXPECT_NE(message([] { nn::ResNet::cifar(0); }).find("8 or 14"), std::string::npos);
-  EXPECT_NE(message([] { nn::DenseNetSpec::imagenet(100); }).find("121"), std::string::npos);
+  EXPECT_NE(message([] { nn::DenseNetOptions::imagenet(100); }).find("121"), std::string::npos);
 }
 
 /// Two training steps of a model on random images; returns the allocator's statistics of the second.
-template <class Model, class Spec>
-MemoryStats peak_of_step(const Spec& spec, std::int64_t batch, std::string_view policy, Device device) {
+template <class Model, class TensorSpec>
+MemoryStats peak_of_step(const TensorSpec& spec, std::int64_t batch, std::string_view policy, Device device) {
   Allocator& memory = allocator(device);
   Model model(spec, nn::Init(0, device));
   model.set_memory(memory::parse(policy));
@@ -185,7 +185,7 @@ TEST(Memory, RevNet110AtBatch100) {
 
 TEST(Memory, RevNetDoesNotGrowWithDepthUnderReversible) {
   const auto peak = [](std::int64_t depth) {
-    nn::ResidualSpec spec = nn::RevNet::cifar(depth);
+    nn::ResidualOptions spec = nn::RevNet::cifar(depth);
     spec.filters = {32, 64, 128};
     return activation_peak(peak_of_step<nn::RevNet>(spec, 100, "reversible", Device::Meta));
   };
@@ -197,8 +197,8 @@ TEST(Memory, RevNetDoesNotGrowWithDepthUnderReversible) {
 int steps_to_digest() { return test::emulated() ? 3 : 20; }
 
 /// Digest after training on random images.
-template <class Model, class Spec>
-std::string digest_after_training(const Spec& spec, std::string_view policy, int threads) {
+template <class Model, class TensorSpec>
+std::string digest_after_training(const TensorSpec& spec, std::string_view policy, int threads) {
   set_thread_count(threads);
   Model model(spec, nn::Init(7, test::device()));
   model.set_memory(memory::parse(policy));
@@ -227,7 +227,7 @@ class Digest : public ::testing::TestWithParam<int> {
 };
 
 TEST_P(Digest, DenseNetIsTheSameUnderEveryPolicy) {
-  nn::DenseNetSpec spec = densenet(22, 12);
+  nn::DenseNetOptions spec = densenet(22, 12);
   spec.dropout = 0.2;
   const std::string expected = digest_after_training<nn::DenseNet>(spec, "store-all", GetParam());
   EXPECT_EQ(digest_after_training<nn::DenseNet>(spec, "shared", GetParam()), expected);
@@ -236,7 +236,7 @@ TEST_P(Digest, DenseNetIsTheSameUnderEveryPolicy) {
 }
 
 TEST_P(Digest, RevNetIsTheSameUnderEveryPolicy) {
-  const nn::ResidualSpec spec = nn::RevNet::cifar(26);
+  const nn::ResidualOptions spec = nn::RevNet::cifar(26);
   const std::string expected = digest_after_training<nn::RevNet>(spec, "store-all", GetParam());
   EXPECT_EQ(digest_after_training<nn::RevNet>(spec, "shared", GetParam()), expected);
   EXPECT_EQ(digest_after_training<nn::RevNet>(spec, "checkpoint", GetParam()), expected);
@@ -244,7 +244,7 @@ TEST_P(Digest, RevNetIsTheSameUnderEveryPolicy) {
 }
 
 TEST_P(Digest, RevNetOnAGridIsTheSameUnderReversibleToo) {
-  nn::ResidualSpec spec = nn::RevNet::cifar(26);
+  nn::ResidualOptions spec = nn::RevNet::cifar(26);
   spec.grid = 16;
   const std::string expected = digest_after_training<nn::RevNet>(spec, "store-all", GetParam());
   EXPECT_EQ(digest_after_training<nn::RevNet>(spec, "reversible", GetParam()), expected);

@@ -87,7 +87,7 @@ class DisturbedStep {
       for (const ValuePtr& output : node.outputs) {
         if (output->present() && output->recipe() == nullptr) kept_.insert(output.get());
       }
-      disturb(node, [this, &node](Op& op, Forward& io) {
+      disturb(node, [this, &node](Op& op, ForwardContext& io) {
         replayed_.push_back(node.index);
         for (const ValuePtr& input : node.inputs) {
           if (kept_.contains(input.get()) && input->output() == 0) kept_sources_.insert(input->producer()->index);
@@ -158,7 +158,7 @@ void expect_every_fault_found(const MakeTraining& make, const PolicyPtr& policy,
     const std::string message = step.fails([&](const Tape& tape) {
       const Node& node = tape.nodes()[index];
       expected = origin(node) + ", restored by replay";
-      disturb(node, [](Op& op, Forward& io) {
+      disturb(node, [](Op& op, ForwardContext& io) {
         op.forward(io);
         flip_bit(written(io), 8 * written(io).bytes() - 3);
       });

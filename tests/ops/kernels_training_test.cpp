@@ -97,7 +97,7 @@ TYPED_TEST(KernelsTest, CrossEntropy) {
 }
 
 /// One tensor's step as PyTorch documents it.
-void naive_sgd(double& p, double g, double* v, double weight_decay, bool first_step, const SgdSpec& spec) {
+void naive_sgd(double& p, double g, double* v, double weight_decay, bool first_step, const SgdOptions& spec) {
   g += weight_decay * p;
   if (v != nullptr) {
     *v = first_step ? g : spec.momentum * *v + g;
@@ -109,7 +109,7 @@ void naive_sgd(double& p, double g, double* v, double weight_decay, bool first_s
 TYPED_TEST(KernelsTest, Sgd) {
   using T = TypeParam;
   const std::vector<std::int64_t> counts = {1, 12, 0, 8192, 5, 100003, 3};
-  for (const SgdSpec spec : {SgdSpec{0.1, 0, false}, SgdSpec{0.1, 0.9, false}, SgdSpec{0.1, 0.9, true}}) {
+  for (const SgdOptions spec : {SgdOptions{0.1, 0, false}, SgdOptions{0.1, 0.9, false}, SgdOptions{0.1, 0.9, true}}) {
     for (const bool first_step : {true, false}) {
       std::vector<std::vector<T>> parameters, gradients, velocities;
       std::vector<double> expected;

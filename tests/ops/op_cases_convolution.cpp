@@ -23,7 +23,7 @@ double naive_conv2d_pixel(const Array& x, const Array& weight, std::int64_t n, s
   return sum;
 }
 
-Array naive_conv2d(const Array& x, const Array& weight, const ops::Conv2dSpec& spec) {
+Array naive_conv2d(const Array& x, const Array& weight, const ops::Conv2dOptions& spec) {
   const ops::Padding& pad = spec.padding;
   const std::int64_t height = (x.shape.h() + pad.top + pad.bottom - weight.shape.h()) / spec.stride + 1;
   const std::int64_t width = (x.shape.w() + pad.left + pad.right - weight.shape.w()) / spec.stride + 1;
@@ -33,7 +33,7 @@ Array naive_conv2d(const Array& x, const Array& weight, const ops::Conv2dSpec& s
              });
 }
 
-OpCase conv2d_case(const std::string& name, const Shape& x, const Shape& weight, const ops::Conv2dSpec& spec) {
+OpCase conv2d_case(const std::string& name, const Shape& x, const Shape& weight, const ops::Conv2dOptions& spec) {
   OpCase made;
   made.name = "conv2d_" + name;
   made.inputs = {{x}, {weight}};

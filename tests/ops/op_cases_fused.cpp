@@ -43,7 +43,7 @@ std::vector<double> normalised(const Array& part, std::int64_t channel, double g
   double variance = 0;
   for (const double value : values) variance += (value - mean) * (value - mean) / count;
   for (double& value : values) {
-    value = std::max(0.0, (value - mean) / std::sqrt(variance + ops::BatchNormSpec().epsilon) * gamma + beta);
+    value = std::max(0.0, (value - mean) / std::sqrt(variance + ops::BatchNormOptions().epsilon) * gamma + beta);
   }
   return values;
 }

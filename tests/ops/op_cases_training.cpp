@@ -64,7 +64,7 @@ Moments channel_moments(const Array& x, std::int64_t channel) {
   return {mean, mean_of([&](double value) { return (value - mean) * (value - mean); })};
 }
 
-Array naive_batch_norm(Arrays in, const ops::BatchNormSpec& spec) {
+Array naive_batch_norm(Arrays in, const ops::BatchNormOptions& spec) {
   const Array& x = in[0];
   const ops::RunningStatistics running = running_statistics(x.shape.c(), Dtype::Float64, Device::Cpu);
   const std::vector<double> means = running.mean.to_vector<double>();
@@ -82,7 +82,7 @@ Array naive_batch_norm(Arrays in, const ops::BatchNormSpec& spec) {
   });
 }
 
-OpCase batch_norm_case(const std::string& name, const Shape& x, const ops::BatchNormSpec& spec) {
+OpCase batch_norm_case(const std::string& name, const Shape& x, const ops::BatchNormOptions& spec) {
   OpCase made;
   made.name = concat_text("batch_norm_", spec.training ? "train_" : "eval_", spec.relu ? "relu_" : "", name);
   made.inputs = {{x, scaled(2)}, {{x.c()}}, {{x.c()}}};
@@ -100,7 +100,7 @@ OpCase batch_norm_case(const std::string& name, const Shape& x, const ops::Batch
 void add_batch_norm_cases(std::vector<OpCase>& cases) {
   for (const bool training : {true, false}) {
     for (const bool relu : {false, true}) {
-      ops::BatchNormSpec spec;
+      ops::BatchNormOptions spec;
       spec.training = training;
       spec.relu = relu;
       const auto add = [&](const std::string& name, const Shape& x) {

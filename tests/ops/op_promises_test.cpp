@@ -93,14 +93,14 @@ ops::RunningStatistics fresh_statistics() {
 /// Four values for each of two channels: means 2.5 and 5, batch variances 1.25 and 5.
 Tensor eight_values() { return from_vector<double>({2, 2, 1, 2}, {1, 2, 2, 4, 3, 4, 6, 8}).requires_grad(); }
 
-Tensor normalise(const Tensor& x, const ops::RunningStatistics& running, const ops::BatchNormSpec& spec) {
+Tensor normalise(const Tensor& x, const ops::RunningStatistics& running, const ops::BatchNormOptions& spec) {
   return ops::batch_norm(x, from_vector<double>({2}, {1, 1}), from_vector<double>({2}, {0, 0}), running, spec);
 }
 
 TEST(BatchNormTest, RunningVarianceIsThatOfTheSampleOrOfTheBatch) {
   for (const bool unbiased : {true, false}) {
     const ops::RunningStatistics running = fresh_statistics();
-    ops::BatchNormSpec spec;
+    ops::BatchNormOptions spec;
     spec.momentum = 0.25;
     spec.unbiased_running_variance = unbiased;
     normalise(eight_values(), running, spec);
@@ -113,7 +113,7 @@ TEST(BatchNormTest, RunningVarianceIsThatOfTheSampleOrOfTheBatch) {
 
 TEST(BatchNormTest, EvaluationLeavesTheRunningStatistics) {
   const ops::RunningStatistics running = fresh_statistics();
-  ops::BatchNormSpec spec;
+  ops::BatchNormOptions spec;
   spec.training = false;
   weighted_sum(normalise(eight_values(), running, spec), zeros({2, 2, 1, 2}, Dtype::Float64)).backward();
   EXPECT_EQ(running.mean.to_vector<double>(), fresh_statistics().mean.to_vector<double>());
@@ -141,9 +141,9 @@ class Failing : public Op {
   std::string_view name() const override { return "failing"; }
   Cost cost() const override { return Cost::Cheap; }
   Needs needs() const override { return {}; }
-  std::vector<Spec> infer(std::span<const Spec> inputs) const override { return {inputs[0]}; }
-  void forward(Forward&) override { throw DataError("injected"); }
-  void backward(Backward&) override {}
+  std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override { return {inputs[0]}; }
+  void forward(ForwardContext&) override { throw DataError("injected"); }
+  void backward(BackwardContext&) override {}
 };
 
 /// An op throws in forward, when the step is already under way.

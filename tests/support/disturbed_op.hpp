@@ -12,14 +12,14 @@
 namespace palimpsest::test {
 
 /// What an op does in the place of its replay.
-using Replay = std::function<void(Op& op, Forward& io)>;
+using Replay = std::function<void(Op& op, ForwardContext& io)>;
 
 /// An op that does something else when it is run again.
 class DisturbedOp : public ForwardingOp {
  public:
   DisturbedOp(std::unique_ptr<Op> op, Replay replay) : ForwardingOp(std::move(op)), replay_(std::move(replay)) {}
 
-  void forward(Forward& io) override { io.phase() == Phase::Replay ? replay_(op(), io) : op().forward(io); }
+  void forward(ForwardContext& io) override { io.phase() == Phase::Replay ? replay_(op(), io) : op().forward(io); }
 
  private:
   Replay replay_;
@@ -40,7 +40,7 @@ inline void flip_bit(const View& view, std::size_t bit) {
 }
 
 /// The output that a run of an op writes.
-inline const View& written(const Forward& io) {
+inline const View& written(const ForwardContext& io) {
   std::size_t o = 0;
   while (!io.output(o)) ++o;
   return io.output(o);

@@ -19,7 +19,7 @@ class ForwardingOp : public Op {
   std::string_view name() const override { return op_->name(); }
   Cost cost() const override { return op_->cost(); }
   Cost cost(std::size_t output) const override { return op_->cost(output); }
-  std::vector<Spec> infer(std::span<const Spec> inputs) const override { return op_->infer(inputs); }
+  std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override { return op_->infer(inputs); }
   Needs needs() const override { return op_->needs(); }
   int overwritable_input() const override { return op_->overwritable_input(); }
   int solvable_input() const override { return op_->solvable_input(); }
@@ -28,10 +28,10 @@ class ForwardingOp : public Op {
   }
   bool solves_exactly() const override { return op_->solves_exactly(); }
   std::vector<View> state() const override { return op_->state(); }
-  void begin(Forward& io) override { op_->begin(io); }
-  void forward(Forward& io) override { op_->forward(io); }
+  void begin(ForwardContext& io) override { op_->begin(io); }
+  void forward(ForwardContext& io) override { op_->forward(io); }
   bool skip_backward() override { return op_->skip_backward(); }
-  void backward(Backward& io) override { op_->backward(io); }
+  void backward(BackwardContext& io) override { op_->backward(io); }
 
  protected:
   Op& op() { return *op_; }

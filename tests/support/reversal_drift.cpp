@@ -64,7 +64,8 @@ class Observed : public Policy {
 
 }  // namespace
 
-std::vector<StageDrift> reversal_drift(const nn::ResidualSpec& spec, std::int64_t batch, std::int64_t size, int steps) {
+std::vector<StageDrift> reversal_drift(const nn::ResidualOptions& spec, std::int64_t batch, std::int64_t size,
+                                       int steps) {
   std::vector<StageDrift> stages(spec.units.size());
   nn::RevNet model(spec, nn::Init(1));
   model.set_memory(std::make_shared<Observed>(stages));

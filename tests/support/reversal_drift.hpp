@@ -20,7 +20,7 @@ struct StageDrift {
 };
 
 /// The drift of every stage over `steps` training steps (float32) on fixed random images of `size` x `size` pixels.
-std::vector<StageDrift> reversal_drift(const nn::ResidualSpec& spec, std::int64_t batch, std::int64_t size,
+std::vector<StageDrift> reversal_drift(const nn::ResidualOptions& spec, std::int64_t batch, std::int64_t size,
                                        int steps = 1);
 
 }  // namespace palimpsest::test

@@ -80,16 +80,16 @@ class Watch : public Op {
   Cost cost() const override { return cost_; }
   int overwritable_input() const override { return 0; }
   Needs needs() const override { return {}; }
-  std::vector<Spec> infer(std::span<const Spec> inputs) const override { return {inputs[0]}; }
+  std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override { return {inputs[0]}; }
 
-  void forward(Forward& io) override {
+  void forward(ForwardContext& io) override {
     tell_(io.phase() == Phase::First ? Moment::First : Moment::Replay);
     const View& x = io.input(0);
     const auto bytes = static_cast<std::size_t>(x.shape.count()) * size_of(x.dtype);
     if (x.data != io.output().data) copy_bytes(io.output().data, io.device(), x.data, x.device, bytes);
   }
 
-  void backward(Backward& io) override {
+  void backward(BackwardContext& io) override {
     tell_(Moment::Backward);
     io.pass_through(0);
   }

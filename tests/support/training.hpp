@@ -44,7 +44,7 @@ inline Batch noise(std::int64_t images, Device where) {
 class Training {
  public:
   /// `init` is what the model was made with: it has the random counters.
-  Training(std::unique_ptr<nn::Classifier> model, nn::Init init, Batch batch, const nn::SgdSpec& sgd)
+  Training(std::unique_ptr<nn::Classifier> model, nn::Init init, Batch batch, const nn::SgdOptions& sgd)
       : model_(std::move(model)), init_(std::move(init)), sgd_(model_->parameters(), sgd), batch_(std::move(batch)) {}
 
   /// The loss. Gradients of steps before stay.
@@ -82,15 +82,16 @@ class Training {
 };
 
 /// A model of that specification in training; its blocks keep everything.
-template <class Model, class Spec>
-Training training_of(const Spec& spec, nn::Init init, Batch batch, const nn::SgdSpec& sgd = {.learning_rate = 0.05}) {
+template <class Model, class TensorSpec>
+Training training_of(const TensorSpec& spec, nn::Init init, Batch batch,
+                     const nn::SgdOptions& sgd = {.learning_rate = 0.05}) {
   auto model = std::make_unique<Model>(spec, init);
   return {std::move(model), std::move(init), std::move(batch), sgd};
 }
 
 /// A DenseNet-BC with dropout.
-inline nn::DenseNetSpec densenet_spec(std::vector<std::int64_t> layers, std::int64_t growth_rate) {
-  nn::DenseNetSpec spec;
+inline nn::DenseNetOptions densenet_spec(std::vector<std::int64_t> layers, std::int64_t growth_rate) {
+  nn::DenseNetOptions spec;
   spec.layers = std::move(layers);
   spec.growth_rate = growth_rate;
   spec.dropout = 0.2;
@@ -98,8 +99,8 @@ inline nn::DenseNetSpec densenet_spec(std::vector<std::int64_t> layers, std::int
 }
 
 /// A RevNet of two stages.
-inline nn::ResidualSpec revnet_spec(std::vector<std::int64_t> units, std::optional<int> grid = std::nullopt) {
-  nn::ResidualSpec spec;
+inline nn::ResidualOptions revnet_spec(std::vector<std::int64_t> units, std::optional<int> grid = std::nullopt) {
+  nn::ResidualOptions spec;
   spec.units = std::move(units);
   spec.filters = {8, 16};
   spec.stem_channels = 8;
@@ -109,7 +110,7 @@ inline nn::ResidualSpec revnet_spec(std::vector<std::int64_t> units, std::option
 
 /// A small DenseNet that learns from two images.
 inline Training densenet(const PolicyPtr& policy) {
-  nn::DenseNetSpec spec = densenet_spec({2, 2}, 4);
+  nn::DenseNetOptions spec = densenet_spec({2, 2}, 4);
   spec.stem_channels = 8;
   Training training = training_of<nn::DenseNet>(spec, nn::Init(5, device()), two_images());
   training.model().set_memory(policy);

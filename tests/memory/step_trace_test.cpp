@@ -1,6 +1,6 @@
 // The record of a step: every byte in it, every operation counted, every owner named.
 
-#include <palimpsest/memory/planner/step_log.hpp>
+#include <palimpsest/memory/planner/step_trace.hpp>
 
 #include <gtest/gtest.h>
 
@@ -16,11 +16,11 @@
 namespace palimpsest {
 namespace {
 
-using memory::StepLog;
-using memory::StepRecord;
+using memory::StepRecorder;
+using memory::StepTrace;
 
 struct Recorded {
-  StepRecord record;
+  StepTrace record;
   MemoryStats stats;
 };
 
@@ -33,7 +33,7 @@ Recorded record_step(nn::Classifier& model, std::int64_t batch, std::string_view
   Recorded recorded;
   for (int step = 0; step < 2; ++step) {
     allocator(device).reset_peak();
-    StepLog log(device);
+    StepRecorder log(device);
     sgd.zero_grad();
     ops::cross_entropy(model(images), labels).backward();
     sgd.step();
@@ -42,16 +42,16 @@ Recorded record_step(nn::Classifier& model, std::int64_t batch, std::string_view
   return recorded;
 }
 
-TEST(StepLogTest, EventsAddUpToTheAllocatorsPeak) {
+TEST(StepRecorderTest, EventsAddUpToTheAllocatorsPeak) {
   for (const std::string_view policy : memory::names()) {
     nn::RevNet model(nn::RevNet::cifar(14), nn::Init(0, test::device()));
     const auto [record, stats] = record_step(model, 2, policy, test::device());
-    const StepRecord::Peak peak = record.peak();
+    const StepTrace::Peak peak = record.peak();
     EXPECT_EQ(peak.bytes, stats.peak) << policy;
     EXPECT_EQ(peak.by_tag, stats.peak_by_tag) << policy;
     std::size_t owned = record.live_before;
     for (std::size_t i = 0; i <= peak.event; ++i) {
-      const StepRecord::Event& event = record.events[i];
+      const StepTrace::Event& event = record.events[i];
       if (event.allocation < 0) owned -= event.bytes;
     }
     for (const int allocation : record.live_after(peak.event))
@@ -61,14 +61,14 @@ TEST(StepLogTest, EventsAddUpToTheAllocatorsPeak) {
 }
 
 // The tables count so: three times the forward's multiply-adds, less the first convolution's input gradient.
-TEST(StepLogTest, OperationsOfAStepAreThoseOfTheModel) {
-  nn::DenseNet dense(nn::DenseNetSpec::cifar(100, 12), nn::Init(0, Device::Meta));
+TEST(StepRecorderTest, OperationsOfAStepAreThoseOfTheModel) {
+  nn::DenseNet dense(nn::DenseNetOptions::cifar(100, 12), nn::Init(0, Device::Meta));
   EXPECT_NEAR(record_step(dense, 64, "store-all", Device::Meta).record.work().operations, 110.6e9, 1.2e9);
   nn::RevNet rev(nn::RevNet::cifar(110), nn::Init(0, Device::Meta));
   EXPECT_NEAR(record_step(rev, 100, "store-all", Device::Meta).record.work().operations, 152e9, 1.6e9);
 }
 
-TEST(StepLogTest, WhatAPolicyRunsAgainIsCounted) {
+TEST(StepRecorderTest, WhatAPolicyRunsAgainIsCounted) {
   nn::RevNet model(nn::RevNet::cifar(14), nn::Init(0, Device::Meta));
   const auto store_all = record_step(model, 2, "store-all", Device::Meta).record;
   EXPECT_EQ(store_all.work(RunKind::Replay).operations, 0);
@@ -80,9 +80,9 @@ TEST(StepLogTest, WhatAPolicyRunsAgainIsCounted) {
   EXPECT_GT(reversible.work(RunKind::Solve).bytes, 0);
 }
 
-TEST(StepLogTest, TheRecordIsTheSameWithAndWithoutData) {
-  nn::DenseNet real(nn::DenseNetSpec::cifar(10, 4), nn::Init(0, test::device()));
-  nn::DenseNet meta(nn::DenseNetSpec::cifar(10, 4), nn::Init(0, Device::Meta));
+TEST(StepRecorderTest, TheRecordIsTheSameWithAndWithoutData) {
+  nn::DenseNet real(nn::DenseNetOptions::cifar(10, 4), nn::Init(0, test::device()));
+  nn::DenseNet meta(nn::DenseNetOptions::cifar(10, 4), nn::Init(0, Device::Meta));
   const auto measured = record_step(real, 2, "shared", test::device()).record;
   const auto forecast = record_step(meta, 2, "shared", Device::Meta).record;
   ASSERT_EQ(measured.runs.size(), forecast.runs.size());
@@ -98,12 +98,12 @@ TEST(StepLogTest, TheRecordIsTheSameWithAndWithoutData) {
   }
 }
 
-TEST(StepLogTest, ValuesKnowWhoReadsThemAndHowTheyReturn) {
+TEST(StepRecorderTest, ValuesKnowWhoReadsThemAndHowTheyReturn) {
   nn::RevNet model(nn::RevNet::cifar(14), nn::Init(0, Device::Meta));
-  const StepRecord record = record_step(model, 2, "reversible", Device::Meta).record;
+  const StepTrace record = record_step(model, 2, "reversible", Device::Meta).record;
   std::set<std::string> recipes;
   int solvable = 0;
-  for (const StepRecord::Value& value : record.values) {
+  for (const StepTrace::Value& value : record.values) {
     recipes.insert(value.recipe);
     solvable += value.solvable_from >= 0 ? 1 : 0;
     for (const int reader : value.read_by) EXPECT_LT(static_cast<std::size_t>(reader), record.ops.size());

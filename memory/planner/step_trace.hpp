@@ -13,8 +13,8 @@
 namespace palimpsest::memory {
 
 /// What happened to memory in one step, and why: every op run, every allocation, every value. Plain data, for reports
-/// and the planner. Indices refer to the vectors of StepRecord; -1 is none.
-struct StepRecord {
+/// and the planner. Indices refer to the vectors of StepTrace; -1 is none.
+struct StepTrace {
   /// A recorded op.
   struct Op {
     std::string name;
@@ -103,15 +103,15 @@ struct StepRecord {
 
 /// Records the step that this thread runs while it lives: from its construction to take(). Install it before the step's
 /// first op. There is one log at a time for a device: other threads must not use the device's memory meanwhile.
-class StepLog : public Observer, public AllocationListener {
+class StepRecorder : public Observer, public AllocationListener {
  public:
-  explicit StepLog(Device device);
-  ~StepLog() override;
-  StepLog(const StepLog&) = delete;
-  StepLog& operator=(const StepLog&) = delete;
+  explicit StepRecorder(Device device);
+  ~StepRecorder() override;
+  StepRecorder(const StepRecorder&) = delete;
+  StepRecorder& operator=(const StepRecorder&) = delete;
 
   /// What was recorded. Ends the recording. Throws std::bad_alloc if memory did not suffice for the record.
-  StepRecord take();
+  StepTrace take();
 
   void run_begins(const OpRun& run) override;
   void run_ends(const Work& work) noexcept override;
@@ -130,7 +130,7 @@ class StepLog : public Observer, public AllocationListener {
   void stop() noexcept;
 
   Device device_;
-  StepRecord record_;
+  StepTrace record_;
   std::unordered_map<const palimpsest::Value*, int> values_;
   std::unordered_map<const void*, int> live_;  // address -> allocation
   std::vector<int> open_;                      // runs

@@ -1,4 +1,4 @@
-#include <palimpsest/memory/planner/step_log.hpp>
+#include <palimpsest/memory/planner/step_trace.hpp>
 
 #include <new>
 #include <utility>
@@ -7,7 +7,7 @@
 
 namespace palimpsest::memory {
 
-StepRecord::Peak StepRecord::peak() const {
+StepTrace::Peak StepTrace::peak() const {
   Peak peak{0, live_before, live_before_by_tag};
   std::size_t live = live_before;
   TagBytes by_tag = live_before_by_tag;
@@ -26,7 +26,7 @@ StepRecord::Peak StepRecord::peak() const {
   return peak;
 }
 
-std::vector<int> StepRecord::live_after(std::size_t event) const {
+std::vector<int> StepTrace::live_after(std::size_t event) const {
   std::vector<bool> live(allocations.size());
   for (std::size_t i = 0; i <= event && i < events.size(); ++i) {
     if (events[i].allocation >= 0) live[static_cast<std::size_t>(events[i].allocation)] = events[i].allocates;
@@ -38,7 +38,7 @@ std::vector<int> StepRecord::live_after(std::size_t event) const {
   return found;
 }
 
-TagBytes StepRecord::older_after(std::size_t event) const {
+TagBytes StepTrace::older_after(std::size_t event) const {
   TagBytes bytes = live_before_by_tag;
   for (std::size_t i = 0; i <= event && i < events.size(); ++i) {
     if (events[i].allocation < 0) bytes[static_cast<std::size_t>(events[i].tag)] -= events[i].bytes;
@@ -46,13 +46,13 @@ TagBytes StepRecord::older_after(std::size_t event) const {
   return bytes;
 }
 
-Work StepRecord::work() const {
+Work StepTrace::work() const {
   Work all;
   for (const Run& run : runs) all += run.work;
   return all;
 }
 
-Work StepRecord::work(RunKind kind) const {
+Work StepTrace::work(RunKind kind) const {
   Work all;
   for (const Run& run : runs) {
     if (run.kind == kind) all += run.work;
@@ -60,32 +60,32 @@ Work StepRecord::work(RunKind kind) const {
   return all;
 }
 
-StepLog::StepLog(Device device) : device_(device) {
+StepRecorder::StepRecorder(Device device) : device_(device) {
   const MemoryStats stats = allocator(device).stats();
   record_.live_before = stats.live;
   record_.live_before_by_tag = stats.live_by_tag;
   outer_ = allocator(device).set_listener(this);
 }
 
-StepLog::~StepLog() { stop(); }
+StepRecorder::~StepRecorder() { stop(); }
 
-void StepLog::stop() noexcept {
+void StepRecorder::stop() noexcept {
   if (!stopped_) allocator(device_).set_listener(outer_);
   stopped_ = true;
 }
 
-StepRecord StepLog::take() {
+StepTrace StepRecorder::take() {
   stop();
   if (lost_) throw std::bad_alloc();
   return std::move(record_);
 }
 
-double StepLog::now() const { return std::chrono::duration<double, std::micro>(Clock::now() - start_).count(); }
+double StepRecorder::now() const { return std::chrono::duration<double, std::micro>(Clock::now() - start_).count(); }
 
-int StepLog::number_of(const palimpsest::Value& value) {
+int StepRecorder::number_of(const palimpsest::Value& value) {
   const auto [entry, is_new] = values_.try_emplace(&value, static_cast<int>(record_.values.size()));
   if (is_new) {
-    StepRecord::Value& made = record_.values.emplace_back();
+    StepTrace::Value& made = record_.values.emplace_back();
     made.shape = value.shape();
     made.dtype = value.dtype();
     made.bytes = value.bytes();
@@ -94,10 +94,10 @@ int StepLog::number_of(const palimpsest::Value& value) {
   return entry->second;
 }
 
-int StepLog::number_of(const Node& node) {
+int StepRecorder::number_of(const Node& node) {
   const int number = static_cast<int>(node.index);
   while (record_.ops.size() <= node.index) record_.ops.emplace_back();
-  StepRecord::Op& op = record_.ops[node.index];
+  StepTrace::Op& op = record_.ops[node.index];
   if (op.name.empty()) {
     op.name = node.op->name();
     op.block = node.block != nullptr ? node.block->name : "";
@@ -105,7 +105,7 @@ int StepLog::number_of(const Node& node) {
     for (const ValuePtr& input : node.inputs) op.inputs.push_back(number_of(*input));
     for (std::size_t o = 0; o < node.outputs.size(); ++o) {
       op.outputs.push_back(number_of(*node.outputs[o]));
-      StepRecord::Value& output = record_.values[static_cast<std::size_t>(op.outputs.back())];
+      StepTrace::Value& output = record_.values[static_cast<std::size_t>(op.outputs.back())];
       output.op = number;
       output.output = static_cast<int>(o);
       output.optional = node.needs.optional_output(o);
@@ -114,9 +114,9 @@ int StepLog::number_of(const Node& node) {
   return number;
 }
 
-void StepLog::run_begins(const OpRun& run) {
+void StepRecorder::run_begins(const OpRun& run) {
   if (stopped_) return;
-  StepRecord::Run made;
+  StepTrace::Run made;
   made.op = run.node != nullptr ? number_of(*run.node) : -1;
   made.name = run.op.name();
   made.block = run.block != nullptr ? run.block->name : "";
@@ -127,31 +127,31 @@ void StepLog::run_begins(const OpRun& run) {
   record_.runs.push_back(std::move(made));
 }
 
-void StepLog::run_ends(const Work& work) noexcept {
+void StepRecorder::run_ends(const Work& work) noexcept {
   if (stopped_ || open_.empty()) return;
-  StepRecord::Run& run = record_.runs[static_cast<std::size_t>(open_.back())];
+  StepTrace::Run& run = record_.runs[static_cast<std::size_t>(open_.back())];
   open_.pop_back();
   run.work = work;
   run.last_event = record_.events.size();
   run.end_us = now();
 }
 
-void StepLog::placed(const palimpsest::Value& value) {
+void StepRecorder::placed(const palimpsest::Value& value) {
   if (stopped_) return;
   const auto entry = live_.find(value.view().data);
   if (entry != live_.end()) record_.allocations[static_cast<std::size_t>(entry->second)].value = number_of(value);
 }
 
-void StepLog::gradient_placed(const palimpsest::Value& value, const void* address) {
+void StepRecorder::gradient_placed(const palimpsest::Value& value, const void* address) {
   if (stopped_) return;
   const auto entry = live_.find(address);
   if (entry == live_.end()) return;
-  StepRecord::Allocation& allocation = record_.allocations[static_cast<std::size_t>(entry->second)];
+  StepTrace::Allocation& allocation = record_.allocations[static_cast<std::size_t>(entry->second)];
   allocation.value = number_of(value);
   allocation.gradient = true;
 }
 
-void StepLog::backward_begins(const Tape& tape) {
+void StepRecorder::backward_begins(const Tape& tape) {
   if (stopped_) return;
   record_.backward_event = record_.events.size();
   record_.backward_run = record_.runs.size();
@@ -167,7 +167,7 @@ void StepLog::backward_begins(const Tape& tape) {
     for (std::size_t o = 0; o < node.outputs.size(); ++o) {
       const palimpsest::Value& output = *node.outputs[o];
       if (node.needs.output(o) || (node.needs.optional_output(o) && output.present())) reads(node.outputs[o]);
-      StepRecord::Value& value = record_.values[static_cast<std::size_t>(number_of(output))];
+      StepTrace::Value& value = record_.values[static_cast<std::size_t>(number_of(output))];
       value.recipe = output.recipe() != nullptr ? output.recipe()->name() : "keep";
       if (const Recipe* const recipe = output.recipe()) {
         value.arena = recipe->arena();
@@ -183,7 +183,7 @@ void StepLog::backward_begins(const Tape& tape) {
   }
 }
 
-void StepLog::allocated(const void* address, std::size_t bytes, Tag tag) noexcept {
+void StepRecorder::allocated(const void* address, std::size_t bytes, Tag tag) noexcept {
   try {
     const int number = static_cast<int>(record_.allocations.size());
     const int run = open_.empty() ? -1 : open_.back();
@@ -195,7 +195,7 @@ void StepLog::allocated(const void* address, std::size_t bytes, Tag tag) noexcep
   }
 }
 
-void StepLog::released(const void* address, std::size_t bytes, Tag tag) noexcept {
+void StepRecorder::released(const void* address, std::size_t bytes, Tag tag) noexcept {
   try {
     const auto entry = live_.find(address);
     const int number = entry != live_.end() ? entry->second : -1;
