@@ -156,7 +156,7 @@ class Training {
   Tensor labels_;
 };
 
-/// What --memory comes to.
+/// The meaning of --memory.
 struct Choice {
   PolicyPtr policy;
   std::size_t budget = 0;  ///< bytes; 0: none

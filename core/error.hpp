@@ -56,7 +56,7 @@ class StateError : public Error {
   using Error::Error;
 };
 
-/// What a recipe has brought back, or what it was brought back from, is not what forward made: names the op that made
+/// A restored value, or one that it was restored from, differs from the value that forward made: names the op that made
 /// it, its block and the shapes (see autograd/verify.hpp). A defect of the program or of the machine.
 class VerificationError : public Error {
  public:

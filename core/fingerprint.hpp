@@ -21,7 +21,7 @@ struct Fingerprint {
 /// Bytes of a piece: what is fingerprinted together, or left out of a sample together.
 inline constexpr std::size_t fingerprint_piece = 4096;
 
-/// Which pieces of a sequence of bytes are looked at: those whose number is `first` modulo `period`.
+/// A choice among the pieces of a sequence of bytes: those whose number is `first` modulo `period`.
 struct Sample {
   std::uint64_t first = 0;
   std::uint64_t period = 1;

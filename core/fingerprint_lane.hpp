@@ -35,13 +35,13 @@ struct Lane {
   }
 };
 
-/// What lane `number` of the whole sequence contributes.
+/// The contribution of lane `number` of the whole sequence.
 constexpr Fingerprint contribution(const Lane& lane, std::uint64_t number) {
   const std::uint64_t key = (number + 1) * 0xD1B54A32D192ED03;
   return {stir(lane.product + key), stir(lane.sum ^ key)};
 }
 
-/// What the length contributes: trailing zeros count.
+/// The contribution of the length: trailing zeros count.
 constexpr Fingerprint contribution(std::uint64_t bytes) { return {stir(bytes), stir(~bytes)}; }
 
 /// The last bytes of a sequence, fewer than a word.

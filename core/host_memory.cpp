@@ -28,7 +28,7 @@ bool populate(char* address, std::size_t bytes) {
   return true;
 }
 
-/// Whether the machine can back `bytes` more: populating beyond that would end the process instead of failing.
+/// True if the machine can back `bytes` more: populating beyond that would end the process instead of failing.
 bool available(std::size_t bytes) {
   std::ifstream meminfo("/proc/meminfo");
   std::string key;
@@ -43,7 +43,7 @@ bool available(std::size_t bytes) {
 class HostMemory : public MemorySource {
  public:
   HostMemory() {
-    // Addresses only. Where even they are rationed (ulimit -v), a smaller range does, and beyond it pieces stand alone.
+    // Addresses only. A smaller range does if even they are rationed (ulimit -v), and beyond it pieces stand alone.
     for (capacity_ = std::size_t{1} << 40; capacity_ >= (std::size_t{1} << 30); capacity_ /= 4) {
       mapping_ = reserve(capacity_);
       if (mapping_ == nullptr) continue;

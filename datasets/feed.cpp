@@ -26,8 +26,8 @@ FeedMemory::FeedMemory(Device device, std::int64_t batch_size, std::int64_t chan
   for (Buffer& batch : batches) batch = Buffer(device, RawLayout(batch_size, image_size).bytes, Tag::Data);
 }
 
-/// The way of a raw batch on CUDA: loader's ring, pinned -> copy stream -> one of two buffers -> kernel -> caller. What
-/// must not be overwritten while it is read, and why it is not:
+/// The way of a raw batch on CUDA: loader's ring, pinned -> copy stream -> one of two buffers -> kernel -> caller.
+/// Nothing is overwritten while it is read:
 ///
 /// - The slot of the ring that is being uploaded belongs to the loader again at its next call, so before that the host
 ///   waits for the copy (fetch). It was ordered when the batch before was served, a whole step ago.
@@ -36,8 +36,8 @@ FeedMemory::FeedMemory(Device device, std::int64_t batch_size, std::int64_t chan
 ///   come reads, so that the upload runs beside that step.
 /// - A kernel that reads a buffer comes after Upload::use, and so after the copy into it, whether or not the host has
 ///   waited for that copy by then.
-/// - What write() writes is the caller's. A tensor's memory is its own until the last handle goes; then whoever gets it
-///   from the allocator writes it later in the order of the same kernels. No copy of another stream goes there.
+/// - The destination of write() is the caller's. A tensor's memory is its own until the last handle goes; then its next
+///   owner writes it later in the order of the same kernels. No copy of another stream goes there.
 class Feed::Card {
  public:
   Card(const ImageSet& images, const LoaderOptions& spec, Loader& loader)

@@ -29,7 +29,7 @@ struct Gunzip::State {
   State(const State&) = delete;
   State& operator=(const State&) = delete;
 
-  /// Where zlib is in the compressed file.
+  /// The position of zlib in the compressed file.
   std::uint64_t offset() const { return file.offset() - stream.avail_in; }
 
   /// False at the end of the compressed file.

@@ -15,7 +15,7 @@ namespace palimpsest::datasets {
 ImageSet read_idx(const std::filesystem::path& images_file, const std::filesystem::path& labels_file,
                   std::int64_t classes);
 
-/// Where the Debian package dataset-fashion-mnist puts its files.
+/// The folder of the Debian package dataset-fashion-mnist.
 inline constexpr std::string_view fashion_mnist_folder = "/usr/share/datasets/fashion-mnist";
 
 /// Fashion-MNIST (Xiao et al. 2017): 60,000 or 10,000 grey 28x28 images in 10 classes. `folder` holds

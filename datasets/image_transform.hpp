@@ -19,12 +19,12 @@ struct Augmentation {
   /// Pad with this many zeros on every side, then crop the old size at random: 4 for DenseNet, 2 for RevNet.
   std::int64_t pad = 0;
   /// Called last, if set, on each finished image (H, W, C), by several threads at once; must take its randomness from
-  /// `random` alone. What it throws reaches the caller of Loader::next().
+  /// `random` alone. Its exceptions reach the caller of Loader::next().
   std::function<void(std::span<float> image, Random& random)> custom = {};
 };
 
-/// Where an image's pixels go: output pixel (y, x) shows stored pixel (y + down, x + right), or (y + down, right - x)
-/// if flipped, or zero where there is none.
+/// The place of an image's pixels: output pixel (y, x) shows stored pixel (y + down, x + right), if flipped
+/// (y + down, right - x), or zero where there is none.
 struct Placement {
   std::int32_t down;
   std::int32_t right;

@@ -1,7 +1,7 @@
 #pragma once
 
-// What makes a batch of a network's input on CUDA: ImageTransform::apply, to the bit, for placements that were drawn on
-// the host.
+// The kernel that makes a batch of a network's input on CUDA: ImageTransform::apply, to the bit, for placements that
+// were drawn on the host.
 
 #include <cstdint>
 

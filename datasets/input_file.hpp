@@ -13,7 +13,7 @@
 
 namespace palimpsest::datasets {
 
-/// Whether there is nothing at `path`. What may not be looked at is not missing: opening it says why.
+/// True if there is nothing at `path`. A path that may not be looked at is not missing: opening it says why.
 bool is_missing(const std::filesystem::path& path);
 
 /// A regular file as it lies on the disk, read from front to back.

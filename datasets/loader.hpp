@@ -86,11 +86,11 @@ class Loader {
   std::int64_t batches() const { return batches_; }
   /// The logical shape of a whole batch.
   Shape shape() const { return batch_shape(batch_size_); }
-  /// What it makes of a stored image.
+  /// The transform from a stored image to an input of the network.
   const ImageTransform& transform() const { return transform_; }
   /// Bytes held for batches.
   std::size_t bytes() const { return memory_.bytes(); }
-  /// Where all batches lie. If they are raw, nothing else lies in the same pages, so that these can be pinned.
+  /// The memory of all batches. If they are raw, nothing else lies in the same pages, so that these can be pinned.
   std::span<std::byte> ring() const { return {ring_, slots_.size() * slot_bytes_}; }
 
  private:

@@ -6,8 +6,8 @@
 
 namespace palimpsest::datasets {
 
-/// How 8-bit pixels become floats: (pixel - mean[c] - mean_image[c, h, w]) / deviation[c], all on the 0-255 scale. What
-/// is left empty is 0 (the means) or 1 (the deviation).
+/// The way from 8-bit pixels to floats: (pixel - mean[c] - mean_image[c, h, w]) / deviation[c], all on the 0-255 scale.
+/// An empty vector stands for 0 (the means) or 1 (the deviation).
 struct Normalisation {
   std::vector<float> mean = {};        ///< (C)
   std::vector<float> deviation = {};   ///< (C), positive

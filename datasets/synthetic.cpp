@@ -47,7 +47,7 @@ int level_at(const Pattern& pattern, const Coordinate& y, const Coordinate& x) {
   return mix(top, bottom, y.fraction);
 }
 
-/// What makes an image differ from others of its class.
+/// The difference between an image and others of its class.
 struct Variation {
   std::int64_t down;
   std::int64_t right;

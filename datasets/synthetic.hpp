@@ -6,7 +6,7 @@
 
 namespace palimpsest::datasets {
 
-/// What synthetic() makes.
+/// The images that synthetic() makes.
 struct SyntheticOptions {
   std::int64_t count = 4096;
   std::int64_t channels = 3;

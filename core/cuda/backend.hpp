@@ -1,7 +1,6 @@
 #pragma once
 
-// What core/device.cpp asks of the CUDA runtime, without the toolkit's headers. Compiled only where CUDA is
-// enabled.
+// The CUDA runtime as core/device.cpp calls it, without the toolkit's headers. Compiled only where CUDA is enabled.
 
 #include <cstdint>
 #include <memory>

@@ -17,7 +17,7 @@ void check(cudaError_t status, const char* command);
 #define PALIMPSEST_CUDA(command) ::palimpsest::cuda::check((command), #command)
 
 /// The stream that all kernels and copies go to, in order, on the device that was current when it was first asked for.
-/// What is freed on it may be used again at once, because whoever uses it next does so later in the same stream.
+/// Memory freed on it may be used again at once: its next user comes later in the same stream.
 cudaStream_t stream();
 
 /// Something wrong in the data that only a kernel can see, where the CPU's kernel would have told its caller. The first
@@ -34,7 +34,7 @@ struct Fault {
   double value;     // Range: the magnitude; OffGrid: the element; Label: the label
 };
 
-/// Where kernels report to and look.
+/// The place in device memory where kernels report a fault and look for one.
 Fault* fault();
 
 #if defined(__CUDACC__) || defined(PALIMPSEST_CUDA_EMULATOR)

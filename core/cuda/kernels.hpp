@@ -1,6 +1,6 @@
 #pragma once
 
-// What device code shares: packs of elements that move as one access, thread indices, and the choice of a pack's width.
+// Tools of device code: packs of elements that move as one access, thread indices, and the choice of a pack's width.
 
 #include <type_traits>
 

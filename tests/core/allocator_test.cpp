@@ -18,7 +18,7 @@ namespace {
 
 constexpr std::size_t unit = CachingAllocator::alignment;
 
-/// What a source was asked for.
+/// The requests that a source got.
 struct Log {
   std::vector<std::size_t> taken;
   std::size_t held = 0;

@@ -15,7 +15,7 @@
 namespace palimpsest::gpu_geometry {
 namespace {
 
-// What CUDA allows.
+// Limits of CUDA.
 constexpr Index max_grid_x = 0x7FFFFFFF;
 constexpr Index max_grid_y = 65535;
 

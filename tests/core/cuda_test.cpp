@@ -279,7 +279,7 @@ TEST_F(CudaTest, AValueOffTheGridsRangeIsToldByTheNextReadAndChangesNoState) {
   const auto before = training.parameters();
   const auto statistics = training.statistics();
   training.step(1, 1e6F);
-  // What comes after the value that is too large does not happen: neither the statistics nor the optimiser's step.
+  // Nothing happens after the value that is too large: neither the statistics nor the optimiser's step.
   expect_error<RangeError>("[round_to_grid] a value of magnitude 1e+06 leaves the range below 2^12",
                            [&] { training.parameters(); });
   EXPECT_EQ(training.parameters(), before);

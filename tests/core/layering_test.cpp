@@ -1,4 +1,4 @@
-// Who may include whom, and who may know what: read from the sources themselves.
+// The directions between rooms, and the words that each may know: read from the sources themselves.
 
 #include <gtest/gtest.h>
 
@@ -56,7 +56,7 @@ struct Includes {
   }
 };
 
-/// What follows `#include` on its line.
+/// The headers after `#include` on its line.
 Includes includes_of(const fs::path& source) {
   Includes includes;
   std::istringstream in(read(root / source));
@@ -92,7 +92,7 @@ std::string code_of(const fs::path& source) {
 
 bool in_word(char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_'; }
 
-/// What the code takes from namespace std.
+/// The names that the code takes from namespace std.
 std::set<std::string> standard_names(const std::string& code) {
   constexpr std::string_view prefix = "std::";
   std::set<std::string> names;
@@ -106,13 +106,13 @@ std::set<std::string> standard_names(const std::string& code) {
 
 std::string folder_of(const fs::path& path) { return path.begin()->string(); }
 
-/// Where a quoted header lies: from the root or, without a folder, beside the file that includes it.
+/// The path of a quoted header: from the root or, without a folder, beside the file that includes it.
 fs::path resolved(const std::string& header, const fs::path& from) {
   return header.find('/') == std::string::npos ? from.parent_path() / header : fs::path(header);
 }
 
-// What each folder may include. ops and memory do not know each other: what the tape asks of a policy is an interface
-// in autograd.
+// The rooms that each may include. ops and memory do not know each other: the tape asks policies through an interface in
+// autograd.
 const std::map<std::string, std::set<std::string>> allowed = {
     {"core", {"core"}},
     {"autograd", {"core", "autograd"}},

@@ -322,7 +322,7 @@ cudaError_t cudaMalloc(void** address, std::size_t bytes) {
   card().regions.emplace(region, pages);
   card().taken += pages;
   *address = region;
-  // What a card hands out is not zero: NaN in every type shows a read before the first write.
+  // Fresh memory of a card is not zero: NaN in every type shows a read before the first write.
   const Access access;
   std::memset(region, 0xFF, pages);
   return cudaSuccess;

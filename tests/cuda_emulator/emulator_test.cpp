@@ -1,4 +1,4 @@
-// What only the emulator can show: kernels whose threads run in another order, a card of a fixed size, and the mistakes
+// Things that only the emulator can show: kernels whose threads run in another order, a card of a fixed size, and the mistakes
 // that a card forgives.
 
 #include <gtest/gtest.h>

@@ -109,7 +109,7 @@ TEST_P(EmulatorStreams, ACopyWaitsForTheKernelsBeforeItAndOthersForTheCopy) {
   fill_bytes(card.data(), Device::Cuda, 1, bytes);
   make_copy_queue()->copy(host, card.data(), bytes);
   EXPECT_EQ(host[0], 1);
-  // What has read the memory before sees nothing of a copy into it; what comes behind use() does.
+  // Earlier readers of the memory see nothing of a copy into it; those behind use() do.
   host[0] = 2;
   copy_bytes(reader.data(), Device::Cuda, card.data(), Device::Cuda, bytes);
   make_copy_queue()->copy(card.data(), host, bytes);

@@ -55,7 +55,7 @@ class DatasetFiles : public testing::Test {
   std::filesystem::path folder_;
 };
 
-/// Whether `call` throws an E whose message has every one of `parts`.
+/// Success if `call` throws an E whose message has every one of `parts`.
 template <class E, class Call>
 AssertionResult throws(const Call& call, const std::vector<std::string>& parts) {
   try {

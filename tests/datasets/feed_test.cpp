@@ -18,7 +18,7 @@
 namespace palimpsest::datasets {
 namespace {
 
-/// What an epoch served: values in the order of memory.
+/// The batches of an epoch: values in the order of memory.
 struct Served {
   std::vector<std::int64_t> indices;
   std::vector<std::int64_t> sizes;

@@ -18,7 +18,7 @@
 namespace palimpsest::datasets {
 namespace {
 
-/// What a loader served, batch after batch.
+/// The batches of a loader, one after the other.
 struct Served {
   std::vector<std::int64_t> indices;
   std::vector<std::int32_t> labels;
@@ -124,7 +124,7 @@ TEST(Loader, DiffersByEpochAndSeedOnly) {
   EXPECT_NE(serve(images, spec, 0).images, serve(images, spec, 1).images);
 }
 
-/// What the first image must become, normalised, padded to size, flipped, padded and cropped at (top, left).
+/// The first image as it must come out, normalised, padded to size, flipped, padded and cropped at (top, left).
 std::vector<float> placed(const ImageSet& images, const LoaderOptions& spec, bool flip, std::int64_t top,
                           std::int64_t left) {
   const auto& [mean, deviation, mean_image] = spec.normalisation;

@@ -11,7 +11,7 @@
 
 namespace palimpsest::test {
 
-/// What an op does in the place of its replay.
+/// The replacement of an op's replay.
 using Replay = std::function<void(Op& op, ForwardContext& io)>;
 
 /// An op that does something else when it is run again.

@@ -207,7 +207,7 @@ class Builder {
     for (std::size_t i = 0; i < outputs.size(); ++i) pool.push_back({std::move(outputs[i]), outputs_on_grid[i]});
   }
 
-  /// What users do with tensors besides computing the loss.
+  /// Uses of tensors besides computing the loss.
   void look(Pool& pool) {
     auto& kept = graph_.kept_;
     if (one_in(2) || kept.size() < 2) {

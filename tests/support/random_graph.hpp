@@ -11,7 +11,7 @@ namespace palimpsest::test {
 /// The policy of the i-th block that a step enters.
 using PolicyOfBlock = std::function<PolicyPtr(int)>;
 
-/// What a training step leaves behind, bit for bit.
+/// The results of a training step, bit for bit.
 struct Outcome {
   Bits loss;
   std::vector<Bits> gradients;

@@ -10,7 +10,7 @@
 
 namespace palimpsest::test {
 
-/// What became of the stream elements that a stage of a network had solved for.
+/// The errors of the stream elements that a stage of a network had solved for.
 struct StageDrift {
   std::size_t elements = 0;
   std::size_t same = 0;      ///< those that came back to the bit

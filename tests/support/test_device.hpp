@@ -11,11 +11,11 @@
 
 namespace palimpsest::test {
 
-/// What the environment variable PALIMPSEST_TEST_DEVICE says: `cpu` (the default) or `cuda`. Throws ValueError for
+/// The device that the environment variable PALIMPSEST_TEST_DEVICE names: `cpu` (the default) or `cuda`. Throws ValueError for
 /// anything else.
 Device device();
 
-/// Whether kernels of that device run on the CPU, one thread after the other (tests/cuda_emulator): some thousand times
+/// True if kernels of that device run on the CPU, one thread after the other (tests/cuda_emulator): some thousand times
 /// slower than a card, so that long tests take less of the same there.
 bool emulated();
 

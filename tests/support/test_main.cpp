@@ -1,4 +1,4 @@
-// Runs the tests on the device that PALIMPSEST_TEST_DEVICE names. Where that device is not there, every test is
+// Runs the tests on the device that PALIMPSEST_TEST_DEVICE names. Without that device every test is
 // reported as skipped, with the reason.
 
 #include <gtest/gtest.h>

@@ -10,8 +10,8 @@
 
 namespace user {
 
-/// What convolutions and matrix products make goes to host memory outside the framework's allocator when forward has no
-/// more use for it, and comes back for backward; what memory-bound ops make is computed again. Exact.
+/// The results of convolutions and matrix products go to host memory outside the framework's allocator when forward has
+/// no more use for them, and come back for backward; those of memory-bound ops are computed again. Exact.
 /// `budget`: bytes that may lie outside at a time. A step that needs more fails with OutOfMemory.
 palimpsest::PolicyPtr offload(std::size_t budget = std::numeric_limits<std::size_t>::max());
 
