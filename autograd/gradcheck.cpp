@@ -45,7 +45,7 @@ class WeightedSum : public Op {
   }
 
   void forward(ForwardContext& io) override {
-    if (io.device() == Device::Meta) return;
+    if (is_meta(io.device())) return;
     with_float(io.output().dtype, name(), [&](auto zero) {
       using T = decltype(zero);
       const std::vector<T> x = host_copy<T>(io.input(0));
@@ -59,7 +59,7 @@ class WeightedSum : public Op {
     const GradientTarget dx = io.grad_input(0);
     const std::size_t bytes = static_cast<std::size_t>(dx.view.shape.count()) * size_of(dx.view.dtype);
     const Buffer product = io.workspace(bytes);
-    if (io.device() == Device::Meta) return;
+    if (is_meta(io.device())) return;
     with_float(dx.view.dtype, name(), [&](auto zero) {
       using T = decltype(zero);
       const T dy = host_copy<T>(io.grad_output())[0];

@@ -97,7 +97,7 @@ Tensor& Tensor::requires_grad(bool on) {
 template <class T>
 std::vector<T> Tensor::to_vector() const {
   check_dtype<T>("to_vector", dtype());
-  if (device() == Device::Meta) throw DeviceError("to_vector: a tensor on meta has no elements");
+  if (is_meta(device())) throw DeviceError(concat_text("to_vector: a tensor on ", device(), " has no elements"));
   std::vector<T> memory(static_cast<std::size_t>(shape().count()));
   copy_bytes(memory.data(), Device::Cpu, view().data, device(), value().bytes());
   std::vector<T> logical(memory.size());

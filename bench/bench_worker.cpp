@@ -59,10 +59,10 @@ struct Options {
 };
 
 Device device_of(const std::string& name) {
-  for (const Device device : {Device::Cpu, Device::Cuda, Device::Meta}) {
+  for (const Device device : {Device::Cpu, Device::Cuda, Device::MetaCpu, Device::MetaCuda}) {
     if (name == to_string(device)) return device;
   }
-  throw ValueError("--device takes cpu, cuda or meta");
+  throw ValueError("--device takes cpu, cuda, meta-cpu or meta-cuda");
 }
 
 Precision precision_of(const std::string& name) {
@@ -165,13 +165,12 @@ struct Choice {
 
 Choice choose(const Options& options, Device device) {
   constexpr std::string_view prefix = "budget=";
-  if (device != Device::Meta) set_forecast_device(device);
-  Training training(options, Device::Meta);
+  Training training(options, meta_of(device));
   training.step();
-  const memory::Rehearsal rehearsal = [&](const PolicyPtr& policy) {
-    if (policy != nullptr) training.model().set_memory(policy);
-    training.step();
-  };
+  const memory::Rehearsal rehearsal{meta_of(device), [&](const PolicyPtr& policy) {
+                                      if (policy != nullptr) training.model().set_memory(policy);
+                                      training.step();
+                                    }};
   const memory::Rates rates =
       options["rates"].empty() ? memory::Rates::standard(device) : memory::Rates::load(options["rates"], device);
   const std::string& text = options["memory"];
@@ -199,7 +198,7 @@ class Worker {
       stopwatch_.start();
       const Tensor loss = training_.step();
       std::cout << (i > 0 ? "," : "") << stopwatch_.stop();
-      if (device_ != Device::Meta) loss_ = loss.item();
+      if (!is_meta(device_)) loss_ = loss.item();
     }
     std::cout << "],\"loss\":" << loss_ << "}" << std::endl;
   }
@@ -220,7 +219,7 @@ class Worker {
       const DeviceMemory memory = cuda_device_memory();
       std::cout << ",\"device_bytes\":" << memory.total - memory.free;
     }
-    if (device_ != Device::Meta) std::cout << ",\"state_digest\":\"" << training_.model().state_digest() << '"';
+    if (!is_meta(device_)) std::cout << ",\"state_digest\":\"" << training_.model().state_digest() << '"';
     std::cout << "}" << std::endl;
   }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Prints the memory of whole models over their depth, as Markdown tables, and checks it against the project's limits.
 
-The figures are those of a training step on the `meta` device, which computes nothing and so takes no time at any
+The figures are those of a training step on the `meta-cpu` device, which computes nothing and so takes no time at any
 size. That they are the true ones is checked by a real step of one DenseNet and of one RevNet, whose tracked peak must
 be equal to the byte, and whose process may take PROCESS_MIB beyond what the allocator has reserved.
 """
@@ -60,7 +60,7 @@ class Models:
         self._threads = threads
         self._seen: dict[tuple, dict] = {}
 
-    def run(self, model: str, depth: int, memory: str, device: str = "meta", steps: int = 2) -> dict:
+    def run(self, model: str, depth: int, memory: str, device: str = "meta-cpu", steps: int = 2) -> dict:
         """What bench_worker reports at its end. From the second step on, the optimiser's memory is there, too."""
         key = (model, depth, memory, device, steps)
         if key not in self._seen:
@@ -143,11 +143,11 @@ def check_revnet(models: Models, checks: Checks) -> None:
 def check_real_step(models: Models, checks: Checks, model: str, depth: int, memory: str) -> None:
     """One step with everything computed."""
     name = f"{model}-{depth} under {memory}"
-    predicted = models.run(model, depth, memory, "meta", 1)["peak_bytes"]
+    predicted = models.run(model, depth, memory, "meta-cpu", 1)["peak_bytes"]
     measured = models.run(model, depth, memory, "cpu", 1)
     by_tag = {tag: value for tag, value in measured["peak_bytes"].items() if tag != "reserved"}
     equal = all(predicted[tag] == value for tag, value in by_tag.items())
-    text = f"peak {by_tag['total']:,} bytes on the CPU, {predicted['total']:,} on meta, the same for every tag"
+    text = f"peak {by_tag['total']:,} bytes on the CPU, {predicted['total']:,} on meta-cpu, the same for every tag"
     checks.check(equal, f"{name}: {text}")
     outside = (measured["vm_hwm_bytes"] - measured["peak_bytes"]["reserved"]) / MIB
     checks.at_most(f"{name}: VmHWM beyond the reserved memory", outside, PROCESS_MIB)

@@ -13,11 +13,11 @@
 namespace palimpsest {
 namespace {
 
-/// Addresses for tensors without bytes: distinct, never readable. They come in the pieces in which the device would
-/// give memory that Meta stands for, so that what is reserved is foretold as well.
+/// Addresses for tensors without bytes: distinct, never readable. They come in the pieces in which `device` would give
+/// memory, so that the reserved bytes are predicted as well.
 class MetaMemory : public MemorySource {
  public:
-  MetaMemory() {
+  explicit MetaMemory(Device device) : granule_(device == Device::Cuda ? 0 : system_granule) {
     static std::atomic<std::uintptr_t> ranges{0};
     next_ = (std::uintptr_t{1} << 60) + (ranges++ << 50);
   }
@@ -25,7 +25,7 @@ class MetaMemory : public MemorySource {
   void* take(std::size_t bytes, std::size_t& granted) override {
     granted = (bytes + system_granule - 1) / system_granule * system_granule;
     if (granted < bytes) return nullptr;
-    if (granule() == 0) next_ += system_granule;  // a gap
+    if (granule_ == 0) next_ += system_granule;  // a gap
     void* const address = reinterpret_cast<void*>(next_);
     next_ += granted;
     return address;
@@ -34,10 +34,11 @@ class MetaMemory : public MemorySource {
     const auto begin = reinterpret_cast<std::uintptr_t>(address);
     if (begin + bytes == next_) next_ = begin;
   }
-  std::size_t granule() const override { return forecast_device() == Device::Cuda ? 0 : system_granule; }
+  std::size_t granule() const override { return granule_; }
   bool on_host() const override { return false; }
 
  private:
+  std::size_t granule_;
   std::uintptr_t next_;
 };
 
@@ -47,8 +48,9 @@ std::unique_ptr<MemorySource> make_source(Device device) {
       return make_host_memory();
     case Device::Cuda:
       return make_cuda_memory();
-    case Device::Meta:
-      return std::make_unique<MetaMemory>();
+    case Device::MetaCpu:
+    case Device::MetaCuda:
+      return std::make_unique<MetaMemory>(kernel_device(device));
   }
   throw DeviceError("no such device");
 }
@@ -190,13 +192,17 @@ Allocator& allocator(Device device) {
   switch (device) {
     case Device::Cpu:
       return cpu;
-    case Device::Meta: {
-      static Allocator& meta = *new Allocator(Device::Meta);
-      return meta;
-    }
     case Device::Cuda: {
       static Allocator& cuda = *new Allocator(Device::Cuda);
       return cuda;
+    }
+    case Device::MetaCpu: {
+      static Allocator& meta_cpu = *new Allocator(Device::MetaCpu);
+      return meta_cpu;
+    }
+    case Device::MetaCuda: {
+      static Allocator& meta_cuda = *new Allocator(Device::MetaCuda);
+      return meta_cuda;
     }
   }
   throw DeviceError("no such device");

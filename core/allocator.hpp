@@ -25,8 +25,8 @@ constexpr std::string_view to_string(Tag tag) {
 /// Bytes by tag.
 using TagBytes = std::array<std::size_t, tag_count>;
 
-/// The memory of one device, in bytes. Live bytes are those asked for, without rounding. On Meta all of it is what the
-/// device would count for which Meta stands (set_forecast_device), `reserved` included.
+/// The memory of one device, in bytes. Live bytes are those asked for, without rounding. A meta device counts what the
+/// device that it stands for would count, `reserved` included.
 struct MemoryStats {
   std::size_t live = 0;            ///< held now
   TagBytes live_by_tag{};          ///< adds up to `live`
@@ -40,7 +40,7 @@ struct MemoryStats {
 /// The CPU's memory and CUDA's are taken from the system in multiples of so many bytes: one huge page.
 inline constexpr std::size_t system_granule = std::size_t{2} << 20;
 
-/// Where a caching allocator gets its memory: the system, a GPU, or nothing at all (meta; tests).
+/// Where a caching allocator gets its memory: the system, a GPU, or nothing at all (meta devices; tests).
 class MemorySource {
  public:
   virtual ~MemorySource() = default;
@@ -135,7 +135,7 @@ class Allocator {
 /// The allocator of a device; made on first use. Throws DeviceError if the device is not there.
 Allocator& allocator(Device device);
 
-/// An owned allocation: uninitialised bytes aligned to 256 (null on the meta device).
+/// An owned allocation: uninitialised bytes aligned to 256 (none on a meta device).
 class Buffer {
  public:
   Buffer() = default;
@@ -155,7 +155,7 @@ class Buffer {
   }
 
   explicit operator bool() const { return allocator_ != nullptr; }
-  /// The address; on the meta device a unique one that must not be read or written.
+  /// The address; on a meta device a unique one that must not be read or written.
   void* data() const { return data_; }
   template <class T>
   T* as() const {

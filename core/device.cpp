@@ -1,6 +1,5 @@
 #include <palimpsest/core/device.hpp>
 
-#include <atomic>
 #include <cstring>
 
 #if defined(PALIMPSEST_HAS_CUDA)
@@ -10,20 +9,11 @@
 namespace palimpsest {
 namespace {
 
-std::atomic<Device> device_to_forecast{Device::Cpu};
-
 [[noreturn, maybe_unused]] void refuse() {
   throw DeviceError(concat_text("no CUDA device: ", cuda_unavailable_reason()));
 }
 
 }  // namespace
-
-void set_forecast_device(Device device) {
-  if (device == Device::Meta) throw DeviceError("meta stands for another device, not for itself");
-  device_to_forecast = device;
-}
-
-Device forecast_device() { return device_to_forecast; }
 
 #if defined(PALIMPSEST_HAS_CUDA)
 
@@ -103,7 +93,7 @@ Pinned::~Pinned() = default;
 #endif
 
 void copy_bytes(void* to, Device to_device, const void* from, Device from_device, std::size_t bytes) {
-  if (to_device == Device::Meta || from_device == Device::Meta || bytes == 0) return;
+  if (is_meta(to_device) || is_meta(from_device) || bytes == 0) return;
   if (to_device == Device::Cpu && from_device == Device::Cpu) {
     std::memcpy(to, from, bytes);
     return;
@@ -116,7 +106,7 @@ void copy_bytes(void* to, Device to_device, const void* from, Device from_device
 }
 
 void fill_bytes(void* to, Device device, unsigned char value, std::size_t bytes) {
-  if (device == Device::Meta || bytes == 0) return;
+  if (is_meta(device) || bytes == 0) return;
   if (device == Device::Cpu) {
     std::memset(to, value, bytes);
     return;

@@ -38,21 +38,14 @@ struct DeviceMemory {
 /// Throws DeviceError if there is no card.
 DeviceMemory cuda_device_memory();
 
-/// The device whose kernels a step on Meta stands for: they differ in workspace. Device::Cpu unless set.
-void set_forecast_device(Device device);
-Device forecast_device();
-
-/// `device`, or for Meta the device that it stands for: what to size workspace by.
-inline Device kernel_device(Device device) { return device == Device::Meta ? forecast_device() : device; }
-
 /// Copies bytes between devices, or within one. When it returns the host may use its side of the copy; within a CUDA
-/// device, copies and kernels follow one another without the host waiting. A copy from or to Meta does nothing. Throws
-/// DeviceError; a copy from CUDA to the host also throws what a kernel has found wrong in its data (RangeError,
-/// ValueError).
+/// device, copies and kernels follow one another without the host waiting. A copy from or to a meta device does
+/// nothing. Throws DeviceError; a copy from CUDA to the host also throws what a kernel has found wrong in its data
+/// (RangeError, ValueError).
 void copy_bytes(void* to, Device to_device, const void* from, Device from_device, std::size_t bytes);
 
-/// Sets every byte to `value`; within a CUDA device in order with copies and kernels. On Meta does nothing. Throws
-/// DeviceError.
+/// Sets every byte to `value`; within a CUDA device in order with copies and kernels. Does nothing on a meta device.
+/// Throws DeviceError.
 void fill_bytes(void* to, Device device, unsigned char value, std::size_t bytes);
 inline void zero_bytes(void* to, Device device, std::size_t bytes) { fill_bytes(to, device, 0, bytes); }
 

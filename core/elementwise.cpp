@@ -18,7 +18,7 @@ void in_chunks(std::int64_t count, const Body& body) {
 }  // namespace
 
 void accumulate(void* to, const void* from, std::int64_t count, Dtype dtype, Device device) {
-  if (device == Device::Meta) return;
+  if (is_meta(device)) return;
   with_float(dtype, "accumulate", [&](auto zero) {
     using T = decltype(zero);
     T* const destination = static_cast<T*>(to);
@@ -33,7 +33,7 @@ void accumulate(void* to, const void* from, std::int64_t count, Dtype dtype, Dev
 }
 
 void fill(void* to, double value, std::int64_t count, Dtype dtype, Device device) {
-  if (device == Device::Meta) return;
+  if (is_meta(device)) return;
   with_float(dtype, "fill", [&](auto zero) {
     using T = decltype(zero);
     T* const destination = static_cast<T*>(to);

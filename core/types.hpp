@@ -62,9 +62,22 @@ decltype(auto) with_float(Dtype dtype, std::string_view op, Body&& body) {
   throw DtypeError(concat_text("[", op, "] takes float32 or float64, got ", dtype));
 }
 
-/// Where bytes live. Meta has none: on it shapes, allocations and policies are followed and no kernel runs, so that the
-/// peak of a step is known without the step.
-enum class Device : std::uint8_t { Cpu, Cuda, Meta };
+/// The place of a tensor's bytes. A meta device has none: shapes, allocations and policies are followed there and no
+/// kernel runs, so that the peak of a step is known without the step. MetaCpu counts what the CPU would count, MetaCuda
+/// what a CUDA device would: the two differ in workspace and in what the allocator reserves.
+enum class Device : std::uint8_t { Cpu, Cuda, MetaCpu, MetaCuda };
+
+constexpr bool is_meta(Device device) { return device == Device::MetaCpu || device == Device::MetaCuda; }
+
+/// The meta device that stands for `device`; a meta device stands for itself.
+constexpr Device meta_of(Device device) {
+  return device == Device::Cuda || device == Device::MetaCuda ? Device::MetaCuda : Device::MetaCpu;
+}
+
+/// The device whose kernels a step on `device` runs or, on a meta device, stands for: workspace is sized by it.
+constexpr Device kernel_device(Device device) {
+  return device == Device::Cuda || device == Device::MetaCuda ? Device::Cuda : Device::Cpu;
+}
 
 constexpr std::string_view to_string(Device device) {
   switch (device) {
@@ -72,8 +85,10 @@ constexpr std::string_view to_string(Device device) {
       return "cpu";
     case Device::Cuda:
       return "cuda";
-    case Device::Meta:
-      return "meta";
+    case Device::MetaCpu:
+      return "meta-cpu";
+    case Device::MetaCuda:
+      return "meta-cuda";
   }
   return "?";
 }

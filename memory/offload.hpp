@@ -22,7 +22,7 @@ struct OffloadStats {
   std::size_t reserved = 0;  ///< of the file, or of pinned host memory, free places included
 };
 
-/// On Meta what it would be on the device that a step there stands for.
+/// On a meta device: of the device that it stands for.
 OffloadStats offload_stats(Device device);
 
 }  // namespace palimpsest::memory

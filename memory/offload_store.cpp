@@ -9,7 +9,7 @@
 namespace palimpsest::memory {
 namespace {
 
-/// On Meta nothing moves.
+/// On a meta device nothing moves.
 class NoStore : public OffloadStore {
  public:
   NoStore() : OffloadStore(std::make_unique<PlaceNumbers>()) {}
@@ -41,7 +41,8 @@ struct Stores {
   std::string directory;  // empty: the system's folder for temporary files
   std::shared_ptr<OffloadStore> cpu;
   std::shared_ptr<OffloadStore> cuda;
-  std::shared_ptr<OffloadStore> meta = std::make_shared<NoStore>();
+  std::shared_ptr<OffloadStore> meta_cpu = std::make_shared<NoStore>();
+  std::shared_ptr<OffloadStore> meta_cuda = std::make_shared<NoStore>();
 
   std::string folder() const {
     if (!directory.empty()) return directory;
@@ -98,8 +99,10 @@ std::shared_ptr<OffloadStore> offload_store(Device device) {
     case Device::Cuda:
       if (all.cuda == nullptr) all.cuda = std::make_shared<PinnedStore>();
       return all.cuda;
-    case Device::Meta:
-      return all.meta;
+    case Device::MetaCpu:
+      return all.meta_cpu;
+    case Device::MetaCuda:
+      return all.meta_cuda;
   }
   throw DeviceError("no such device");
 }
@@ -124,7 +127,10 @@ OffloadStats offload_stats(Device device) {
   {
     Stores& all = stores();
     const std::lock_guard<std::mutex> lock(all.mutex);
-    store = device == Device::Cpu ? all.cpu : device == Device::Cuda ? all.cuda : all.meta;
+    store = device == Device::Cpu       ? all.cpu
+            : device == Device::Cuda    ? all.cuda
+            : device == Device::MetaCpu ? all.meta_cpu
+                                        : all.meta_cuda;
   }
   return store != nullptr ? store->stats() : OffloadStats{};
 }

@@ -9,7 +9,7 @@ namespace palimpsest::nn {
 
 template <class Draw>
 Tensor Init::filled(const Shape& shape, const Draw& draw) {
-  if (device_ == Device::Meta) return Tensor::empty(shape, dtype_, device_, Tag::Parameter);
+  if (is_meta(device_)) return Tensor::empty(shape, dtype_, device_, Tag::Parameter);
   return with_float(dtype_, "init", [&](auto zero) {
     std::vector<decltype(zero)> values(static_cast<std::size_t>(shape.count()));
     for (auto& value : values) value = static_cast<decltype(zero)>(draw());

@@ -50,7 +50,7 @@ std::vector<Tensor> inputs_of(Tensors&&... tensors) {
 /// device's kernel with PALIMPSEST_RUN. On Meta nothing runs. Throws DtypeError.
 template <class Body>
 void run_kernels(std::string_view op, Device device, Dtype dtype, Body&& body) {
-  if (device != Device::Meta) with_float(dtype, op, body);
+  if (!is_meta(device)) with_float(dtype, op, body);
 }
 
 }  // namespace palimpsest::ops

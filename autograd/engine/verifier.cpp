@@ -122,7 +122,7 @@ const Verifier::Mark* Verifier::mark_of(const Value& value) const {
 }
 
 void Verifier::compare(const View& bytes, const Mark& mark, Check check) {
-  if (bytes.device == Device::Meta || mark.sample.pieces(bytes.bytes()) == 0) return;
+  if (is_meta(bytes.device) || mark.sample.pieces(bytes.bytes()) == 0) return;
   if (bytes.device == Device::Cpu) {
     if (fingerprint(bytes.data, bytes.bytes(), mark.sample) != mark.bytes) throw VerificationError(describe(check));
     return;

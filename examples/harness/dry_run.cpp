@@ -15,8 +15,8 @@ Forecast forecast(const MakeModel& make_model, const MemoryChoice& memory, const
   const RunLength length = run_length(options);
   make_schedule(options, length.steps);
   Forecast result;
-  allocator(Device::Meta).release_cached();  // what a planner has cached there is not in the run's process
-  PeakMeter meter(Device::Meta);
+  allocator(meta_of(device)).release_cached();  // what a planner has cached there is not in the run's process
+  PeakMeter meter(meta_of(device));
   MetaTraining training(make_model, options, defaults, device);
   memory.apply(training.model());
   // The first step differs from all others: the optimiser's state does not exist yet. The peak is known after the
@@ -31,7 +31,7 @@ Forecast forecast(const MakeModel& make_model, const MemoryChoice& memory, const
   result.peak = meter.peak();
   result.reserved = result.peak.reserved;
   if (options.evaluate) {
-    const PeakMeter evaluation(Device::Meta);
+    const PeakMeter evaluation(meta_of(device));
     training.evaluate();
     result.evaluation = evaluation.peak();
     result.reserved = std::max(result.reserved, result.evaluation.reserved);
@@ -59,7 +59,7 @@ Forecast dry_run(const MakeModel& make_model, const Options& options, const Trai
 std::size_t dry_run_bytes(const MakeModel& make_model, const MemoryChoice& memory, const Options& options,
                           const TrainingDefaults& defaults, Device device) {
   return blame_flags([&] {
-    const PeakMeter meter(Device::Meta);
+    const PeakMeter meter(meta_of(device));
     MetaTraining training(make_model, options, defaults, device);
     memory.apply(training.model());
     for (std::int64_t step = 0; step < std::min<std::int64_t>(run_length(options).steps, 2); ++step) training.step();
@@ -74,7 +74,7 @@ memory::StepTrace record_dry_run(const MakeModel& make_model, const MemoryChoice
     MetaTraining training(make_model, options, defaults, device);
     memory.apply(training.model());
     if (run_length(options).steps > 1) training.step();
-    memory::StepRecorder log(Device::Meta);
+    memory::StepRecorder log(meta_of(device));
     training.step();
     return log.take();
   });

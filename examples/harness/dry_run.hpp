@@ -20,9 +20,9 @@ struct Forecast {
   std::size_t reserved = 0;  ///< most that the allocator will take from the system, evaluations included
 };
 
-/// Runs the first steps on Device::Meta, standing for `device`: milliseconds in which a model that cannot be, a policy
-/// that has nothing to act on, a budget that is too small and the peak of memory come to light. Throws UsageError for
-/// what the flags are to blame for.
+/// Runs the first steps on the meta device that stands for `device`: milliseconds in which a model that cannot be, a
+/// policy that has nothing to act on, a budget that is too small and the peak of memory come to light. Throws
+/// UsageError for what the flags are to blame for.
 Forecast dry_run(const MakeModel& make_model, const MemoryChoice& memory, const Options& options,
                  const TrainingDefaults& defaults, Device device = Device::Cpu);
 

@@ -14,7 +14,7 @@ std::size_t evaluation_bytes(const MakeModel& make_model, const Options& options
                              Device device) {
   MetaTraining training(make_model, options, defaults, device);
   training.step();
-  const PeakMeter meter(Device::Meta);
+  const PeakMeter meter(meta_of(device));
   training.evaluate();
   return meter.peak().total;
 }

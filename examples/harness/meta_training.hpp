@@ -15,30 +15,18 @@ namespace palimpsest::harness {
 /// Makes the model that the flags describe, for images of this data set.
 using MakeModel = std::function<std::unique_ptr<nn::Classifier>(const DataFacts& data, nn::Init init)>;
 
-/// While it lives, Meta stands for this device.
-class StandIn {
- public:
-  explicit StandIn(Device device);
-  ~StandIn();
-  StandIn(const StandIn&) = delete;
-  StandIn& operator=(const StandIn&) = delete;
-
- private:
-  Device before_;
-};
-
 /// The memory that a feed holds beside the batch that is being worked on: the loader's ring if that is the device, else
 /// batches on their way.
 class MetaFeed {
  public:
-  MetaFeed(const DataFacts& data, std::int64_t batch_size, const TrainingDefaults& defaults);
+  MetaFeed(const DataFacts& data, std::int64_t batch_size, const TrainingDefaults& defaults, Device meta);
 
  private:
   Buffer ring_;
   std::optional<datasets::FeedMemory> memory_;
 };
 
-/// A training run on Device::Meta, standing for `device`: the same model, optimiser and feed, but no data and no
+/// A training run on the meta device that stands for `device`: the same model, optimiser and feed, but no data and no
 /// arithmetic. Its memory is that of the run, to the byte.
 class MetaTraining {
  public:
@@ -55,7 +43,7 @@ class MetaTraining {
   memory::Rehearsal rehearsal();
 
  private:
-  StandIn stand_in_;
+  Device meta_;
   VerifyScope verify_;
   const DataFacts& data_;
   const TrainingDefaults& defaults_;

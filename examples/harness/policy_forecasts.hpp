@@ -8,7 +8,7 @@
 namespace palimpsest::harness {
 
 /// What the second step of the run would need under each of memory::names(), and under the run's own policy if that is
-/// another: found out on Device::Meta, which stands for `device`. Policies that have nothing to act on are left out.
+/// another: found out on the meta device that stands for `device`. Policies that have nothing to act on are left out.
 /// `memory`: what choose_memory() has made of the run's own, for which nothing is planned again.
 ///
 /// Times are those of the run's table of rates (rates_for), as in --plan and for the planner. Throws OutOfMemory,

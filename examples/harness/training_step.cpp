@@ -17,7 +17,7 @@ Samples take(const datasets::Feed& feed, const datasets::FedBatch& batch) {
 double train_step(nn::Classifier& model, nn::Sgd& sgd, const Samples& samples) {
   sgd.zero_grad();
   const Tensor loss = ops::cross_entropy(model(samples.images), samples.labels);
-  const double value = loss.device() == Device::Meta ? 0.0 : loss.item();
+  const double value = is_meta(loss.device()) ? 0.0 : loss.item();
   if (!std::isfinite(value)) throw DivergedError(concat_text("the loss is ", value));
   loss.backward();
   sgd.step();

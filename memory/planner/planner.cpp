@@ -80,17 +80,17 @@ std::vector<Candidate> frontier(std::vector<Candidate> all) {
 }  // namespace
 
 StepForecast forecast(const Rehearsal& rehearsal, const PolicyPtr& policy, const Rates& rates) {
-  Allocator& memory = allocator(Device::Meta);
+  Allocator& memory = allocator(rehearsal.device);
   memory.reset_peak();
   const Meter meter(rates);
-  rehearsal(policy);
+  rehearsal.step(policy);
   const MemoryStats stats = memory.stats();
   return {stats.peak, stats.peak_by_tag, stats.peak_reserved, meter.work(), meter.seconds()};
 }
 
 StepTrace rehearse(const Rehearsal& rehearsal, const PolicyPtr& policy) {
-  StepRecorder log(Device::Meta);
-  rehearsal(policy);
+  StepRecorder log(rehearsal.device);
+  rehearsal.step(policy);
   return log.take();
 }
 

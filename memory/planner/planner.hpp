@@ -12,10 +12,15 @@
 
 namespace palimpsest::memory {
 
-/// Runs one whole training step on Device::Meta under the policy, or under the model's usual ones where it is null. The
-/// same step every time, like any but the first of a run. What it throws comes out of the planner's functions; a
-/// ValueError for a policy that has nothing to act on does not.
-using Rehearsal = std::function<void(const PolicyPtr& policy)>;
+/// A training step that can be run without its arithmetic.
+struct Rehearsal {
+  /// The meta device that the step runs on. No other thread may use its memory during a rehearsal.
+  Device device = Device::MetaCpu;
+  /// Runs one whole step under the policy, or under the model's usual ones where it is null. The same step every time,
+  /// like any but the first of a run. What it throws comes out of the planner's functions; a ValueError for a policy
+  /// that has nothing to act on does not.
+  std::function<void(const PolicyPtr& policy)> step;
+};
 
 /// What a step will take.
 struct StepForecast {

@@ -172,7 +172,7 @@ std::vector<Refused> refused_calls() {
       {"empty", [] { return Tensor(); }, {}},
       {"device",
        [] {
-         return Tensor::zeros({4, 5, 1, 1}, Dtype::Float32, Device::Meta);
+         return Tensor::zeros({4, 5, 1, 1}, Dtype::Float32, meta_device());
        },
        {}},
       {"step", of_a_step_that_is_over, {}},
@@ -335,7 +335,7 @@ TEST_F(DeferredFailureTest, ThePeakOnMetaIsTheMeasuredOneUnderEveryPolicy) {
     spec.bottleneck = bottleneck;
     for (const PolicyPtr& policy : all_policies()) {
       SCOPED_TRACE(::testing::Message() << policy->name() << (bottleneck ? ", bottleneck" : ""));
-      const MemoryStats meta = peak_on(Device::Meta, spec, policy);
+      const MemoryStats meta = peak_on(meta_device(), spec, policy);
       const MemoryStats measured = peak_on(device(), spec, policy);
       EXPECT_EQ(meta.peak, measured.peak);
       EXPECT_EQ(meta.peak_by_tag, measured.peak_by_tag);

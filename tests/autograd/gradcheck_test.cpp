@@ -99,7 +99,7 @@ TEST(GradcheckTest, RefusesWhatItCannotCheck) {
   const auto generator = std::make_shared<Generator>();
   const TensorFunction random = [=](std::span<const Tensor> in) { return ops::dropout(in[0], 0.5, generator); };
   const Tensor single = zeros({3}).requires_grad();
-  const Tensor meta = Tensor::zeros({3}, Dtype::Float64, Device::Meta).requires_grad();
+  const Tensor meta = Tensor::zeros({3}, Dtype::Float64, meta_device()).requires_grad();
   const Tensor unwanted = zeros({3}, Dtype::Float64);
   EXPECT_THROW(gradcheck(relu, std::vector{unwanted}), ValueError);
   EXPECT_THROW(gradcheck(random, std::vector{some_values()}), ValueError);
@@ -113,7 +113,7 @@ TEST(WeightedSumTest, RefusesWeightsThatDoNotFit) {
   const Tensor x = some_values();
   EXPECT_THROW(weighted_sum(x, zeros({8}, Dtype::Float64)), ShapeError);
   EXPECT_THROW(weighted_sum(x, zeros(x.shape())), DtypeError);
-  EXPECT_THROW(weighted_sum(x, Tensor::zeros(x.shape(), Dtype::Float64, Device::Meta)), DeviceError);
+  EXPECT_THROW(weighted_sum(x, Tensor::zeros(x.shape(), Dtype::Float64, meta_device())), DeviceError);
   EXPECT_THROW(weighted_sum(x, Tensor()), ValueError);
 }
 

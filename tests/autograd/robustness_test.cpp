@@ -15,6 +15,7 @@
 #include <palimpsest/ops/add.hpp>
 #include <palimpsest/ops/cross_entropy.hpp>
 #include <palimpsest/ops/relu.hpp>
+#include "tests/support/test_device.hpp"
 
 namespace palimpsest::test {
 namespace {
@@ -29,7 +30,7 @@ TEST(ShapeLimitTest, MoreElementsThanCanBeCountedAreRefused) {
 TEST(SgdTest, ParametersOfDifferentTypesOrDevicesAreRefused) {
   const Tensor single = Tensor::zeros({4}, Dtype::Float32).requires_grad();
   const Tensor twice = Tensor::zeros({4}, Dtype::Float64).requires_grad();
-  const Tensor meta = Tensor::zeros({4}, Dtype::Float32, Device::Meta).requires_grad();
+  const Tensor meta = Tensor::zeros({4}, Dtype::Float32, meta_device()).requires_grad();
   EXPECT_THROW(nn::Sgd({{"a", single}, {"b", twice}}, {}), DtypeError);
   EXPECT_THROW(nn::Sgd({{"a", single}, {"b", meta}}, {}), DeviceError);
 }

@@ -179,7 +179,7 @@ TEST_F(TapeUseTest, WrongInputsAreRefusedBeforeAnythingHappens) {
   const Tensor x = row_parameter({1, 2, 3, 4});
   const Tensor y = ops::relu(x);
   EXPECT_THROW(ops::add(y, zeros({1, 3})), ShapeError);
-  EXPECT_THROW(ops::add(y, Tensor::zeros({1, 4}, Dtype::Float32, Device::Meta)), DeviceError);
+  EXPECT_THROW(ops::add(y, Tensor::zeros({1, 4}, Dtype::Float32, meta_device())), DeviceError);
   EXPECT_THROW(ops::add(y, Tensor()), ValueError);
   weighted_sum(y).backward();
   EXPECT_EQ(gradient_of(x), (Floats{1, 2, 3, 4}));

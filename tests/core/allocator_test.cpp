@@ -334,7 +334,7 @@ TEST(CachingAllocator, WhatIsReservedDoesNotDependOnAddresses) {
 // --- The accounting --------------------------------------------------------------------------------------------------
 
 TEST(Allocator, TagsAddUpAtEveryMoment) {
-  for (const Device device : {Device::Cpu, Device::Meta}) {
+  for (const Device device : {Device::Cpu, test::meta_device()}) {
     Allocator memory(device);
     Random random(1);
     std::vector<std::tuple<void*, std::size_t, Tag>> blocks;
@@ -372,7 +372,7 @@ TEST(Allocator, TagsAddUpAtEveryMoment) {
 }
 
 TEST(Allocator, MetaReservesWhatTheDeviceReserves) {
-  Allocator meta(Device::Meta);
+  Allocator meta(test::meta_device());
   Allocator real(test::device());
   Random random(3);
   struct Pair {

@@ -30,10 +30,8 @@ class CudaTest : public ::testing::Test {
  protected:
   void SetUp() override {
     if (cuda_device_count() == 0) GTEST_SKIP() << "no CUDA device: " << cuda_unavailable_reason();
-    set_forecast_device(Device::Cuda);
   }
   void TearDown() override {
-    set_forecast_device(device());
     ops::set_column_limit(column_limit_);
     if (cuda_device_count() == 0) return;
     EXPECT_NO_THROW(synchronize(Device::Cuda)) << "a fault that no read has reported";
@@ -323,12 +321,11 @@ TEST_F(CudaTest, MetaForeseesWorkspaceForAnyBoundOnColumns) {
   for (const std::size_t limit : {std::size_t{1}, std::size_t{300'000}, std::size_t{1} << 30}) {
     ops::set_column_limit(limit);
     const std::size_t peak = peak_of_convolution(Device::Cuda);
-    EXPECT_EQ(peak_of_convolution(Device::Meta), peak) << limit;
+    EXPECT_EQ(peak_of_convolution(Device::MetaCuda), peak) << limit;
     EXPECT_GT(peak, last);
     last = peak;
   }
-  set_forecast_device(Device::Cpu);
-  EXPECT_EQ(peak_of_convolution(Device::Meta), peak_of_convolution(Device::Cpu));
+  EXPECT_EQ(peak_of_convolution(Device::MetaCpu), peak_of_convolution(Device::Cpu));
 }
 
 TEST_F(CudaTest, ABoundOfNoColumnsIsRefused) { EXPECT_THROW(ops::set_column_limit(0), ValueError); }

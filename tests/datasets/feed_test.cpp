@@ -229,11 +229,11 @@ TEST(CudaFeed, MemoryOnTheCardIsKnownBefore) {
     LoaderOptions spec = small_spec();
     spec.normalisation = normalisation;
     const std::size_t on_cuda = live(Device::Cuda);
-    const std::size_t on_meta = live(Device::Meta);
+    const std::size_t on_meta = live(Device::MetaCuda);
     const Feed feed(images, spec, Device::Cuda);
-    const FeedMemory memory(Device::Meta, 10, 3, 5, 7, !normalisation.mean_image.empty());
-    EXPECT_EQ(live(Device::Cuda) - on_cuda, live(Device::Meta) - on_meta);
-    EXPECT_EQ(live(Device::Meta) - on_meta,
+    const FeedMemory memory(Device::MetaCuda, 10, 3, 5, 7, !normalisation.mean_image.empty());
+    EXPECT_EQ(live(Device::Cuda) - on_cuda, live(Device::MetaCuda) - on_meta);
+    EXPECT_EQ(live(Device::MetaCuda) - on_meta,
               3 * 1024 + (normalisation.mean_image.empty() ? 0 : 420) + 2 * 10 * (4 + 12 + 105));
   }
 }
@@ -252,12 +252,12 @@ TEST(Feed, SaysThatACustomAugmentationCannotRunOnCuda) {
   EXPECT_THROW(Loader(images, spec), ValueError);
 }
 
-TEST(Feed, OnMetaWritesNothing) {
+TEST(Feed, OnAMetaDeviceWritesNothing) {
   const ImageSet images = small_set();
-  Feed feed(images, small_spec(), Device::Meta);
+  Feed feed(images, small_spec(), Device::MetaCpu);
   feed.start_epoch(0);
   std::int64_t seen = 0;
-  while (const std::optional<Given> given = take(feed, Device::Meta)) seen += given->batch.size;
+  while (const std::optional<Given> given = take(feed, Device::MetaCpu)) seen += given->batch.size;
   EXPECT_EQ(seen, 53);
 }
 

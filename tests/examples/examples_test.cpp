@@ -166,15 +166,15 @@ TEST(Device, AutoIsAlwaysThereAndCudaSaysWhyNot) {
 
 TEST(PeakMeter, LeavesOutWhatHappensWhilePaused) {
   constexpr std::size_t size = 1 << 20;
-  const std::size_t base = allocator(Device::Meta).stats().live;
-  PeakMeter meter(Device::Meta);
-  { const Buffer training(Device::Meta, size, Tag::Activation); }
+  const std::size_t base = allocator(Device::MetaCpu).stats().live;
+  PeakMeter meter(Device::MetaCpu);
+  { const Buffer training(Device::MetaCpu, size, Tag::Activation); }
   meter.pause();
-  { const Buffer evaluation(Device::Meta, 5 * size, Tag::Activation); }
+  { const Buffer evaluation(Device::MetaCpu, 5 * size, Tag::Activation); }
   EXPECT_EQ(meter.peak().total, base + size);
   meter.resume();
   EXPECT_EQ(meter.peak().total, base + size);
-  { const Buffer training(Device::Meta, 2 * size, Tag::Gradient); }
+  { const Buffer training(Device::MetaCpu, 2 * size, Tag::Gradient); }
   EXPECT_EQ(meter.peak().total, base + 2 * size);
   EXPECT_EQ(meter.peak().by_tag[static_cast<std::size_t>(Tag::Gradient)], 2 * size);
   EXPECT_GE(meter.peak().reserved, 5 * size);

@@ -64,7 +64,7 @@ class ChainNet {
 
   memory::Rehearsal rehearsal() {
     step(memory::store_all());
-    return [this](const PolicyPtr& policy) { step(policy); };
+    return {device_, [this](const PolicyPtr& policy) { step(policy); }};
   }
 
   const std::vector<Tensor>& parameters() const { return parameters_; }
@@ -74,7 +74,7 @@ class ChainNet {
   static constexpr std::int64_t side = 16;
 
   Tensor tensor(const Shape& shape, Tag tag) {
-    if (device_ == Device::Meta) return Tensor::empty(shape, Dtype::Float32, device_, tag);
+    if (is_meta(device_)) return Tensor::empty(shape, Dtype::Float32, device_, tag);
     return random_tensor(shape, parameters_.size(), tag);  // draws nothing: the same net on every device
   }
   Tensor parameter(const Shape& shape) {
@@ -255,7 +255,7 @@ class ChainPlanTest : public TapeTest, public testing::WithParamInterface<Net> {
 
   static constexpr double tie = 1e-12;  // seconds that sums in another order may differ by
 
-  ChainNet net_{GetParam().seed, GetParam().layers, Device::Meta};
+  ChainNet net_{GetParam().seed, GetParam().layers, meta_device()};
   memory::Rehearsal rehearsal_ = net_.rehearsal();
   Rates rates_ = Rates::standard(Device::Cpu);
   StepTrace step_ = memory::rehearse(rehearsal_, memory::store_all());

@@ -85,7 +85,7 @@ Peak expect_exact(const MakeTraining& make, const PolicyPtr& policy) {
   EXPECT_EQ(digest_after(3, make, policy), digest_after(3, make, memory::store_all()));
   const Peak measured = peak_of_second_step(make, policy);
   EXPECT_TRUE((peak_of_second_step(make, policy) == measured));
-  EXPECT_TRUE((peak_of_second_step(make, policy, Device::Meta) == measured));
+  EXPECT_TRUE((peak_of_second_step(make, policy, meta_device()) == measured));
   return measured;
 }
 

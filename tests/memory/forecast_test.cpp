@@ -222,12 +222,12 @@ std::vector<Policy> policies(const Case& network, std::int64_t batch) {
                      model.set_memory(memory::assign(memory::parse_rules(rules), model.block_names()));
                    }});
   }
-  Run run(network.make, batch, Device::Meta);
+  Run run(network.make, batch, meta_device());
   run.step();
-  const auto rehearsal = [&](const PolicyPtr& policy) {
-    if (policy != nullptr) run.model().set_memory(policy);
-    run.step();
-  };
+  const memory::Rehearsal rehearsal{meta_device(), [&](const PolicyPtr& policy) {
+                                      if (policy != nullptr) run.model().set_memory(policy);
+                                      run.step();
+                                    }};
   const memory::Planner planner(rehearsal, memory::Rates::standard(device()), /*may_offload=*/true);
   const std::vector<memory::Candidate>& plans = planner.candidates();
   add(plans.front().policy, "least budget");
@@ -261,10 +261,10 @@ TEST_P(ForecastTest, IsWhatIsThenMeasured) {
     for (const Policy& policy : policies(GetParam(), batch)) {
       SCOPED_TRACE(concat_text(policy.name, ", batch ", batch));
       if (policy.name.starts_with("reversible") && !GetParam().reversible) {
-        EXPECT_THROW(take(GetParam().make, policy.set, batch, Device::Meta), ValueError);
+        EXPECT_THROW(take(GetParam().make, policy.set, batch, meta_device()), ValueError);
         continue;
       }
-      const Taken foretold = take(GetParam().make, policy.set, batch, Device::Meta);
+      const Taken foretold = take(GetParam().make, policy.set, batch, meta_device());
       for (const int count : threads) {
         SCOPED_TRACE(concat_text(count, " threads"));
         set_thread_count(count);

@@ -51,7 +51,7 @@ template <class Model, class TensorSpec>
 MakeTraining on_four_images(const TensorSpec& spec) {
   return [spec](const PolicyPtr& policy, Device where) {
     Batch batch;
-    if (where == Device::Meta) {
+    if (is_meta(where)) {
       batch.images = Tensor::empty({4, 3, 16, 16}, Dtype::Float32, where, Tag::Data);
       batch.labels = Tensor::empty({4}, Dtype::Int32, where, Tag::Data);
     } else {

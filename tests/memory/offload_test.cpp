@@ -97,7 +97,7 @@ void expect_predicted(const MakeTraining& make) {
   for (int i = 0; i < 3; ++i) {  // whatever the threads do meanwhile
     EXPECT_TRUE((peak_of_second_step(make, memory::offload(0)) == measured));
   }
-  EXPECT_TRUE((peak_of_second_step(make, memory::offload(0), Device::Meta) == measured));
+  EXPECT_TRUE((peak_of_second_step(make, memory::offload(0), meta_device()) == measured));
   EXPECT_GT(measured.out, 0U);
   const Peak stored = peak_of_second_step(make, memory::store_all());
   // Not of the whole: in a model as small as this, CUDA's bounded workspace is most of it.
@@ -148,8 +148,8 @@ std::pair<std::vector<std::size_t>, std::size_t> backward_of_chain(bool aside, D
   const auto live = [&] { return memory.stats().live_by_tag[static_cast<std::size_t>(Tag::Activation)]; };
   const std::size_t before = live();
   std::vector<std::size_t> alive;
-  const Tensor x = where != Device::Meta ? random_parameter(shape, 1)
-                                         : Tensor::empty(shape, Dtype::Float32, where, Tag::Parameter).requires_grad();
+  const Tensor x = !is_meta(where) ? random_parameter(shape, 1)
+                                   : Tensor::empty(shape, Dtype::Float32, where, Tag::Parameter).requires_grad();
   const Tensor y = in_block(memory::offload(0), x, [&](Tensor z) {
     for (int i = 0; i < 6; ++i) {
       z = watch(ops::relu(std::move(z)), [&](Moment moment) {
@@ -172,7 +172,7 @@ TEST_F(OffloadTest, NothingIsFetchedForWhatGetsNoGradient) {
   ASSERT_EQ(chain.first.size(), 6U);
   EXPECT_EQ(std::count(chain.first.begin() + 1, chain.first.end() - 1, chain.first[1]), 4);  // as many on their way
   EXPECT_EQ(branched, chain);
-  EXPECT_EQ(backward_of_chain(true, Device::Meta), branched);
+  EXPECT_EQ(backward_of_chain(true, meta_device()), branched);
 }
 
 TEST_F(OffloadTest, NothingGrowsAfterTheFirstStep) {

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <thread>
 
 #include <palimpsest/memory/policies.hpp>
 #include <palimpsest/nn/models/resnet.hpp>
@@ -22,12 +23,12 @@ using memory::Rates;
 using test::Training;
 
 /// A training step of a model without data.
-memory::Rehearsal rehearsal_of(Training& training) {
+memory::Rehearsal rehearsal_of(Training& training, Device meta = test::meta_device()) {
   training.step();
-  return [&training](const PolicyPtr& policy) {
-    if (policy != nullptr) training.model().set_memory(policy);
-    training.step();
-  };
+  return {meta, [&training](const PolicyPtr& policy) {
+            if (policy != nullptr) training.model().set_memory(policy);
+            training.step();
+          }};
 }
 
 using MakeTraining = std::function<Training(std::int64_t batch, Device device)>;
@@ -58,7 +59,7 @@ class PlannerTest : public testing::TestWithParam<Case> {
  protected:
   static constexpr int budgets = 50;
 
-  Training meta_ = GetParam().make(GetParam().batch, Device::Meta);
+  Training meta_ = GetParam().make(GetParam().batch, test::meta_device());
   memory::Rehearsal rehearsal_ = rehearsal_of(meta_);
   Rates rates_ = Rates::standard(Device::Cpu);
   Planner planner_{rehearsal_, rates_};
@@ -155,15 +156,15 @@ INSTANTIATE_TEST_SUITE_P(Models, PlannerTest, testing::ValuesIn(cases()),
                          [](const auto& info) { return info.param.name; });
 
 TEST(PlanTest, AnotherModelsPlanIsRefused) {
-  Training dense = cases()[0].make(2, Device::Meta);
+  Training dense = cases()[0].make(2, test::meta_device());
   const Planner planner(rehearsal_of(dense), Rates::standard(Device::Cpu));
-  Training residual = cases()[2].make(2, Device::Meta);
+  Training residual = cases()[2].make(2, test::meta_device());
   residual.model().set_memory(planner.candidates().front().policy);
   EXPECT_THROW(residual.step(), StateError);
 }
 
 TEST(PlanTest, ADeepNetworkIsPlannedInSeconds) {
-  Training training = maker_of<nn::DenseNet>(nn::DenseNetOptions::cifar(190, 40))(64, Device::Meta);
+  Training training = maker_of<nn::DenseNet>(nn::DenseNetOptions::cifar(190, 40))(64, test::meta_device());
   const Planner planner(rehearsal_of(training), Rates::standard(Device::Cpu));
   EXPECT_LT(planner.rehearsals(),
             400U);  // of about 10 ms each: what bounds the time, and does not depend on the machine
@@ -172,9 +173,34 @@ TEST(PlanTest, ADeepNetworkIsPlannedInSeconds) {
 
 /// Replaying each segment once needs 85 MiB at the best length of the segments.
 TEST(PlanTest, ADeepChainOfUnitsKeepsCheckpointsOnTheWayToOthers) {
-  Training training = maker_of<nn::ResNet>(nn::ResNet::cifar(110))(64, Device::Meta);
+  Training training = maker_of<nn::ResNet>(nn::ResNet::cifar(110))(64, test::meta_device());
   const Planner planner(rehearsal_of(training), Rates::standard(Device::Cpu));
   EXPECT_LT(planner.candidates().front().forecast.peak, std::size_t{42} << 20);
+}
+
+/// Peaks and reserved bytes of the candidates, in order.
+std::vector<std::size_t> plan_on(Device meta) {
+  Training training = cases()[0].make(4, meta);
+  const Planner planner(rehearsal_of(training, meta), Rates::standard(kernel_device(meta)));
+  std::vector<std::size_t> bytes;
+  for (const Candidate& candidate : planner.candidates()) {
+    bytes.push_back(candidate.forecast.peak);
+    bytes.push_back(candidate.forecast.peak_reserved);
+  }
+  return bytes;
+}
+
+TEST(PlanTest, ForTwoDevicesAtOnceAsForEachAlone) {
+  for (const Device meta : {Device::MetaCpu, Device::MetaCuda}) allocator(meta).release_cached();
+  const std::vector<std::size_t> cpu = plan_on(Device::MetaCpu);
+  const std::vector<std::size_t> cuda = plan_on(Device::MetaCuda);
+  EXPECT_NE(cpu, cuda);
+  for (const Device meta : {Device::MetaCpu, Device::MetaCuda}) allocator(meta).release_cached();
+  std::vector<std::size_t> beside;
+  std::thread other([&] { beside = plan_on(Device::MetaCuda); });
+  EXPECT_EQ(plan_on(Device::MetaCpu), cpu);
+  other.join();
+  EXPECT_EQ(beside, cuda);
 }
 
 TEST(RatesTest, AreReadBackAsWritten) {

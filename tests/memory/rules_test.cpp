@@ -56,7 +56,7 @@ TEST(RulesTest, WhatIsWrongIsNamed) {
 }
 
 TEST(RulesTest, AnUnmatchedPatternListsTheBlocks) {
-  nn::DenseNet model(nn::DenseNetOptions::cifar(10, 4), nn::Init(0, Device::Meta));
+  nn::DenseNet model(nn::DenseNetOptions::cifar(10, 4), nn::Init(0, test::meta_device()));
   const std::vector<PolicyPtr> too_few = {memory::shared()};
   EXPECT_THROW(model.set_memory(too_few), ValueError);
   try {

@@ -62,29 +62,29 @@ TEST(StepRecorderTest, EventsAddUpToTheAllocatorsPeak) {
 
 // The tables count so: three times the forward's multiply-adds, less the first convolution's input gradient.
 TEST(StepRecorderTest, OperationsOfAStepAreThoseOfTheModel) {
-  nn::DenseNet dense(nn::DenseNetOptions::cifar(100, 12), nn::Init(0, Device::Meta));
-  EXPECT_NEAR(record_step(dense, 64, "store-all", Device::Meta).record.work().operations, 110.6e9, 1.2e9);
-  nn::RevNet rev(nn::RevNet::cifar(110), nn::Init(0, Device::Meta));
-  EXPECT_NEAR(record_step(rev, 100, "store-all", Device::Meta).record.work().operations, 152e9, 1.6e9);
+  nn::DenseNet dense(nn::DenseNetOptions::cifar(100, 12), nn::Init(0, test::meta_device()));
+  EXPECT_NEAR(record_step(dense, 64, "store-all", test::meta_device()).record.work().operations, 110.6e9, 1.2e9);
+  nn::RevNet rev(nn::RevNet::cifar(110), nn::Init(0, test::meta_device()));
+  EXPECT_NEAR(record_step(rev, 100, "store-all", test::meta_device()).record.work().operations, 152e9, 1.6e9);
 }
 
 TEST(StepRecorderTest, WhatAPolicyRunsAgainIsCounted) {
-  nn::RevNet model(nn::RevNet::cifar(14), nn::Init(0, Device::Meta));
-  const auto store_all = record_step(model, 2, "store-all", Device::Meta).record;
+  nn::RevNet model(nn::RevNet::cifar(14), nn::Init(0, test::meta_device()));
+  const auto store_all = record_step(model, 2, "store-all", test::meta_device()).record;
   EXPECT_EQ(store_all.work(RunKind::Replay).operations, 0);
   EXPECT_EQ(store_all.work(RunKind::Solve).operations, 0);
-  const auto checkpoint = record_step(model, 2, "checkpoint", Device::Meta).record;
+  const auto checkpoint = record_step(model, 2, "checkpoint", test::meta_device()).record;
   EXPECT_GT(checkpoint.work(RunKind::Replay).operations, 0.5 * checkpoint.work(RunKind::Forward).operations);
   EXPECT_EQ(checkpoint.work(RunKind::Forward).operations, store_all.work(RunKind::Forward).operations);
-  const auto reversible = record_step(model, 2, "reversible", Device::Meta).record;
+  const auto reversible = record_step(model, 2, "reversible", test::meta_device()).record;
   EXPECT_GT(reversible.work(RunKind::Solve).bytes, 0);
 }
 
 TEST(StepRecorderTest, TheRecordIsTheSameWithAndWithoutData) {
   nn::DenseNet real(nn::DenseNetOptions::cifar(10, 4), nn::Init(0, test::device()));
-  nn::DenseNet meta(nn::DenseNetOptions::cifar(10, 4), nn::Init(0, Device::Meta));
+  nn::DenseNet meta(nn::DenseNetOptions::cifar(10, 4), nn::Init(0, test::meta_device()));
   const auto measured = record_step(real, 2, "shared", test::device()).record;
-  const auto forecast = record_step(meta, 2, "shared", Device::Meta).record;
+  const auto forecast = record_step(meta, 2, "shared", test::meta_device()).record;
   ASSERT_EQ(measured.runs.size(), forecast.runs.size());
   for (std::size_t i = 0; i < measured.runs.size(); ++i) {
     EXPECT_EQ(measured.runs[i].name, forecast.runs[i].name);
@@ -99,8 +99,8 @@ TEST(StepRecorderTest, TheRecordIsTheSameWithAndWithoutData) {
 }
 
 TEST(StepRecorderTest, ValuesKnowWhoReadsThemAndHowTheyReturn) {
-  nn::RevNet model(nn::RevNet::cifar(14), nn::Init(0, Device::Meta));
-  const StepTrace record = record_step(model, 2, "reversible", Device::Meta).record;
+  nn::RevNet model(nn::RevNet::cifar(14), nn::Init(0, test::meta_device()));
+  const StepTrace record = record_step(model, 2, "reversible", test::meta_device()).record;
   std::set<std::string> recipes;
   int solvable = 0;
   for (const StepTrace::Value& value : record.values) {

@@ -58,7 +58,7 @@ TEST_F(UserPolicyTest, AUsersPolicyNeedsLessMemory) {
 
 TEST_F(UserPolicyTest, ARunWithoutDataHasTheSamePeak) {
   for (const PolicyPtr& policy : {user::offload(), user::keep_every_other()}) {
-    EXPECT_EQ(peak_of_a_step(policy, Device::Meta), peak_of_a_step(policy)) << policy->name();
+    EXPECT_EQ(peak_of_a_step(policy, meta_device()), peak_of_a_step(policy)) << policy->name();
   }
 }
 

@@ -27,13 +27,13 @@ nn::DenseNetOptions densenet(std::int64_t depth, std::int64_t growth, std::int64
 }
 
 std::int64_t parameters(const nn::DenseNetOptions& spec) {
-  return nn::DenseNet(spec, nn::Init(0, Device::Meta)).parameter_count();
+  return nn::DenseNet(spec, nn::Init(0, test::meta_device())).parameter_count();
 }
 
 template <class Model>
 std::int64_t parameters(nn::ResidualOptions spec, std::int64_t classes) {
   spec.classes = classes;
-  return Model(spec, nn::Init(0, Device::Meta)).parameter_count();
+  return Model(spec, nn::Init(0, test::meta_device())).parameter_count();
 }
 
 TEST(ParameterCount, DenseNetForCifar) {
@@ -108,7 +108,7 @@ MemoryStats peak_of_step(const TensorSpec& spec, std::int64_t batch, std::string
 }
 
 double densenet_peak(std::int64_t depth, std::int64_t batch, std::string_view policy) {
-  return static_cast<double>(peak_of_step<nn::DenseNet>(densenet(depth, 12), batch, policy, Device::Meta).peak);
+  return static_cast<double>(peak_of_step<nn::DenseNet>(densenet(depth, 12), batch, policy, test::meta_device()).peak);
 }
 
 /// What activations and their gradients take at the peak: everything but what a model of that size has anyway. Where
@@ -122,13 +122,13 @@ double activation_peak(const MemoryStats& stats) {
 TEST(Memory, ThePeakOnMetaIsTheMeasuredOne) {
   const std::int64_t batch = test::emulated() ? 1 : 3;
   for (const std::string_view policy : {"store-all", "shared", "checkpoint", "offload"}) {
-    const auto meta = peak_of_step<nn::DenseNet>(densenet(22, 12), batch, policy, Device::Meta);
+    const auto meta = peak_of_step<nn::DenseNet>(densenet(22, 12), batch, policy, test::meta_device());
     const auto measured = peak_of_step<nn::DenseNet>(densenet(22, 12), batch, policy, test::device());
     EXPECT_EQ(meta.peak, measured.peak) << policy;
     EXPECT_EQ(meta.peak_by_tag, measured.peak_by_tag) << policy;
   }
   for (const std::string_view policy : memory::names()) {
-    const auto meta = peak_of_step<nn::RevNet>(nn::RevNet::cifar(14), batch, policy, Device::Meta);
+    const auto meta = peak_of_step<nn::RevNet>(nn::RevNet::cifar(14), batch, policy, test::meta_device());
     const auto measured = peak_of_step<nn::RevNet>(nn::RevNet::cifar(14), batch, policy, test::device());
     EXPECT_EQ(meta.peak, measured.peak) << policy;
     EXPECT_EQ(meta.peak_by_tag, measured.peak_by_tag) << policy;
@@ -136,7 +136,7 @@ TEST(Memory, ThePeakOnMetaIsTheMeasuredOne) {
 }
 
 TEST(Memory, TagsAddUpAtThePeak) {
-  const auto stats = peak_of_step<nn::DenseNet>(densenet(40, 12), 64, "shared", Device::Meta);
+  const auto stats = peak_of_step<nn::DenseNet>(densenet(40, 12), 64, "shared", test::meta_device());
   std::size_t sum = 0;
   for (const std::size_t bytes : stats.peak_by_tag) sum += bytes;
   EXPECT_EQ(sum, stats.peak);
@@ -177,17 +177,17 @@ TEST(Memory, DenseNetIsQuadraticInDepthUnderStoreAll) {
 
 TEST(Memory, RevNet110AtBatch100) {
   const auto spec = nn::RevNet::cifar(110);
-  const double store_all = activation_peak(peak_of_step<nn::RevNet>(spec, 100, "store-all", Device::Meta));
+  const double store_all = activation_peak(peak_of_step<nn::RevNet>(spec, 100, "store-all", test::meta_device()));
   EXPECT_LE(store_all, 900 * mebibyte);
-  EXPECT_LE(activation_peak(peak_of_step<nn::RevNet>(spec, 100, "checkpoint", Device::Meta)), 0.45 * store_all);
-  EXPECT_LE(activation_peak(peak_of_step<nn::RevNet>(spec, 100, "reversible", Device::Meta)), 160 * mebibyte);
+  EXPECT_LE(activation_peak(peak_of_step<nn::RevNet>(spec, 100, "checkpoint", test::meta_device())), 0.45 * store_all);
+  EXPECT_LE(activation_peak(peak_of_step<nn::RevNet>(spec, 100, "reversible", test::meta_device())), 160 * mebibyte);
 }
 
 TEST(Memory, RevNetDoesNotGrowWithDepthUnderReversible) {
   const auto peak = [](std::int64_t depth) {
     nn::ResidualOptions spec = nn::RevNet::cifar(depth);
     spec.filters = {32, 64, 128};
-    return activation_peak(peak_of_step<nn::RevNet>(spec, 100, "reversible", Device::Meta));
+    return activation_peak(peak_of_step<nn::RevNet>(spec, 100, "reversible", test::meta_device()));
   };
   EXPECT_NEAR(peak(38), peak(110), 0.01 * peak(110));
   EXPECT_NEAR(peak(218), peak(110), 0.01 * peak(110));

@@ -227,10 +227,9 @@ std::size_t peak_of_step(Device device, Verify verify) {
 }
 
 TEST_F(VerifyModelTest, MemoryIsForecastToTheByte) {
-  set_forecast_device(device());
-  const std::size_t off = peak_of_step(Device::Meta, Verify::Off);
+  const std::size_t off = peak_of_step(meta_device(), Verify::Off);
   for (const Verify verify : {Verify::Sampled, Verify::All}) {
-    const std::size_t forecast = peak_of_step(Device::Meta, verify);
+    const std::size_t forecast = peak_of_step(meta_device(), verify);
     EXPECT_EQ(peak_of_step(device(), verify), forecast) << to_string(verify);
     if (device() == Device::Cpu) {
       EXPECT_EQ(forecast, off);  // fingerprints of the host's bytes are no tensor memory
@@ -239,7 +238,6 @@ TEST_F(VerifyModelTest, MemoryIsForecastToTheByte) {
       EXPECT_LT(forecast, off + (64 << 10));
     }
   }
-  set_forecast_device(Device::Cpu);
 }
 
 }  // namespace

@@ -176,7 +176,7 @@ void add_bad_batch_norm(std::vector<BadCall>& calls) {
     call_batch_norm({2, 3, 5, 5}, 3, running_statistics(3, Dtype::Float64, device()));
   });
   add_bad<DeviceError>(calls, "batch_norm_device_of_statistics", "[batch_norm] running statistics are on meta", [] {
-    call_batch_norm({2, 3, 5, 5}, 3, running_statistics(3, Dtype::Float32, Device::Meta));
+    call_batch_norm({2, 3, 5, 5}, 3, running_statistics(3, Dtype::Float32, meta_device()));
   });
   add_bad<ValueError>(calls, "batch_norm_without_statistics", "empty tensor", [] {
     call_batch_norm({2, 3, 5, 5}, 3, {});

@@ -86,7 +86,7 @@ Footprint footprint_on(Device where, Dtype dtype) {
 TEST_P(OpTest, MetaDeviceGivesTheShapesAndThePeakOfTheDevice) {
   for (const Dtype dtype : {Dtype::Float32, Dtype::Float64}) {
     SCOPED_TRACE(to_string(dtype));
-    const Footprint meta = footprint_on(Device::Meta, dtype);
+    const Footprint meta = footprint_on(meta_device(), dtype);
     const Footprint measured = footprint_on(device(), dtype);
     EXPECT_EQ(meta.outputs, measured.outputs);
     EXPECT_EQ(meta.gradients, measured.gradients);
@@ -139,7 +139,7 @@ TEST_P(OpTest, RefusesMixedAndForeignDtypes) {
 TEST_P(SeveralInputsOpTest, RefusesMixedDevices) {
   for (std::size_t i = 0; i < GetParam().inputs.size(); ++i) {
     expect_refused<DeviceError>(
-        GetParam(), i, [](const Tensor& input) { return Tensor::empty(input.shape(), input.dtype(), Device::Meta); });
+        GetParam(), i, [](const Tensor& input) { return Tensor::empty(input.shape(), input.dtype(), meta_device()); });
   }
 }
 

@@ -11,9 +11,12 @@
 
 namespace palimpsest::test {
 
-/// The device that the environment variable PALIMPSEST_TEST_DEVICE names: `cpu` (the default) or `cuda`. Throws ValueError for
-/// anything else.
+/// The device that the environment variable PALIMPSEST_TEST_DEVICE names: `cpu` (the default) or `cuda`. Throws
+/// ValueError for anything else.
 Device device();
+
+/// The meta device that stands for it.
+inline Device meta_device() { return meta_of(device()); }
 
 /// True if kernels of that device run on the CPU, one thread after the other (tests/cuda_emulator): some thousand times
 /// slower than a card, so that long tests take less of the same there.

@@ -30,7 +30,6 @@ int main(int argc, char** argv) {
   ::testing::InitGoogleTest(&argc, argv);
   try {
     const palimpsest::Device device = palimpsest::test::device();
-    palimpsest::set_forecast_device(device);  // what Meta stands for
     if (device == palimpsest::Device::Cuda && palimpsest::cuda_device_count() == 0) {
       ::testing::UnitTest::GetInstance()->listeners().Append(
           new SkipAll("no CUDA device: " + palimpsest::cuda_unavailable_reason()));

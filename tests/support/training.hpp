@@ -33,7 +33,7 @@ inline Batch two_images() {
 inline Batch noise(std::int64_t images, Device where) {
   const Shape shape{images, 3, 32, 32};
   const Tensor labels = Tensor::zeros({images}, Dtype::Int32, where, Tag::Data);
-  if (where == Device::Meta) return {Tensor::empty(shape, Dtype::Float32, where, Tag::Data), labels};
+  if (is_meta(where)) return {Tensor::empty(shape, Dtype::Float32, where, Tag::Data), labels};
   Random random(3);
   std::vector<float> pixels(static_cast<std::size_t>(shape.count()));
   for (float& pixel : pixels) pixel = static_cast<float>(random.normal());
