@@ -40,7 +40,7 @@ struct GradcheckResult {
 /// The inputs themselves are not touched: `function` gets copies. It must be smooth within twice `step` of the inputs,
 /// so keep those of a ReLU or a maximum away from its kinks.
 /// Throws ValueError if no input wants a gradient or if two calls of `function` differ, DtypeError unless those inputs
-/// and the result are float64, StateError if the result depends on none of them, DeviceError on Meta.
+/// and the result are float64, StateError if the result depends on none of them, DeviceError on a meta device.
 GradcheckResult gradcheck(const TensorFunction& function, std::span<const Tensor> inputs,
                           const GradcheckOptions& options = {});
 

@@ -19,7 +19,7 @@ class Tape;
 struct Node;
 
 /// The bytes of a tensor as kernels see them: where they are and how to read them. Does not own. Null `data` on an
-/// optional output or gradient means that nobody wants it; on the Meta device `data` must not be touched.
+/// optional output or gradient means that nobody wants it; on a meta device `data` must not be touched.
 struct View {
   void* data = nullptr;
   Shape shape;

@@ -54,7 +54,7 @@ class Tensor {
   bool requires_grad_on() const { return value().requires_grad(); }
 
   /// The elements in logical order (N, C, H, W). Throws DtypeError unless T is the element type, StateError if the
-  /// bytes were lost with a failed step, DeviceError on Meta.
+  /// bytes were lost with a failed step, DeviceError on a meta device.
   template <class T>
   std::vector<T> to_vector() const;
   /// The only element, as double. Throws ShapeError if there are several.

@@ -7,7 +7,7 @@
 // Each line `step N` on standard input runs N training steps on one fixed random batch and answers with a line of JSON:
 // {"ms":[...],"loss":...}; on CUDA the milliseconds are the device's own, between events. `quit`, or the end of the
 // input, answers {"vm_hwm_bytes":...,"peak_bytes":{...},"predicted_bytes":...,"predicted_ms":...,...}: predictions are
-// of a step under the same policy on Meta, by the table of --rates.
+// of a step under the same policy on a meta device, by the table of --rates.
 //
 // On the CPU a budget's plan may offload, and then to that folder, where --offload-dir names one.
 
@@ -241,7 +241,7 @@ int main(int argc, char** argv) {
     if (!options["offload-dir"].empty()) memory::set_offload_directory(options["offload-dir"]);
     set_precision(precision_of(options["precision"]));
     const Choice choice = choose(options, device);
-    allocator(device).reset_peak();  // on Meta, of the rehearsals
+    allocator(device).reset_peak();  // on a meta device, of the rehearsals
     Worker worker(options, device, choice);
     std::string command;
     while (std::cin >> command && command != "quit") {

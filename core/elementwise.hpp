@@ -6,11 +6,12 @@
 
 namespace palimpsest {
 
-/// to[i] += from[i] for `count` elements of a floating dtype on one device. Deterministic. On Meta does nothing.
-/// Throws DtypeError, DeviceError.
+/// to[i] += from[i] for `count` elements of a floating dtype on one device. Deterministic. Does nothing on a meta
+/// device. Throws DtypeError, DeviceError.
 void accumulate(void* to, const void* from, std::int64_t count, Dtype dtype, Device device);
 
-/// to[i] = value for `count` elements of a floating dtype. On Meta does nothing. Throws DtypeError, DeviceError.
+/// to[i] = value for `count` elements of a floating dtype. Does nothing on a meta device. Throws DtypeError,
+/// DeviceError.
 void fill(void* to, double value, std::int64_t count, Dtype dtype, Device device);
 
 namespace cuda {

@@ -12,8 +12,8 @@
 
 namespace palimpsest::datasets {
 
-/// The device memory of a Feed on CUDA, under Tag::Data. On Meta it stands for that of a Feed to come, of which only
-/// sizes are known.
+/// The device memory of a Feed on CUDA, under Tag::Data. On a meta device it stands for that of a Feed to come, of
+/// which only sizes are known.
 struct FeedMemory {
   /// Stored images of channels x height x width; `mean_image`: whether one is subtracted. Throws OutOfMemory.
   FeedMemory(Device device, std::int64_t batch_size, std::int64_t channels, std::int64_t height, std::int64_t width,
@@ -41,7 +41,8 @@ struct FedBatch {
 ///
 /// On the CPU it copies what the loader has made. On CUDA the loader serves raw batches from pinned memory, a batch is
 /// uploaded while the step before it computes, and a kernel makes the images of it: the same bits, for a quarter of the
-/// bytes on their way. The host waits for the device only where it is two batches ahead. On Meta nothing is written.
+/// bytes on their way. The host waits for the device only where it is two batches ahead. Nothing is written on a meta
+/// device.
 class Feed {
  public:
   /// `images` must outlive the feed and must not change. Throws ValueError as Loader, and for a custom augmentation on

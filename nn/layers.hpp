@@ -11,7 +11,7 @@
 namespace palimpsest::nn {
 
 /// Where and with which random numbers layers make their parameters. Layers draw in the order in which they are
-/// constructed, so a seed fixes a model. On Meta nothing is drawn.
+/// constructed, so a seed fixes a model. Nothing is drawn on a meta device.
 class Init {
  public:
   explicit Init(std::uint64_t seed = 0, Device device = Device::Cpu, Dtype dtype = Dtype::Float32)

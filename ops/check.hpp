@@ -47,7 +47,7 @@ std::vector<Tensor> inputs_of(Tensors&&... tensors) {
 }
 
 /// Runs the kernels of an op for an element type: `body` is called with a zero of the C++ element type, and picks the
-/// device's kernel with PALIMPSEST_RUN. On Meta nothing runs. Throws DtypeError.
+/// device's kernel with PALIMPSEST_RUN. Nothing runs on a meta device. Throws DtypeError.
 template <class Body>
 void run_kernels(std::string_view op, Device device, Dtype dtype, Body&& body) {
   if (!is_meta(device)) with_float(dtype, op, body);

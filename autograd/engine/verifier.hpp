@@ -15,7 +15,7 @@
 namespace palimpsest {
 
 /// Fingerprints in device memory, numbered, and the verdict of their comparisons: kernels compare, and the host reads
-/// the verdict once. For CUDA and, without the kernels, for Meta where it stands for CUDA.
+/// the verdict once. For CUDA and, without the kernels, for MetaCuda.
 class DeviceFingerprints {
  public:
   explicit DeviceFingerprints(Device device);

@@ -1,8 +1,8 @@
 #pragma once
 
 // How CUDA kernels are cut into blocks: plain functions of shapes, without the toolkit's headers, so that they can be
-// tested anywhere and so that workspace is known on Meta too. Nothing here looks at the card: a partition that follows
-// from shapes alone gives the same bits on every card.
+// tested anywhere and so that workspace is known on a meta device too. Nothing here looks at the card: a partition that
+// follows from shapes alone gives the same bits on every card.
 
 #include <cstdint>
 

@@ -40,9 +40,9 @@ memory::Rates rates_for(const Options& options, Device device);
 /// temporary files, where --memory offload goes then, is often memory itself, which a budget is to save.
 bool may_offload(const Options& options, Device device);
 
-/// Reads --memory. For a budget the training is rehearsed on Meta until the planner knows what fits. Throws ValueError
-/// for what --memory is to blame for: a budget that is too small states the least feasible bytes, and, where the plan
-/// might not offload for want of a folder, how little --offload-dir would make of them.
+/// Reads --memory. For a budget the training is rehearsed on a meta device until the planner knows what fits. Throws
+/// ValueError for what --memory is to blame for: a budget that is too small states the least feasible bytes, and, where
+/// the plan might not offload for want of a folder, how little --offload-dir would make of them.
 MemoryChoice choose_memory(const MakeModel& make_model, const Options& options, const TrainingDefaults& defaults,
                            Device device);
 

@@ -29,8 +29,9 @@ struct Samples {
 /// DeviceError.
 Samples take(const datasets::Feed& feed, const datasets::FedBatch& batch);
 
-/// Forward, backward and update. Returns the loss; 0 on Meta, where there are no numbers. Throws DivergedError, before
-/// any parameter has changed, for a loss that is infinite or no number, and what the library throws.
+/// Forward, backward and update. Returns the loss; 0 on a meta device, where there are no numbers. Throws
+/// DivergedError, before any parameter has changed, for a loss that is infinite or no number, and what the library
+/// throws.
 double train_step(nn::Classifier& model, nn::Sgd& sgd, const Samples& samples);
 
 /// The optimiser that the flags and the model's published training describe. Throws ValueError as nn::Sgd.

@@ -1,7 +1,7 @@
 // The forecast, over models x depths x policies x batches x numbers of threads: what a training step and an evaluation
-// take on the Meta device is what they then take on the device under test. Live bytes at the peak, by tag, to the byte;
-// and what is reserved, to the byte, too: the allocators get the same requests in the same order, Meta's takes its
-// memory in pieces like the device's, and which block serves a request follows from these two alone.
+// take on a meta device is what they then take on the device under test. Live bytes at the peak, by tag, to the byte;
+// and what is reserved, to the byte, too: the allocators get the same requests in the same order, the meta device's
+// takes its memory in pieces like the device's, and which block serves a request follows from these two alone.
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-// Plans within a budget: on Meta for what is predicted, on the device for what it then takes.
+// Plans within a budget: on a meta device for what is predicted, on the device for what it then takes.
 
 #include <palimpsest/memory/planner/planner.hpp>
 

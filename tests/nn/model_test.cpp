@@ -1,4 +1,4 @@
-// The models' sizes, and their memory under every policy: on the Meta device, where a step of any size costs nothing
+// The models' sizes, and their memory under every policy: on a meta device, where a step of any size costs nothing
 // and gives the very peak that a real one has (asserted for small ones).
 
 #include <gtest/gtest.h>

@@ -29,7 +29,7 @@ inline Batch two_images() {
   return {random_tensor({2, 3, 8, 8}, 9), from_vector<std::int32_t>({2}, {0, 3}, Tag::Data)};
 }
 
-/// Normal noise in the size of CIFAR's images, all of class 0; on Meta its shapes.
+/// Normal noise in the size of CIFAR's images, all of class 0; on a meta device its shapes.
 inline Batch noise(std::int64_t images, Device where) {
   const Shape shape{images, 3, 32, 32};
   const Tensor labels = Tensor::zeros({images}, Dtype::Int32, where, Tag::Data);
