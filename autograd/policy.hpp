@@ -1,8 +1,8 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <optional>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,6 +15,16 @@ class Value;
 class Restoring;
 struct Storage;
 
+/// The ways in which a value crosses from forward to backward. A name is for people; code asks for the way.
+enum class Way : std::uint8_t {
+  Keep,    ///< the bytes stay: no recipe
+  Replay,  ///< computed again, into memory of the value's own
+  Arena,   ///< computed again, into shared storage (Recipe::arena)
+  Invert,  ///< solved from the output of a coupling
+  Fetch,   ///< moved elsewhere and fetched back
+  Other,   ///< by a recipe of the program's own
+};
+
 /// How one value crosses from forward to backward. Stateless or one object per value, as the recipe likes.
 /// The absence of a recipe (a null pointer) means: keep the bytes.
 class Recipe {
@@ -22,6 +32,9 @@ class Recipe {
   virtual ~Recipe() = default;
 
   virtual std::string_view name() const = 0;
+
+  /// Never Way::Keep, which is the absence of a recipe.
+  virtual Way way() const { return Way::Other; }
 
   /// The node that restoring runs and whose turn in backward is the last moment at which it can be run; by default the
   /// value's producer. Null: restoring runs no node.
@@ -106,11 +119,6 @@ class Policy {
 
   /// Whether the policy, set for a whole model, decides about what is outside every block, too. Otherwise that is kept.
   virtual bool covers_the_rest() const { return false; }
-
-  /// Names of policies that would act on these ops, and of those among them that need less memory than this one: advice
-  /// for error messages, by default none.
-  virtual std::vector<std::string_view> alternatives(std::span<const Op* const>) const { return {}; }
-  virtual std::vector<std::string_view> thriftier(std::span<const Op* const>) const { return {}; }
 };
 
 using PolicyPtr = std::shared_ptr<const Policy>;

@@ -27,6 +27,7 @@ class Fetch : public Recipe {
   Fetch& operator=(const Fetch&) = delete;
 
   std::string_view name() const override { return "fetch"; }
+  Way way() const override { return Way::Fetch; }
   const Node* via(const Value&) const override { return nullptr; }
   std::vector<Value*> sources(const Value&) const override { return {}; }
 

@@ -8,22 +8,13 @@
 namespace palimpsest::memory {
 namespace {
 
-using Ops = std::span<const Op* const>;
-
-/// The library's own policies know one another, for advice in error messages. From the least frugal to the most.
-class BuiltIn : public Policy {
- public:
-  std::vector<std::string_view> alternatives(Ops ops) const override;
-  std::vector<std::string_view> thriftier(Ops ops) const override;
-};
-
-class StoreAll : public BuiltIn {
+class StoreAll : public Policy {
  public:
   std::string_view name() const override { return "store-all"; }
   RecipePtr decide(const Value&, const Op&, const BlockInfo&) const override { return nullptr; }
 };
 
-class Shared : public BuiltIn {
+class Shared : public Policy {
  public:
   std::string_view name() const override { return "shared"; }
   bool acts_on(const Op& op) const override {
@@ -31,8 +22,9 @@ class Shared : public BuiltIn {
   }
 
   RecipePtr decide(const Value& value, const Op& op, const BlockInfo&) const override {
-    if (op.cost(value.output()) == Cost::Heavy) return nullptr;
-    if (value.optional()) return normalised_;  // never made: no inputs are kept for its sake
+    if (value.optional()) {  // never made: no inputs are kept for its sake
+      return op.cost(value.output()) == Cost::Heavy ? nullptr : arenas_[rest_arena];
+    }
     std::size_t input_bytes = 0;
     std::size_t streams = 0;
     for (const ValuePtr& input : value.producer()->inputs) {
@@ -40,16 +32,15 @@ class Shared : public BuiltIn {
       input_bytes += input->bytes();
       ++streams;
     }
-    if (value.bytes() < input_bytes) return nullptr;
-    return streams > 1 ? joined_ : normalised_;
+    const std::optional<int> arena = shared_arena(op.cost(value.output()), value.bytes(), input_bytes, streams);
+    return arena ? arenas_[static_cast<std::size_t>(*arena)] : nullptr;
   }
 
  private:
-  RecipePtr joined_ = replay_into_arena(0);
-  RecipePtr normalised_ = replay_into_arena(1);
+  std::array<RecipePtr, 2> arenas_ = {replay_into_arena(joins_arena), replay_into_arena(rest_arena)};
 };
 
-class Checkpoint : public BuiltIn {
+class Checkpoint : public Policy {
  public:
   std::string_view name() const override { return "checkpoint"; }
   RecipePtr decide(const Value&, const Op&, const BlockInfo&) const override { return replay(); }
@@ -60,7 +51,7 @@ class Checkpoint : public BuiltIn {
   }
 };
 
-class Reversible : public BuiltIn {
+class Reversible : public Policy {
  public:
   std::string_view name() const override { return "reversible"; }
   bool acts_on(const Op& op) const override { return op.solvable_input() >= 0; }
@@ -82,9 +73,7 @@ class Reversible : public BuiltIn {
   }
 };
 
-constexpr std::size_t worth_moving = std::size_t{64} << 10;
-
-class Offload : public BuiltIn {
+class Offload : public Policy {
  public:
   explicit Offload(std::size_t at_least) : at_least_(at_least) {}
 
@@ -98,32 +87,15 @@ class Offload : public BuiltIn {
   std::size_t at_least_;
 };
 
+/// The library's policies in the order in which names() has them.
 const std::array<PolicyPtr, 5>& built_in() {
-  static const std::array<PolicyPtr, 5> policies = {std::make_shared<StoreAll>(), std::make_shared<Checkpoint>(),
-                                                    std::make_shared<Shared>(), std::make_shared<Offload>(worth_moving),
-                                                    std::make_shared<Reversible>()};
+  static const std::array<PolicyPtr, 5> policies = {std::make_shared<StoreAll>(), std::make_shared<Shared>(),
+                                                    std::make_shared<Checkpoint>(), std::make_shared<Reversible>(),
+                                                    std::make_shared<Offload>(worth_moving)};
   return policies;
 }
 
-std::vector<std::string_view> acting(Ops ops, std::size_t first) {
-  std::vector<std::string_view> found;
-  for (std::size_t i = first; i < built_in().size(); ++i) {
-    const Policy& policy = *built_in()[i];
-    if (std::any_of(ops.begin(), ops.end(), [&](const Op* op) { return policy.acts_on(*op); }))
-      found.push_back(policy.name());
-  }
-  return found;
-}
-
-std::vector<std::string_view> BuiltIn::alternatives(Ops ops) const { return acting(ops, 0); }
-
-std::vector<std::string_view> BuiltIn::thriftier(Ops ops) const {
-  const auto self =
-      std::find_if(built_in().begin(), built_in().end(), [&](const PolicyPtr& other) { return other.get() == this; });
-  return acting(ops, static_cast<std::size_t>(self - built_in().begin()) + 1);
-}
-
-/// Whether restoring by this recipe takes nothing but what the recipe has saved.
+/// True if restoring by this recipe takes nothing but what the recipe has saved.
 bool stands_alone(const Recipe* recipe, const Value& value) {
   return recipe != nullptr && recipe->via(value) == nullptr && recipe->sources(value).empty();
 }
@@ -195,11 +167,16 @@ PolicyPtr compose(PolicyPtr outer, PolicyPtr inner) {
 }
 
 PolicyPtr store_all() { return built_in()[0]; }
-PolicyPtr checkpoint() { return built_in()[1]; }
-PolicyPtr shared() { return built_in()[2]; }
-PolicyPtr offload() { return built_in()[3]; }
+PolicyPtr shared() { return built_in()[1]; }
+PolicyPtr checkpoint() { return built_in()[2]; }
+PolicyPtr reversible() { return built_in()[3]; }
+PolicyPtr offload() { return built_in()[4]; }
 PolicyPtr offload(std::size_t at_least) { return std::make_shared<Offload>(at_least); }
-PolicyPtr reversible() { return built_in()[4]; }
+
+std::optional<int> shared_arena(Cost cost, std::size_t bytes, std::size_t input_bytes, std::size_t streams) {
+  if (cost == Cost::Heavy || bytes < input_bytes) return std::nullopt;
+  return streams > 1 ? joins_arena : rest_arena;
+}
 
 std::vector<PolicyPtr> combinations() {
   return {store_all(),
@@ -213,8 +190,7 @@ std::vector<PolicyPtr> combinations() {
 
 std::vector<std::string_view> names() {
   std::vector<std::string_view> all;
-  for (const PolicyPtr& policy : {store_all(), shared(), checkpoint(), reversible(), offload()})
-    all.push_back(policy->name());
+  for (const PolicyPtr& policy : built_in()) all.push_back(policy->name());
   return all;
 }
 

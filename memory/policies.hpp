@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -16,6 +17,10 @@ PolicyPtr store_all();
 /// Ops whose output is smaller than their inputs (pooling, sums) are kept as well: their inputs would cost more.
 PolicyPtr shared();
 
+/// The rule of shared(): the arena of a value of `bytes` bytes that an op of this cost makes from `streams` inputs,
+/// parameters left out, of `input_bytes` together. Nullopt: the value is kept.
+std::optional<int> shared_arena(Cost cost, std::size_t bytes, std::size_t input_bytes, std::size_t streams);
+
 /// Checkpointing (Chen et al. 2016): of a block, only the inputs are kept; everything inside is computed again.
 PolicyPtr checkpoint();
 
@@ -27,6 +32,7 @@ PolicyPtr reversible();
 /// Offloading: what backward reads leaves the device's memory when forward has no more use for it and comes back ahead
 /// of need, from pinned host memory on CUDA and from a file on the CPU (memory/offload.hpp). Nothing is computed again.
 /// What an op can do without never exists, and values of fewer than `at_least` bytes (64 KiB) stay.
+inline constexpr std::size_t worth_moving = std::size_t{64} << 10;
 PolicyPtr offload();
 PolicyPtr offload(std::size_t at_least);
 

@@ -8,6 +8,7 @@ class Replay : public Recipe {
   Replay(int arena, int nesting) : arena_(arena), nesting_(nesting) {}
 
   std::string_view name() const override { return arena_ < 0 ? "replay" : "replay into arena"; }
+  Way way() const override { return arena_ < 0 ? Way::Replay : Way::Arena; }
   int arena() const override { return arena_; }
   int nesting() const override { return nesting_; }
   void restore(Restoring& restoring) override { restoring.replay(); }
@@ -22,6 +23,7 @@ class Invert : public Recipe {
   explicit Invert(const Node& coupling) : coupling_(coupling) {}
 
   std::string_view name() const override { return "invert"; }
+  Way way() const override { return Way::Invert; }
   bool exact(const Value&) const override { return coupling_.op->solves_exactly(); }
   const Node* via(const Value&) const override { return &coupling_; }
 

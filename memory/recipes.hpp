@@ -8,6 +8,10 @@ namespace palimpsest::memory {
 /// Run the value's op again. What it reads is itself kept or restored. `nesting`: see Recipe::nesting().
 RecipePtr replay(int nesting = 0);
 
+/// The two arenas of shared() and of plans: a joined value (a concatenation) often outlives what is made from it.
+inline constexpr int joins_arena = 0;
+inline constexpr int rest_arena = 1;
+
 /// Run the value's op again, into the shared storage numbered `arena` (Pleiss et al. 2017). In forward, too, the value
 /// lives there, so that the next tenant overwrites it. `arena` must not be negative.
 RecipePtr replay_into_arena(int arena);

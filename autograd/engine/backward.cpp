@@ -236,12 +236,8 @@ void Tape::check_policies_acted() const {
     for (const Policy* const part : policy->parts()) {
       if (std::any_of(used.begin(), used.end(), [part](const Op* op) { return part->acts_on(*op); })) continue;
       const std::string whole = part != policy ? concat_text(" of '", policy->name(), "'") : "";
-      std::string others;
-      for (const std::string_view name : part->alternatives(used))
-        others += concat_text(others.empty() ? "" : ", ", name);
-      throw ValueError(concat_text("memory policy '", part->name(), "'", whole,
-                                   " finds nothing to act on in this model",
-                                   others.empty() ? "" : "; these do: ", others));
+      throw ValueError(
+          concat_text("memory policy '", part->name(), "'", whole, " finds nothing to act on in this model"));
     }
   }
 }
@@ -311,13 +307,7 @@ std::string Tape::describe_blocks() const {
     text +=
         concat_text(i == 0 ? "; largest blocks: " : ", ", largest[i].second, " ", format_mebibytes(largest[i].first));
   }
-  for (const auto& [policy, ops] : ops_by_policy()) {
-    std::string others;
-    for (const std::string_view name : policy->thriftier(ops))
-      others += concat_text(others.empty() ? "" : " or ", name);
-    text += concat_text("; memory policy in force: ", policy->name());
-    if (!others.empty()) text += concat_text(" (", others, " would need less)");
-  }
+  for (const auto& [policy, ops] : ops_by_policy()) text += concat_text("; memory policy in force: ", policy->name());
   return text;
 }
 

@@ -83,7 +83,7 @@ class Chain::Reading {
   std::size_t first_forward() const { return step_.runs.front().first_event; }
 
   bool keeps(int link) const {
-    return plan_.at(chain_.last_op_[index(link)], chain_.output_[index(link)]) == Choice::Keep;
+    return plan_.at(chain_.last_op_[index(link)], chain_.output_[index(link)]).way == Way::Keep;
   }
   double seconds(Stretch runs, const Rates& rates) const {
     double sum = 0;

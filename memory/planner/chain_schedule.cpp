@@ -9,14 +9,14 @@
 namespace palimpsest::memory {
 namespace {
 
-struct Way;
-/// Ways, from the least peak to the least time, none of which another beats in both.
-using Ways = std::vector<Way>;
+struct Subschedule;
+/// From the least peak to the least time; none beats another in both.
+using Subschedules = std::vector<Subschedule>;
 
-/// One way to do a part of the work, and how it is put together from ways to do smaller parts.
-struct Way {
+/// A schedule of a part of the work, and the schedules of smaller parts that it is put together from.
+struct Subschedule {
   struct Part {
-    const Ways* ways = nullptr;
+    const Subschedules* those = nullptr;
     std::size_t chosen = 0;
   };
 
@@ -47,7 +47,7 @@ class Scheduler {
 
   std::vector<ChainSchedule> run(std::int64_t floor) {
     std::vector<ChainSchedule> found;
-    const Ways& all = from(0);
+    const Subschedules& all = from(0);
     for (std::size_t i = 0; i < all.size(); ++i) {
       const std::int64_t peak = std::max(all[i].peak, floor);
       if (i + 1 < all.size() && all[i + 1].peak <= floor) continue;  // no thriftier than the next, which is faster
@@ -76,16 +76,16 @@ class Scheduler {
   struct Combination {
     int split;
     bool kept;
-    const Ways* after;
+    const Subschedules* after;
     std::int64_t after_extra;  ///< live beside it
-    const Ways* before;
+    const Subschedules* before;
     std::int64_t peak;  ///< of what is done in any case
     double seconds;
   };
 
-  void combine(Ways& all, const Combination& both) const {
-    const Ways& after = *both.after;
-    const Ways& before = *both.before;
+  void combine(Subschedules& all, const Combination& both) const {
+    const Subschedules& after = *both.after;
+    const Subschedules& before = *both.before;
     if (after.empty()) return;  // the split would keep what nobody reads
     // The fastest of each that stay below a rising limit.
     std::size_t i = 0;
@@ -115,27 +115,27 @@ class Scheduler {
     }
   }
 
-  Ways best_of(Ways all) const {
-    std::stable_sort(all.begin(), all.end(), [](const Way& a, const Way& b) {
+  Subschedules best_of(Subschedules all) const {
+    std::stable_sort(all.begin(), all.end(), [](const Subschedule& a, const Subschedule& b) {
       return a.peak != b.peak ? a.peak < b.peak : a.seconds < b.seconds;
     });
-    Ways best;
-    for (const Way& way : all) {
+    Subschedules best;
+    for (const Subschedule& each : all) {
       // Sums of the same times in another order differ by rounding; such a gain is none.
-      if (best.empty() || way.seconds < best.back().seconds * (1 - 1e-12)) best.push_back(way);
+      if (best.empty() || each.seconds < best.back().seconds * (1 - 1e-12)) best.push_back(each);
     }
     if (best.size() <= alternatives_) return best;
-    Ways fewer;
+    Subschedules fewer;
     for (std::size_t i = 0; i < alternatives_; ++i) fewer.push_back(best[i * (best.size() - 1) / (alternatives_ - 1)]);
     return fewer;
   }
 
-  static const Ways& done() {
-    static const Ways only(1, Way{.peak = nothing, .after = {}, .before = {}});
+  static const Subschedules& done() {
+    static const Subschedules only(1, Subschedule{.peak = nothing, .after = {}, .before = {}});
     return only;
   }
 
-  const Ways& remember(std::uint64_t key, Ways ways) { return known_[key] = std::move(ways); }
+  const Subschedules& remember(std::uint64_t key, Subschedules all) { return known_[key] = std::move(all); }
   static std::uint64_t key(State state, int a, int b, int detail) {
     return ((static_cast<std::uint64_t>(state) * 1024 + static_cast<std::uint64_t>(a)) * 1024 +
             static_cast<std::uint64_t>(b)) *
@@ -144,11 +144,11 @@ class Scheduler {
   }
 
   /// Result a is kept: forward and backward of all links behind it.
-  const Ways& from(int a) {
+  const Subschedules& from(int a) {
     if (a == count_) return done();
     const std::uint64_t name = key(From, a, 0, 0);
     if (const auto entry = known_.find(name); entry != known_.end()) return entry->second;
-    Ways all;
+    Subschedules all;
     for (int kept = a + 1; kept <= count_; ++kept) {
       // Nobody would read a.
       if (a > 0 && !wanted(a) && idle_until(a + 1, kept)) continue;
@@ -165,19 +165,19 @@ class Scheduler {
   }
 
   /// Backward of the links from m down to before a, m there or not wanted.
-  const Ways& back_to(int a, int m, bool kept) {
+  const Subschedules& back_to(int a, int m, bool kept) {
     return link(m).reads_output ? present(a, m, kept) : absent(a, m, kept);
   }
 
   /// One link is run backwards, in which nothing is to be decided, and then the rest.
-  Ways before_that(std::int64_t peak, double seconds, const Ways& rest) const {
-    Ways all;
+  Subschedules before_that(std::int64_t peak, double seconds, const Subschedules& rest) const {
+    Subschedules all;
     for (std::size_t i = 0; i < rest.size(); ++i)
       all.push_back({std::max(peak, rest[i].peak), seconds + rest[i].seconds, 0, false, {}, {&rest, i}});
     return best_of(std::move(all));
   }
 
-  const Ways& present(int a, int m, bool kept) {
+  const Subschedules& present(int a, int m, bool kept) {
     if (link(m).reads_input && m - 1 > a) return between(a, m - 1, kept ? NextKept : NextReplayed);
     const std::uint64_t name = key(Between, a, m, 4 + (kept ? 1 : 0));
     if (const auto entry = known_.find(name); entry != known_.end()) return entry->second;
@@ -186,7 +186,7 @@ class Scheduler {
   }
 
   /// Backward of the links from i down to before a, where none of the results is there but a.
-  const Ways& absent(int a, int i, bool kept) {
+  const Subschedules& absent(int a, int i, bool kept) {
     if (i == a) return done();
     const ChainLink& own = link(i);
     if (own.reads_input && i - 1 > a)
@@ -204,13 +204,13 @@ class Scheduler {
   }
 
   /// a is there and t is wanted; the links down to before a are to be run backwards.
-  const Ways& between(int a, int t, Next next) {
+  const Subschedules& between(int a, int t, Next next) {
     const std::uint64_t name = key(Between, a, t, next);
     if (const auto entry = known_.find(name); entry != known_.end()) return entry->second;
     const int wanting = next == WantedByOwn ? t : t + 1;
     const bool behind = (next == NextKept || next == NextReplayed) && link(wanting).reads_output;
     const std::int64_t base = link(wanting).before_backward + (behind ? bytes(wanting) : 0);
-    Ways all;
+    Subschedules all;
     std::int64_t peak = nothing;
     double seconds = 0;
     for (int stays = a + 1; stays <= t; ++stays) {
@@ -237,19 +237,19 @@ class Scheduler {
   }
 
   /// Marks the results that stay: the deeper a split is in the tree of splits, the higher its nesting.
-  void read_off(const Way& way, int depth, ChainSchedule& schedule) const {
-    if (way.split > 0 && way.split < count_)
-      schedule.nesting[static_cast<std::size_t>(way.split - 1)] = way.kept ? ChainSchedule::kept : depth;
-    const int below = way.split > 0 && !way.kept ? depth + 1 : depth;
-    for (const Way::Part& part : {way.after, way.before}) {
-      if (part.ways != nullptr) read_off((*part.ways)[part.chosen], below, schedule);
+  void read_off(const Subschedule& all, int depth, ChainSchedule& schedule) const {
+    if (all.split > 0 && all.split < count_)
+      schedule.nesting[static_cast<std::size_t>(all.split - 1)] = all.kept ? ChainSchedule::kept : depth;
+    const int below = all.split > 0 && !all.kept ? depth + 1 : depth;
+    for (const Subschedule::Part& part : {all.after, all.before}) {
+      if (part.those != nullptr) read_off((*part.those)[part.chosen], below, schedule);
     }
   }
 
   std::span<const ChainLink> links_;
   int count_;
   std::size_t alternatives_;
-  std::unordered_map<std::uint64_t, Ways> known_;
+  std::unordered_map<std::uint64_t, Subschedules> known_;
 };
 
 }  // namespace

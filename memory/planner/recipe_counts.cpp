@@ -6,6 +6,28 @@
 
 namespace palimpsest::memory {
 
+namespace {
+
+std::size_t* count_of(Way way, RecipeCounts& counts) {
+  switch (way) {
+    case Way::Keep:
+      return &counts.kept;
+    case Way::Replay:
+      return &counts.replayed;
+    case Way::Arena:
+      return &counts.into_arenas;
+    case Way::Invert:
+      return &counts.inverted;
+    case Way::Fetch:
+      return &counts.offloaded;
+    case Way::Other:
+      break;
+  }
+  return &counts.others;
+}
+
+}  // namespace
+
 RecipeCounts count_recipes(const StepTrace& step) {
   RecipeCounts counts;
   std::vector<bool> seen(step.values.size());
@@ -23,21 +45,10 @@ RecipeCounts count_recipes(const StepTrace& step) {
     const int number = open.back();
     open.pop_back();
     const StepTrace::Value& value = step.values[static_cast<std::size_t>(number)];
-    if (value.recipe == "keep") {
-      ++counts.kept;
-    } else if (value.recipe == "invert") {
-      ++counts.inverted;
-      if (!value.exact) ++counts.inexact;
-      const StepTrace::Op& coupling = step.ops[static_cast<std::size_t>(value.solvable_from)];
-      reach(coupling.outputs[0]);
-      for (const int input : coupling.inputs) reach(input);
-    } else if (value.recipe == "fetch") {
-      ++counts.offloaded;
-    } else {
-      ++(value.arena >= 0 ? counts.into_arenas : counts.replayed);
-      if (value.nesting > 0) ++counts.nested;
-      for (const int input : step.ops[static_cast<std::size_t>(value.op)].inputs) reach(input);
-    }
+    ++*count_of(value.way, counts);
+    if (value.nesting > 0) ++counts.nested;
+    if (!value.exact) ++counts.inexact;
+    for (const int source : value.sources) reach(source);
   }
   return counts;
 }
@@ -45,7 +56,7 @@ RecipeCounts count_recipes(const StepTrace& step) {
 std::string to_text(const RecipeCounts& counts) {
   return concat_text(counts.kept, " kept, ", counts.replayed, " replayed (", counts.nested, " of them nested), ",
                      counts.into_arenas, " into arenas, ", counts.inverted, " inverted, ", counts.offloaded,
-                     " offloaded");
+                     " offloaded", counts.others > 0 ? concat_text(", ", counts.others, " by other recipes") : "");
 }
 
 }  // namespace palimpsest::memory

@@ -6,7 +6,7 @@
 #include <set>
 #include <utility>
 
-#include <palimpsest/memory/recipes.hpp>
+#include <palimpsest/memory/policies.hpp>
 
 namespace palimpsest::memory {
 namespace {
@@ -72,7 +72,7 @@ void Search::add_item(const StepTrace::Op& op, const StepTrace::Value& value, in
             .return_cost = seconds,
             .coupling = value.solvable_from};
   std::size_t input_bytes = 0;
-  int streams = 0;
+  std::size_t streams = 0;
   for (const int input : op.inputs) {
     if (item_of(input) < 0) continue;
     Item& source = items_[static_cast<std::size_t>(item_of(input))];
@@ -81,15 +81,15 @@ void Search::add_item(const StepTrace::Op& op, const StepTrace::Value& value, in
     ++streams;
     if (!source.needed) item.return_cost += source.return_cost;
   }
-  if (op.cost == Cost::Cheap && value.bytes >= input_bytes && value.solvable_from < 0)
-    item.again = streams > 1 ? Choice::ArenaOfJoins : Choice::Arena;
+  const std::optional<int> arena = shared_arena(op.cost, value.bytes, input_bytes, streams);
+  if (arena && value.solvable_from < 0) item.again = {Way::Arena, *arena};
   items_.push_back(item);
 }
 
 /// What an op can do without is never made: making it costs more than working it out as it is read.
-Search::Draft Search::everything(Choice needed) const {
-  Draft draft{{}, std::vector<bool>(items_.size()), std::vector<int>(items_.size())};
-  for (const Item& item : items_) draft.choices.push_back(item.optional ? Choice::Replay : needed);
+Search::Draft Search::everything(Way needed) const {
+  Draft draft{{}, std::vector<bool>(items_.size())};
+  for (const Item& item : items_) draft.choices.push_back({item.optional ? Way::Replay : needed});
   return draft;
 }
 
@@ -115,19 +115,19 @@ void Search::keep_at_cuts(Draft& draft, std::size_t segment_bytes) const {
   if (segment_bytes == 0) return;
   for (const int cut : cuts(segment_bytes)) {
     for (std::size_t i = 0; i < items_.size(); ++i) {
-      if (items_[i].op >= cut || items_[i].last_use < cut || draft.choices[i] == Choice::Invert) continue;
-      draft.choices[i] = Choice::Keep;
+      if (items_[i].op >= cut || items_[i].last_use < cut || draft.choices[i].way == Way::Invert) continue;
+      draft.choices[i] = {};
       draft.fixed[i] = true;
     }
   }
 }
 
 Search::Draft Search::segments(std::size_t segment_bytes, double dearest, bool arenas) const {
-  Draft draft = everything(Choice::Keep);
+  Draft draft = everything(Way::Keep);
   for (std::size_t i = 0; i < items_.size(); ++i) {
     const Item& item = items_[i];
     if (item.optional || item.return_cost > dearest * static_cast<double>(item.bytes)) continue;
-    draft.choices[i] = arenas ? item.again : Choice::Replay;
+    draft.choices[i] = arenas ? item.again : Choice{Way::Replay};
   }
   keep_at_cuts(draft, segment_bytes);
   return draft;
@@ -136,15 +136,15 @@ Search::Draft Search::segments(std::size_t segment_bytes, double dearest, bool a
 /// The first couplings are inverted and their branches replayed; the rest is kept, or replayed in segments.
 Search::Draft Search::inverted(std::size_t couplings, std::size_t segment_bytes) const {
   const int last = items_[static_cast<std::size_t>(couplings_[couplings - 1])].coupling;
-  Draft draft = everything(segment_bytes > 0 ? Choice::Replay : Choice::Keep);
+  Draft draft = everything(segment_bytes > 0 ? Way::Replay : Way::Keep);
   for (std::size_t i = 0; i < items_.size(); ++i) {
     const Item& item = items_[i];
-    if (item.op < last && item.coupling < 0) draft.choices[i] = Choice::Replay;
-    if (item.coupling >= 0 && item.coupling <= last) draft.choices[i] = Choice::Invert;
+    if (item.op < last && item.coupling < 0) draft.choices[i] = {Way::Replay};
+    if (item.coupling >= 0 && item.coupling <= last) draft.choices[i] = {Way::Invert};
   }
   // What enters the first coupling's branch, and everything before, is not inside any.
   for (std::size_t i = 0; i < items_.size() && static_cast<int>(i) < couplings_.front(); ++i) {
-    if (!items_[i].optional) draft.choices[i] = Choice::Keep;
+    if (!items_[i].optional) draft.choices[i] = {};
   }
   keep_at_cuts(draft, segment_bytes);
   return draft;
@@ -160,18 +160,17 @@ Plan Search::complete(Draft draft) const {
     }
   };
   for (std::size_t i = 0; i < items_.size(); ++i) {
-    if (draft.choices[i] == Choice::Invert) mark(step_.ops[static_cast<std::size_t>(items_[i].coupling)].inputs);
+    if (draft.choices[i].way == Way::Invert) mark(step_.ops[static_cast<std::size_t>(items_[i].coupling)].inputs);
   }
   Plan plan(step_);
   for (std::size_t i = items_.size(); i-- > 0;) {
     const Item& item = items_[i];
     Choice choice = draft.choices[i];
-    if (!item.optional && !item.needed && choice != Choice::Invert) {
-      choice = read[i] && !draft.fixed[i] ? Choice::Replay : Choice::Keep;
+    if (!item.optional && !item.needed && choice.way != Way::Invert) {
+      choice = read[i] && !draft.fixed[i] ? Choice{.way = Way::Replay, .nesting = choice.nesting} : Choice{};
     }
-    const bool nests = choice == Choice::Replay && !item.optional;
-    plan.set(item.op, item.output, choice, nests ? draft.nestings[i] : 0);
-    if (!item.optional && choice != Choice::Keep && choice != Choice::Invert && choice != Choice::Offload)
+    plan.set(item.op, item.output, choice);
+    if (!item.optional && (choice.way == Way::Replay || choice.way == Way::Arena))
       mark(step_.ops[static_cast<std::size_t>(item.op)].inputs);
   }
   return plan;
@@ -188,16 +187,16 @@ StepForecast Search::attempt(const Draft& draft) {
 }
 
 Search::Draft Search::linked(const Chain& chain, const std::function<int(int link)>& nesting) const {
-  Draft draft = everything(Choice::Replay);
+  Draft draft = everything(Way::Replay);
   for (std::size_t i = 0; i < items_.size(); ++i) {
     const Item& item = items_[i];
     const int link = chain.link_that_ends_in(item.op, item.output);
     const int level = link >= 0 ? nesting(link) : Plan::most_nesting;
     if (level == ChainSchedule::kept) {
-      draft.choices[i] = Choice::Keep;
+      draft.choices[i] = {};
       draft.fixed[i] = true;
-    } else {
-      draft.nestings[i] = level;
+    } else if (!item.optional) {
+      draft.choices[i].nesting = level;
     }
   }
   return draft;
@@ -229,11 +228,11 @@ void Search::attempt_chain() {
 void Search::relax(Draft draft, std::size_t budget) {
   std::vector<std::size_t> order;
   for (std::size_t i = 0; i < items_.size(); ++i) {
-    if (draft.choices[i] != Choice::Keep && !items_[i].optional && items_[i].needed) order.push_back(i);
+    if (draft.choices[i].way != Way::Keep && !items_[i].optional && items_[i].needed) order.push_back(i);
   }
   const auto worth = [&](std::size_t i) {
     const double bytes = static_cast<double>(items_[i].bytes);
-    const bool moved = draft.choices[i] == Choice::Offload;
+    const bool moved = draft.choices[i].way == Way::Fetch;
     return moved ? 2 / rates_.offload_bytes_per_second : items_[i].return_cost / bytes;
   };
   std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return worth(a) > worth(b); });
@@ -241,7 +240,7 @@ void Search::relax(Draft draft, std::size_t budget) {
   for (std::size_t at = 0, count = std::max<std::size_t>(1, order.size() / 2); at < order.size();) {
     Draft richer = draft;
     const std::size_t end = std::min(order.size(), at + count);
-    for (std::size_t i = at; i < end; ++i) richer.choices[order[i]] = Choice::Keep;
+    for (std::size_t i = at; i < end; ++i) richer.choices[order[i]] = {};
     const bool fits = attempt(richer).peak <= budget;
     if (fits) {
       draft = std::move(richer);
@@ -255,35 +254,21 @@ void Search::relax(Draft draft, std::size_t budget) {
 }
 
 Search::Draft Search::offloaded(Draft draft) const {
-  constexpr std::size_t worth_moving = std::size_t{64} << 10;
   for (std::size_t i = 0; i < items_.size(); ++i) {
     const Item& item = items_[i];
-    if (draft.choices[i] == Choice::Keep && item.needed && item.bytes >= worth_moving)
-      draft.choices[i] = Choice::Offload;
+    if (draft.choices[i].way == Way::Keep && item.needed && item.bytes >= worth_moving) draft.choices[i] = {Way::Fetch};
   }
   return draft;
 }
 
-namespace {
-
-/// What a step's record says of how a value returns.
-Choice choice_of(const StepTrace::Value& value) {
-  if (value.recipe == "keep") return Choice::Keep;
-  if (value.arena >= 0) return value.arena == 0 ? Choice::ArenaOfJoins : Choice::Arena;
-  if (value.recipe == replay()->name()) return Choice::Replay;
-  return value.recipe == fetch()->name() ? Choice::Offload : Choice::Invert;
-}
-
-}  // namespace
-
 void Search::begin_with(const StepTrace& step) {
-  Draft draft = everything(Choice::Keep);
+  Draft draft = everything(Way::Keep);
   for (std::size_t i = 0; i < items_.size(); ++i) {
     const auto output = static_cast<std::size_t>(items_[i].output);
     const int number = step.ops[static_cast<std::size_t>(items_[i].op)].outputs[output];
     const StepTrace::Value& value = step.values[static_cast<std::size_t>(number)];
-    draft.choices[i] = choice_of(value);
-    draft.fixed[i] = draft.choices[i] == Choice::Keep;
+    draft.choices[i] = {value.way, value.arena, value.nesting};
+    draft.fixed[i] = value.way == Way::Keep;
   }
   attempt(draft);
 }
@@ -297,7 +282,7 @@ void Search::run(bool may_offload) {
     sorted.push_back(item.return_cost / static_cast<double>(item.bytes));
   }
   std::sort(sorted.begin(), sorted.end());
-  attempt(everything(Choice::Keep));
+  attempt(everything(Way::Keep));
   for (std::size_t price = 1; price <= prices && !sorted.empty(); ++price) {
     const double limit = price == prices ? any_price : sorted[sorted.size() * price / prices];
     for (std::size_t size = 0; size < segment_sizes; ++size) {
@@ -308,7 +293,7 @@ void Search::run(bool may_offload) {
     attempt(segments(0, limit, true));
     if (may_offload) attempt(offloaded(segments(0, limit, false)));
   }
-  if (may_offload) attempt(offloaded(everything(Choice::Keep)));
+  if (may_offload) attempt(offloaded(everything(Way::Keep)));
   for (std::size_t part = 1; part <= inversions && !couplings_.empty(); ++part) {
     const std::size_t count = std::max<std::size_t>(1, couplings_.size() * part / inversions);
     attempt(inverted(count, 0));

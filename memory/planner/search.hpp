@@ -34,13 +34,12 @@ class Search {
     int last_use = -1;       ///< the last op that reads it in forward
     double return_cost = 0;  ///< seconds of its op and of those before it whose results nobody keeps for their own sake
     int coupling = -1;       ///< can be solved from this op's output
-    Choice again = Choice::Replay;  ///< how shared() would let it return
+    Choice again{Way::Replay};  ///< how shared() would let it return
   };
   /// What a plan is to do; the values that only replays read follow from it.
   struct Draft {
     std::vector<Choice> choices;  ///< of each item
     std::vector<bool> fixed;      ///< kept, for others to be replayed from
-    std::vector<int> nestings;    ///< of those that are replayed
   };
 
   struct Tried {
@@ -52,7 +51,7 @@ class Search {
   void collect_items();
   void add_item(const StepTrace::Op& op, const StepTrace::Value& value, int number, double seconds);
   int item_of(int value) const { return item_of_value_[static_cast<std::size_t>(value)]; }
-  Draft everything(Choice needed) const;
+  Draft everything(Way needed) const;
   /// Positions in the step, each before an op, so that about `segment_bytes` are made between two of them and few bytes
   /// are alive there.
   std::vector<int> cuts(std::size_t segment_bytes) const;

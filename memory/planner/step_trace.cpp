@@ -107,6 +107,7 @@ int StepRecorder::number_of(const Node& node) {
       op.outputs.push_back(number_of(*node.outputs[o]));
       StepTrace::Value& output = record_.values[static_cast<std::size_t>(op.outputs.back())];
       output.op = number;
+      output.recipe = "keep";
       output.output = static_cast<int>(o);
       output.optional = node.needs.optional_output(o);
     }
@@ -167,20 +168,26 @@ void StepRecorder::backward_begins(const Tape& tape) {
     for (std::size_t o = 0; o < node.outputs.size(); ++o) {
       const palimpsest::Value& output = *node.outputs[o];
       if (node.needs.output(o) || (node.needs.optional_output(o) && output.present())) reads(node.outputs[o]);
-      StepTrace::Value& value = record_.values[static_cast<std::size_t>(number_of(output))];
-      value.recipe = output.recipe() != nullptr ? output.recipe()->name() : "keep";
-      if (const Recipe* const recipe = output.recipe()) {
-        value.arena = recipe->arena();
-        value.nesting = recipe->nesting();
-        value.exact = recipe->exact(output);
-      }
-      value.user_holds = output.held_by_user();
+      if (const Recipe* const recipe = output.recipe()) record_recipe(*recipe, output);
+      record_.values[static_cast<std::size_t>(number_of(output))].user_holds = output.held_by_user();
     }
     const int solvable = node.op->solvable_input();
     if (solvable < 0) continue;
     const palimpsest::Value& stream = *node.inputs[static_cast<std::size_t>(solvable)];
     if (!stream.leaf()) record_.values[static_cast<std::size_t>(number_of(stream))].solvable_from = number;
   }
+}
+
+void StepRecorder::record_recipe(const Recipe& recipe, const palimpsest::Value& of) {
+  std::vector<int> sources;  // first: their numbers may make room for further values
+  for (const palimpsest::Value* const source : recipe.sources(of)) sources.push_back(number_of(*source));
+  StepTrace::Value& value = record_.values[static_cast<std::size_t>(number_of(of))];
+  value.sources = std::move(sources);
+  value.way = recipe.way();
+  value.recipe = recipe.name();
+  value.arena = recipe.arena();
+  value.nesting = recipe.nesting();
+  value.exact = recipe.exact(of);
 }
 
 void StepRecorder::allocated(const void* address, std::size_t bytes, Tag tag) noexcept {

@@ -33,7 +33,9 @@ struct StepTrace {
     std::size_t bytes = 0;
     bool requires_grad = false;
     bool optional = false;     ///< see Needs::optional_outputs
-    std::string recipe;        ///< how it reaches backward; "keep" where nothing is to be done
+    Way way = Way::Keep;       ///< in which it reaches backward
+    std::string recipe = "";   ///< the recipe's name, for people; "keep" for an op's output without one
+    std::vector<int> sources;  ///< the values that the recipe reads to bring it back
     int arena = -1;            ///< of the recipe
     int nesting = 0;           ///< of the recipe
     bool exact = true;         ///< whether the recipe brings back the very bytes
@@ -126,6 +128,7 @@ class StepRecorder : public Observer, public AllocationListener {
 
   int number_of(const palimpsest::Value& value);
   int number_of(const Node& node);
+  void record_recipe(const Recipe& recipe, const palimpsest::Value& of);
   double now() const;
   void stop() noexcept;
 

@@ -26,7 +26,6 @@ namespace {
 using memory::Chain;
 using memory::ChainLink;
 using memory::ChainSchedule;
-using memory::Choice;
 using memory::Plan;
 using memory::Rates;
 using memory::StepForecast;
@@ -147,10 +146,10 @@ Plan plan_of(const StepTrace& step, const std::vector<int>& nesting) {
   for (std::size_t op = 0; op < step.ops.size(); ++op) {
     for (const int output : step.ops[op].outputs) {
       const StepTrace::Value& value = step.values[static_cast<std::size_t>(output)];
-      if (value.optional) plan.set(value.op, value.output, Choice::Replay);
+      if (value.optional) plan.set(value.op, value.output, {Way::Replay});
     }
     if (op < nesting.size() && nesting[op] != ChainSchedule::kept)
-      plan.set(static_cast<int>(op), 0, Choice::Replay, nesting[op]);
+      plan.set(static_cast<int>(op), 0, {.way = Way::Replay, .nesting = nesting[op]});
   }
   return plan;
 }

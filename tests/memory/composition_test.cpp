@@ -140,10 +140,8 @@ TEST_F(CompositionTest, APartThatFindsNothingToActOnIsNamed) {
     Training training = small_densenet()(memory::parse(text), device());
     const std::vector<Bits> before = training.state();
     const std::string message = message_of<ValueError>([&] { training.step(); });
-    for (const std::string& part : {concat_text("'reversible' of '", text, "' finds nothing to act on"),
-                                    std::string("these do: store-all, checkpoint, shared, offload")}) {
-      EXPECT_NE(message.find(part), std::string::npos) << part << " is not in: " << message;
-    }
+    EXPECT_NE(message.find(concat_text("'reversible' of '", text, "' finds nothing to act on")), std::string::npos)
+        << message;
     EXPECT_TRUE(training.state() == before);
     EXPECT_NO_THROW(small_revnet()(memory::parse(text), device()).step()) << text;
   }

@@ -6,6 +6,7 @@
 
 #include <set>
 
+#include <palimpsest/memory/planner/recipe_counts.hpp>
 #include <palimpsest/memory/policies.hpp>
 #include <palimpsest/nn/models/densenet.hpp>
 #include <palimpsest/nn/models/revnet.hpp>
@@ -25,8 +26,8 @@ struct Recorded {
 };
 
 /// The second of two training steps.
-Recorded record_step(nn::Classifier& model, std::int64_t batch, std::string_view policy, Device device) {
-  model.set_memory(memory::parse(policy));
+Recorded record_step(nn::Classifier& model, std::int64_t batch, const PolicyPtr& policy, Device device) {
+  model.set_memory(policy);
   nn::Sgd sgd(model.parameters(), {});
   const Tensor images = Tensor::zeros({batch, 3, 32, 32}, Dtype::Float32, device, Tag::Data);
   const Tensor labels = Tensor::zeros({batch}, Dtype::Int32, device, Tag::Data);
@@ -40,6 +41,10 @@ Recorded record_step(nn::Classifier& model, std::int64_t batch, std::string_view
     recorded = {log.take(), allocator(device).stats()};
   }
   return recorded;
+}
+
+Recorded record_step(nn::Classifier& model, std::int64_t batch, std::string_view policy, Device device) {
+  return record_step(model, batch, memory::parse(policy), device);
 }
 
 TEST(StepRecorderTest, EventsAddUpToTheAllocatorsPeak) {
@@ -101,19 +106,51 @@ TEST(StepRecorderTest, TheRecordIsTheSameWithAndWithoutData) {
 TEST(StepRecorderTest, ValuesKnowWhoReadsThemAndHowTheyReturn) {
   nn::RevNet model(nn::RevNet::cifar(14), nn::Init(0, test::meta_device()));
   const StepTrace record = record_step(model, 2, "reversible", test::meta_device()).record;
-  std::set<std::string> recipes;
+  std::set<Way> ways;
   int solvable = 0;
   for (const StepTrace::Value& value : record.values) {
-    recipes.insert(value.recipe);
+    ways.insert(value.way);
     solvable += value.solvable_from >= 0 ? 1 : 0;
     for (const int reader : value.read_by) EXPECT_LT(static_cast<std::size_t>(reader), record.ops.size());
   }
-  EXPECT_TRUE(recipes.contains("invert"));
-  EXPECT_TRUE(recipes.contains("replay"));
-  EXPECT_TRUE(recipes.contains("keep"));
+  EXPECT_EQ(ways, (std::set<Way>{Way::Keep, Way::Replay, Way::Invert}));
   EXPECT_GT(solvable, 0);
   EXPECT_GT(record.backward_run, 0U);
   EXPECT_LT(record.backward_run, record.runs.size());
+}
+
+/// A replay under a name that a recipe of the library has.
+class Misnamed : public Recipe {
+ public:
+  explicit Misnamed(std::string_view name) : name_(name) {}
+  std::string_view name() const override { return name_; }
+  void restore(Restoring& restoring) override { restoring.replay(); }
+
+ private:
+  std::string_view name_;
+};
+
+class GivesMisnamed : public Policy {
+ public:
+  explicit GivesMisnamed(std::string_view name) : recipe_(std::make_shared<Misnamed>(name)) {}
+  std::string_view name() const override { return "misnamed"; }
+  RecipePtr decide(const Value&, const Op&, const BlockInfo&) const override { return recipe_; }
+
+ private:
+  RecipePtr recipe_;
+};
+
+TEST(StepRecorderTest, ARecipeIsNotTakenForAnotherOfTheSameName) {
+  nn::DenseNet model(nn::DenseNetOptions::cifar(10, 4), nn::Init(0, test::meta_device()));
+  const StepTrace replayed = record_step(model, 2, "checkpoint", test::meta_device()).record;
+  for (const char* name : {"keep", "invert", "fetch", "replay", "replay into arena"}) {
+    const auto policy = std::make_shared<GivesMisnamed>(name);
+    const memory::RecipeCounts counts =
+        memory::count_recipes(record_step(model, 2, policy, test::meta_device()).record);
+    EXPECT_GT(counts.others, memory::count_recipes(replayed).replayed) << name;  // values that enter a block, too
+    EXPECT_EQ(counts.replayed + counts.into_arenas + counts.inverted + counts.offloaded, 0U) << name;
+    EXPECT_NE(memory::to_text(counts).find(concat_text(", ", counts.others, " by other recipes")), std::string::npos);
+  }
 }
 
 }  // namespace
