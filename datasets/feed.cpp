@@ -18,12 +18,23 @@ LoaderOptions spec_for(LoaderOptions spec, Device device) {
 
 }  // namespace
 
-FeedMemory::FeedMemory(Device device, std::int64_t batch_size, std::int64_t channels, std::int64_t height,
-                       std::int64_t width, bool mean_image) {
-  const std::int64_t image_size = channels * height * width;
-  values = Buffer(device, static_cast<std::size_t>(channels) * 256 * sizeof(float), Tag::Data);
-  if (mean_image) offsets = Buffer(device, static_cast<std::size_t>(image_size) * sizeof(float), Tag::Data);
-  for (Buffer& batch : batches) batch = Buffer(device, RawLayout(batch_size, image_size).bytes, Tag::Data);
+FeedForm form_of(const ImageSet& images, const LoaderOptions& loading) {
+  return {images.channels, images.height, images.width, !loading.normalisation.mean_image.empty(), loading};
+}
+
+std::vector<Buffer> feed_memory(Device device, std::int64_t batch_size, const FeedForm& form) {
+  std::vector<Buffer> memory;
+  const auto take = [&](std::size_t bytes) { memory.emplace_back(device, bytes, Tag::Data); };
+  const std::int64_t stored = form.channels * form.height * form.width;
+  if (kernel_device(device) == Device::Cuda) {
+    take(static_cast<std::size_t>(form.channels) * 256 * sizeof(float));
+    if (form.mean_image) take(static_cast<std::size_t>(stored) * sizeof(float));
+    for (int batch = 0; batch < 2; ++batch) take(RawLayout(batch_size, stored).bytes);
+  } else {
+    const std::int64_t side = form.loading.pad_to;
+    take(Loader::ring_bytes(batch_size, side > 0 ? form.channels * side * side : stored, form.loading));
+  }
+  return memory;
 }
 
 /// The way of a raw batch on CUDA: loader's ring, pinned -> copy stream -> one of two buffers -> kernel -> caller.
@@ -44,13 +55,12 @@ class Feed::Card {
       : loader_(loader),
         sizes_{images.channels, images.height, images.width, loader.shape().h(), loader.shape().w()},
         layout_(loader.shape().n(), images.image_size()),
-        memory_(Device::Cuda, loader.shape().n(), images.channels, images.height, images.width,
-                !spec.normalisation.mean_image.empty()),
+        memory_(feed_memory(Device::Cuda, loader.shape().n(), form_of(images, spec))),
         pinned_(loader.ring().data(), loader.ring().size()),
         upload_(make_upload()) {
     const ImageTransform& transform = loader.transform();
-    fill(memory_.values, transform.values());
-    if (memory_.offsets) fill(memory_.offsets, transform.offsets());
+    fill(values(), transform.values());
+    if (offsets() != nullptr) fill(*offsets(), transform.offsets());
   }
 
   void start_epoch(std::int64_t epoch, std::int64_t first_batch) {
@@ -60,7 +70,7 @@ class Feed::Card {
     fetch();
   }
 
-  /// The next batch, in memory_.batches[current_], and on the way there the one after it.
+  /// The next batch, in buffer(current_), and on the way there the one after it.
   std::optional<Batch> next() {
     if (!coming_) fetch();  // before the first epoch, or behind the last batch
     if (!coming_) return std::nullopt;
@@ -77,11 +87,15 @@ class Feed::Card {
   Loader& loader_;
   kernels::ImageSizes sizes_;
   RawLayout layout_;
-  FeedMemory memory_;
+  std::vector<Buffer> memory_;  // as feed_memory() says
   Pinned pinned_;
   int current_ = 0;                 // the buffer that is read
   std::optional<Batch> coming_;     // to the other one
   std::unique_ptr<Upload> upload_;  // last: it waits for its copies when it goes
+
+  const Buffer& values() const { return memory_.front(); }
+  const Buffer* offsets() const { return memory_.size() > 3 ? &memory_[1] : nullptr; }
+  const Buffer& buffer(int which) const { return memory_[memory_.size() - 2 + static_cast<std::size_t>(which)]; }
 
   static void fill(const Buffer& to, std::span<const float> values) {
     copy_bytes(to.data(), to.device(), values.data(), Device::Cpu, values.size_bytes());
@@ -92,7 +106,7 @@ class Feed::Card {
     coming_ = loader_.next();
     if (!coming_) return;
     upload_->begin();
-    upload_->copy(memory_.batches[static_cast<std::size_t>(1 - current_)].data(), coming_->raw.data(), layout_.bytes);
+    upload_->copy(buffer(1 - current_).data(), coming_->raw.data(), layout_.bytes);
     upload_->end();
   }
 };
@@ -100,11 +114,10 @@ class Feed::Card {
 void Feed::Card::write([[maybe_unused]] const Batch& batch, [[maybe_unused]] float* images,
                        [[maybe_unused]] std::int32_t* labels) const {
 #if defined(PALIMPSEST_HAS_CUDA)
-  const auto* const raw = memory_.batches[static_cast<std::size_t>(current_)].as<std::byte>();
+  const auto* const raw = buffer(current_).as<std::byte>();
   kernels::gpu::transform_images(batch.size, sizes_, reinterpret_cast<const std::uint8_t*>(raw + layout_.pixels),
-                                 reinterpret_cast<const Placement*>(raw + layout_.placements),
-                                 memory_.values.as<float>(), memory_.offsets ? memory_.offsets.as<float>() : nullptr,
-                                 images);
+                                 reinterpret_cast<const Placement*>(raw + layout_.placements), values().as<float>(),
+                                 offsets() != nullptr ? offsets()->as<float>() : nullptr, images);
   copy_bytes(labels, Device::Cuda, raw, Device::Cuda, static_cast<std::size_t>(batch.size) * sizeof(std::int32_t));
 #endif
 }

@@ -1,10 +1,10 @@
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include <palimpsest/core/allocator.hpp>
 #include <palimpsest/core/device.hpp>
@@ -12,17 +12,22 @@
 
 namespace palimpsest::datasets {
 
-/// The device memory of a Feed on CUDA, under Tag::Data. On a meta device it stands for that of a Feed to come, of
-/// which only sizes are known.
-struct FeedMemory {
-  /// Stored images of channels x height x width; `mean_image`: whether one is subtracted. Throws OutOfMemory.
-  FeedMemory(Device device, std::int64_t batch_size, std::int64_t channels, std::int64_t height, std::int64_t width,
-             bool mean_image);
-
-  Buffer values;                  ///< (C, 256): see ImageTransform
-  Buffer offsets;                 ///< (C, h, w), if there is a mean image
-  std::array<Buffer, 2> batches;  ///< raw batches, as RawLayout says: one is read, the other arrives
+/// The form of a feed's images: all that its memory depends on.
+struct FeedForm {
+  std::int64_t channels = 3;
+  std::int64_t height = 0;  ///< of the stored images
+  std::int64_t width = 0;
+  bool mean_image = false;     ///< one is subtracted
+  LoaderOptions loading = {};  ///< `pad_to`, `workers` and `ahead` matter
 };
+
+/// The form of these images when they are loaded so.
+FeedForm form_of(const ImageSet& images, const LoaderOptions& loading);
+
+/// The device memory of a Feed to come, under Tag::Data: on a meta device, that of the device which it stands for. On
+/// the CPU the ring of a Loader. On CUDA the images' values by channel (C, 256), the mean image (C, h, w) if there is
+/// one, and two raw batches as RawLayout says, one that is read and one that arrives. Throws OutOfMemory.
+std::vector<Buffer> feed_memory(Device device, std::int64_t batch_size, const FeedForm& form);
 
 /// A batch that Feed::write will write.
 struct FedBatch {

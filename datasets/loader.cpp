@@ -28,6 +28,11 @@ constexpr std::size_t page = std::size_t{64} << 10;  // a whole number of pages 
 
 std::size_t round_up(std::size_t bytes, std::size_t multiple) { return (bytes + multiple - 1) / multiple * multiple; }
 
+/// Batches that a loader has room for; one of them is in the caller's hands.
+std::size_t slot_count(const LoaderOptions& spec) {
+  return spec.workers == 0 ? 1 : static_cast<std::size_t>(spec.ahead) + 1;
+}
+
 }  // namespace
 
 RawLayout::RawLayout(std::int64_t capacity, std::int64_t image_size) {
@@ -72,12 +77,16 @@ void Loader::check() const {
   }
 }
 
+std::size_t Loader::ring_bytes(std::int64_t batch_size, std::int64_t image_elements, const LoaderOptions& spec) {
+  const auto image_bytes = static_cast<std::size_t>(image_elements) * sizeof(float);
+  return slot_count(spec) * static_cast<std::size_t>(batch_size) * (sizeof(std::int32_t) + image_bytes);
+}
+
 void Loader::allocate_slots() {
-  slots_.resize(spec_.workers == 0 ? 1 : static_cast<std::size_t>(spec_.ahead) + 1);  // one is in the caller's hands
-  const auto image_bytes = static_cast<std::size_t>(transform_.size()) * sizeof(float);
-  slot_bytes_ = spec_.raw ? round_up(layout_.bytes, CachingAllocator::alignment)
-                          : static_cast<std::size_t>(batch_size_) * (sizeof(std::int32_t) + image_bytes);
-  const std::size_t bytes = slots_.size() * slot_bytes_;
+  slots_.resize(slot_count(spec_));
+  const std::size_t bytes = spec_.raw ? slots_.size() * round_up(layout_.bytes, CachingAllocator::alignment)
+                                      : ring_bytes(batch_size_, transform_.size(), spec_);
+  slot_bytes_ = bytes / slots_.size();
   memory_ = Buffer(Device::Cpu, spec_.raw ? round_up(bytes, page) + page : bytes, Tag::Data);
   const auto address = reinterpret_cast<std::uintptr_t>(memory_.data());
   ring_ = memory_.as<std::byte>() + (spec_.raw ? round_up(address, page) - address : 0);

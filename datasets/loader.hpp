@@ -82,6 +82,9 @@ class Loader {
   /// making of this batch threw, until the next start_epoch.
   std::optional<Batch> next();
 
+  /// Bytes that a loader takes for its ring of finished batches, each image of so many elements.
+  static std::size_t ring_bytes(std::int64_t batch_size, std::int64_t image_elements, const LoaderOptions& spec);
+
   /// Batches in an epoch.
   std::int64_t batches() const { return batches_; }
   /// The logical shape of a whole batch.

@@ -13,10 +13,13 @@
 #include <palimpsest/memory/planner/calibration.hpp>
 #include <palimpsest/nn/models/densenet.hpp>
 #include <palimpsest/nn/models/revnet.hpp>
-#include "examples/harness/command_line.hpp"
-#include "examples/harness/example.hpp"
-#include "examples/harness/report_file.hpp"
-#include "examples/harness/training_step.hpp"
+#include <palimpsest/nn/sgd.hpp>
+#include <palimpsest/ops/cross_entropy.hpp>
+#include <palimpsest/train/images.hpp>
+#include <palimpsest/train/training.hpp>
+#include <palimpsest/train/whole_file.hpp>
+#include "examples/flags/command_line.hpp"
+#include "examples/flags/example.hpp"
 
 using namespace palimpsest;
 
@@ -33,7 +36,7 @@ struct Flags {
   int threads = thread_count();
 };
 
-/// False if --help was asked for. Throws harness::UsageError.
+/// False if --help was asked for. Throws flags::UsageError.
 bool parse(int argc, char** argv, Flags& flags) {
   CLI::App app(
       "Measures a device's rates with training steps of a small DenseNet and a small RevNet, under every policy.\n"
@@ -42,15 +45,15 @@ bool parse(int argc, char** argv, Flags& flags) {
   app.add_option("--out", flags.out, "the table's file, for --rates; by default standard output")->type_name("FILE");
   app.add_option("--device", flags.device, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}))->capture_default_str();
   app.add_option("--threads", flags.threads, "threads to compute with on the cpu; all cores by default")
-      ->check(harness::whole_numbers(1, 256))
+      ->check(flags::whole_numbers(1, 256))
       ->capture_default_str();
   app.add_option("--offload-dir", flags.offload_dir, "where the offload policy puts its file on the cpu")
       ->type_name("DIR");
   app.add_option("--batch-size", flags.batch_size, "images of a step")
-      ->check(harness::whole_numbers(1, 65536))
+      ->check(flags::whole_numbers(1, 65536))
       ->capture_default_str();
   app.add_option("--rounds", flags.rounds, "steps under each policy")
-      ->check(harness::whole_numbers(1, 1000))
+      ->check(flags::whole_numbers(1, 1000))
       ->capture_default_str();
   try {
     app.parse(argc, argv);
@@ -58,43 +61,54 @@ bool parse(int argc, char** argv, Flags& flags) {
     std::cout << app.help();
     return false;
   } catch (const CLI::ParseError& error) {
-    throw harness::UsageError(concat_text(error.what(), " (--help lists the flags)"));
+    throw flags::UsageError(concat_text(error.what(), " (--help lists the flags)"));
   }
   return true;
 }
 
 /// Adds what steps of this model on random images show.
-void measure(memory::Calibration& calibration, nn::Classifier& model, const Flags& flags, Device device) {
+void measure(memory::Calibration& calibration,
+             const std::function<std::unique_ptr<nn::Classifier>(nn::Init)>& make_model, const Flags& flags,
+             Device device) {
   constexpr std::int64_t side = 32;
   Random random(1);
   std::vector<float> pixels(static_cast<std::size_t>(flags.batch_size * 3 * side * side));
   for (float& pixel : pixels) pixel = static_cast<float>(random.normal());
-  const harness::Samples samples = {Tensor::from_vector({flags.batch_size, 3, side, side}, pixels, device, Tag::Data),
-                                    Tensor::zeros({flags.batch_size}, Dtype::Int32, device, Tag::Data)};
-  // So small a rate that no number of steps takes the model anywhere.
-  nn::Sgd sgd(model.parameters(), {.learning_rate = 1e-6, .momentum = 0.9});
-  calibration.measure(
-      [&](const PolicyPtr& policy) {
-        model.set_memory(policy);
-        harness::train_step(model, sgd, samples);
-      },
-      flags.rounds);
+  const std::vector<Tensor> batch = {Tensor::from_vector({flags.batch_size, 3, side, side}, pixels, device, Tag::Data),
+                                     Tensor::zeros({flags.batch_size}, Dtype::Int32, device, Tag::Data)};
+  const train::Task task{
+      .name = "calibration",
+      .make_model = make_model,
+      .batch = train::image_batch(3, side, side),
+      .loss = train::with_model<nn::Classifier>([](nn::Classifier& model, std::span<const Tensor> batch) {
+        return ops::cross_entropy(model(batch[0]), batch[1]);
+      }),
+      // So small a rate that no number of steps takes the model anywhere.
+      .make_optimiser = [](auto parameters) {
+        return std::make_unique<nn::Sgd>(std::move(parameters), nn::SgdOptions{.learning_rate = 1e-6, .momentum = 0.9});
+      }};
+  train::Training training(task, nn::Init(0, device));
+  const auto step = [&](const PolicyPtr& policy) {
+    training.model().set_memory(policy);
+    training.step(batch);
+  };
+  calibration.measure(step, flags.rounds);
 }
 
 void calibrate(const Flags& flags) {
-  const harness::ReportFile file(flags.out);
-  const Device device = harness::choose_device(flags.device);
+  const train::WholeFile file(flags.out);
+  const Device device = flags::choose_device(flags.device);
   set_thread_count(flags.threads);
   if (!flags.offload_dir.empty()) memory::set_offload_directory(flags.offload_dir);
   memory::Calibration calibration(device);
-  {
-    nn::DenseNet model(nn::DenseNetOptions::cifar(40, 12), nn::Init(0, device));
-    measure(calibration, model, flags, device);
-  }
-  {
-    nn::RevNet model(nn::RevNet::cifar(38), nn::Init(0, device));
-    measure(calibration, model, flags, device);
-  }
+  const auto densenet = [](nn::Init init) {
+    return std::make_unique<nn::DenseNet>(nn::DenseNetOptions::cifar(40, 12), std::move(init));
+  };
+  const auto revnet = [](nn::Init init) {
+    return std::make_unique<nn::RevNet>(nn::RevNet::cifar(38), std::move(init));
+  };
+  measure(calibration, densenet, flags, device);
+  measure(calibration, revnet, flags, device);
   const std::string where =
       device == Device::Cuda ? cuda_device_name() : concat_text("cpu, ", flags.threads, " threads");
   const std::string table = calibration.rates().text(concat_text(
@@ -113,7 +127,7 @@ int main(int argc, char** argv) {
     Flags flags;
     if (parse(argc, argv, flags)) calibrate(flags);
     return 0;
-  } catch (const harness::UsageError& error) {
+  } catch (const flags::UsageError& error) {
     std::cerr << program << ": " << error.what() << std::endl;
     return 2;
   } catch (const std::exception& error) {

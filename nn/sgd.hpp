@@ -2,7 +2,7 @@
 
 #include <vector>
 
-#include <palimpsest/nn/module.hpp>
+#include <palimpsest/nn/optimiser.hpp>
 
 namespace palimpsest::nn {
 
@@ -15,7 +15,7 @@ struct SgdOptions {
 };
 
 /// Stochastic gradient descent with momentum, PyTorch's formula with dampening 0 (Sutskever et al. 2013).
-class Sgd {
+class Sgd : public Optimiser {
  public:
   /// Throws ValueError for a rate, momentum or decay that is negative or no number, or Nesterov without momentum,
   /// DtypeError or DeviceError unless all parameters have one element type and device.
@@ -23,11 +23,11 @@ class Sgd {
 
   /// Steps every parameter that has a gradient. Velocities are allocated in the first step, before any parameter
   /// changes: OutOfMemory leaves everything as it was.
-  void step();
-  void zero_grad();
+  void step() override;
+  void zero_grad() override;
 
-  double learning_rate() const { return spec_.learning_rate; }
-  void set_learning_rate(double rate);
+  double learning_rate() const override { return spec_.learning_rate; }
+  void set_learning_rate(double rate) override;
 
  private:
   struct Slot {

@@ -1,0 +1,288 @@
+#include "examples/flags/command_line.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <iostream>
+#include <memory>
+
+#include <palimpsest/autograd/verify.hpp>
+#include <palimpsest/core/error.hpp>
+#include <palimpsest/datasets/catalogue.hpp>
+#include <palimpsest/memory/planner/planner.hpp>
+#include <palimpsest/memory/rules.hpp>
+#include <palimpsest/train/memory_choice.hpp>
+
+namespace palimpsest::flags {
+namespace {
+
+constexpr std::int64_t many = 1'000'000'000;
+
+/// CLI11's layout with "--flag TYPE", the default at the end of the description, and no marks for negated flags.
+class HelpFormatter : public CLI::Formatter {
+ public:
+  HelpFormatter() { column_width(32); }
+
+  std::string make_usage(const CLI::App* app, std::string name) const override {
+    return CLI::Formatter::make_usage(app, std::move(name)) + "\n";
+  }
+  std::string make_group(std::string group, bool positional, std::vector<const CLI::Option*> options) const override {
+    return CLI::Formatter::make_group(std::move(group), positional, std::move(options)).substr(1);
+  }
+
+  std::string make_option_name(const CLI::Option* option, bool) const override {
+    return CLI::detail::find_and_replace(option->get_name(false, true), "{false}", "");
+  }
+  std::string make_option_opts(const CLI::Option* option) const override {
+    return option->get_type_size() == 0 ? "" : " " + option->get_type_name();
+  }
+  std::string make_option_desc(const CLI::Option* option) const override {
+    const std::string fallback = option->get_default_str();
+    return option->get_description() + (fallback.empty() ? "" : " (default: " + fallback + ")");
+  }
+};
+
+template <class Names>
+std::vector<std::string> strings(const Names& names) {
+  return {names.begin(), names.end()};
+}
+
+std::string listed(const std::vector<std::string>& names) { return CLI::detail::join(names, ", "); }
+
+CLI::Validator one_of(std::vector<std::string> names) {
+  const auto check = [names](std::string& given) {
+    const bool known = std::find(names.begin(), names.end(), given) != names.end();
+    return known ? std::string() : "'" + given + "' is unknown, expected one of " + listed(names);
+  };
+  return CLI::Validator(check, "");
+}
+
+// CLI11's own conversion lets a negative number wrap round.
+template <class Integer>
+CLI::Validator whole_numbers_of(Integer low, Integer high) {
+  const auto check = [low, high](std::string& given) {
+    Integer number = 0;
+    const char* const end = given.data() + given.size();
+    const auto [stop, error] = std::from_chars(given.data(), end, number);
+    const bool fits = error == std::errc() && stop == end && number >= low && number <= high;
+    return fits ? std::string() : concat_text("'", given, "' is not a whole number from ", low, " to ", high);
+  };
+  return CLI::Validator(check, "");
+}
+
+/// Bytes or a share of the device, which is not known here.
+std::string complaint_about_bytes(const std::string& given) {
+  try {
+    memory::parse_bytes(given, 1 << 20);
+    return "";
+  } catch (const ValueError& error) {
+    return error.what();
+  }
+}
+
+CLI::Validator byte_count() {
+  return CLI::Validator([](std::string& given) { return complaint_about_bytes(given); }, "");
+}
+
+CLI::Validator memory_policy() {
+  const auto check = [](std::string& given) -> std::string {
+    if (train::is_budget(given)) return complaint_about_bytes(given.substr(given.find('=') + 1));
+    try {
+      memory::parse_rules(given);
+      return "";
+    } catch (const ValueError& error) {
+      return error.what();
+    }
+  };
+  return CLI::Validator(check, "");
+}
+
+CLI::Validator file_names() {
+  const auto check = [](std::string& given) {
+    return given.starts_with("-") ? "FILE is missing: " + given + " is a flag" : std::string();
+  };
+  return CLI::Validator(check, "");
+}
+
+std::string one_line(std::string text) {
+  std::replace(text.begin(), text.end(), '\n', ' ');
+  while (!text.empty() && text.back() == ' ') text.pop_back();
+  return text;
+}
+
+}  // namespace
+
+CLI::Validator whole_numbers(std::int64_t low, std::int64_t high) { return whole_numbers_of(low, high); }
+
+CLI::Validator magnitudes() {
+  const auto check = [](std::string& given) {
+    double number = 0;
+    const bool fits = CLI::detail::lexical_cast(given, number) && std::isfinite(number) && number >= 0;
+    return fits ? std::string() : "'" + given + "' is not a number of at least 0";
+  };
+  return CLI::Validator(check, "");
+}
+
+CommandLine::CommandLine(std::string name, std::string description)
+    : name_(std::move(name)), app_(std::move(description), name_) {
+  app_.formatter(std::make_shared<HelpFormatter>());
+  app_.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  app_.set_help_flag();  // set again as the last one, so that the model's flags come first
+  app_.footer(
+      "Progress goes to standard error, the summary to standard output. Ctrl-C ends the run after the current step,\n"
+      "with summary and report; a second one ends it at once.\n"
+      "Exit status: 0 done, 2 wrong usage, 130 interrupted, 1 any other failure.");
+}
+
+CLI::Option* CommandLine::add_switch(const std::string& flags, bool& variable, const std::string& description) {
+  const std::string state = variable ? "on" : "off";
+  return app_.add_flag(flags, variable, description + " (default: " + state + ")")->group("Model");
+}
+
+bool CommandLine::parse(int argc, const char* const* argv) {
+  add_shared_flags();
+  try {
+    app_.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    std::cout << app_.help();
+    return false;
+  } catch (const CLI::ParseError& error) {
+    throw UsageError(one_line(error.what()) + " (--help lists the flags)");
+  }
+  refuse_vain_flags();
+  return true;
+}
+
+/// What would be ignored in silence is more likely a mistake than a wish.
+void CommandLine::refuse_vain_flags() const {
+  if (!options.plan && !options.budget.empty()) {
+    throw UsageError(concat_text("--budget is for --plan; to train within it: --memory budget=", options.budget));
+  }
+  if (!options.plan) return;
+  const std::pair<const char*, const std::string&> files[] = {{"--report", options.files.report},
+                                                              {"--memory-report", options.files.page},
+                                                              {"--memory-snapshot", options.files.snapshot},
+                                                              {"--trace", options.files.trace}};
+  for (const auto& [flag, file] : files) {
+    if (!file.empty()) throw UsageError(concat_text(flag, " writes about a run, and --plan runs nothing"));
+  }
+}
+
+void CommandLine::add_shared_flags() {
+  for (CLI::Option* const option : app_.get_options()) {
+    if (option->get_group() == "Model" && option->get_type_size() != 0 && option->get_default_str().empty())
+      option->capture_default_str();
+  }
+  add_memory_flags();
+  add_data_flags();
+  add_training_flags();
+  add_output_flags();
+}
+
+void CommandLine::add_memory_flags() {
+  app_.add_option("--memory", options.memory,
+                  "memory policy: " + memory::rules_help() +
+                      "; or a budget that the planner keeps to, as budget=2GiB (also MB, MiB, %)")
+      ->type_name("POLICY")
+      ->check(memory_policy())
+      ->capture_default_str()
+      ->group("Memory and device");
+  app_.add_flag("--plan", options.plan, "print what a step takes under every policy, without running it, and exit")
+      ->group("Memory and device");
+  app_.add_option("--budget", options.budget,
+                  "with --plan: also the largest batch and depth within so many bytes, and a plan for them")
+      ->type_name("BYTES")
+      ->check(byte_count())
+      ->group("Memory and device");
+  app_.add_option("--rates", options.rates, "the device's rates, for predicted times (default: built in)")
+      ->type_name("FILE")
+      ->group("Memory and device");
+  app_.add_option("--offload-dir", options.offload_dir,
+                  "where --memory offload puts its file on the cpu; the system's temporary folder by default")
+      ->type_name("DIR")
+      ->group("Memory and device");
+  app_.add_option("--device", options.device, "where to compute: auto (cuda if there is a device, else cpu), cpu, cuda")
+      ->type_name("NAME")
+      ->check(one_of({"auto", "cpu", "cuda"}))
+      ->capture_default_str()
+      ->group("Memory and device");
+  app_.add_option("--precision", options.precision, "matrix products on cuda: fp32, or tf32 on its tensor cores")
+      ->type_name("NAME")
+      ->check(one_of({"fp32", "tf32"}))
+      ->capture_default_str()
+      ->group("Memory and device");
+  const std::vector<std::string> verifications = strings(verify_names());
+  app_.add_option(
+          "--verify", options.verify,
+          "compare what is restored with what forward made: off, sampled (a part, another one in every step), all")
+      ->type_name("NAME")
+      ->check(one_of(verifications))
+      ->capture_default_str()
+      ->group("Memory and device");
+  app_.add_option("--threads", options.threads, "threads to compute with on the cpu; all cores by default")
+      ->type_name("N")
+      ->check(whole_numbers(1, 256))
+      ->capture_default_str()
+      ->group("Memory and device");
+}
+
+void CommandLine::add_data_flags() {
+  const std::vector<std::string> sets = strings(datasets::names());
+  const auto add = [this](const std::string& flag, auto& variable, const char* type, const std::string& description) {
+    return app_.add_option(flag, variable, description)->type_name(type)->group("Data");
+  };
+  add("--data", options.data, "NAME", "data set: " + listed(sets))->check(one_of(sets))->capture_default_str();
+  add("--data-dir", options.data_dir, "DIR",
+      "folder of its files; fashion-mnist comes with the Debian package dataset-fashion-mnist");
+  add_switch("--augment,!--no-augment", options.augment, "mirror and crop training images at random")->group("Data");
+  add("--train-limit", options.train_limit, "N", "use only the first N training images")->check(whole_numbers(1, many));
+  add("--test-limit", options.test_limit, "N", "use only the first N test images")->check(whole_numbers(1, many));
+}
+
+void CommandLine::add_training_flags() {
+  const auto add = [this](const std::string& flag, auto& variable, const char* type, const std::string& description) {
+    return app_.add_option(flag, variable, description)->type_name(type)->group("Training");
+  };
+  add("--batch-size", options.batch_size, "N", "images of a step")
+      ->check(whole_numbers(1, 65536))
+      ->capture_default_str();
+  add("--epochs", options.epochs, "N", "passes over the training images")
+      ->check(whole_numbers(1, 1'000'000))
+      ->capture_default_str();
+  add("--max-steps", options.max_steps, "N", "stop after N steps; schedules span the steps that are run")
+      ->check(whole_numbers(1, many));
+  add("--lr", options.learning_rate, "RATE", "learning rate")->check(magnitudes())->capture_default_str();
+  add("--momentum", options.momentum, "M", "momentum")->check(magnitudes())->capture_default_str();
+  add("--weight-decay", options.weight_decay, "W", "weight decay")->check(magnitudes())->capture_default_str();
+  add("--schedule", options.schedule, "NAME", "step (a tenth after half of the run, again after 3/4), cosine, constant")
+      ->check(one_of({"step", "cosine", "constant"}))
+      ->capture_default_str();
+  add("--warmup", options.warmup, "STEPS", "let the learning rate rise over the first steps")
+      ->check(whole_numbers(0, many))
+      ->capture_default_str();
+  add("--seed", options.seed, "N", "fixes weights, order, augmentation and dropout")
+      ->check(whole_numbers_of<std::uint64_t>(0, UINT64_MAX))
+      ->capture_default_str();
+}
+
+void CommandLine::add_output_flags() {
+  add_switch("--eval,!--no-eval", options.evaluate, "measure the test accuracy, at the end and between epochs")
+      ->group("Output");
+  app_.add_option("--eval-every", options.evaluate_every, "epochs between two measurements")
+      ->type_name("N")
+      ->check(whole_numbers(1, 1'000'000))
+      ->capture_default_str()
+      ->group("Output");
+  const auto add_file = [this](const std::string& flag, std::string& variable, const std::string& description) {
+    app_.add_option(flag, variable, description)->check(file_names())->type_name("FILE")->group("Output");
+  };
+  add_file("--report", options.files.report, "write a report in JSON, after every epoch and at the end");
+  add_file("--memory-report", options.files.page, "write a page (HTML) of where a step's memory goes");
+  add_file("--memory-snapshot", options.files.snapshot,
+           "write a step's memory (JSON) as PyTorch's memory_viz reads it");
+  add_file("--trace", options.files.trace, "write a step's ops (JSON) as Perfetto and chrome://tracing read them");
+  app_.add_flag("--quiet", options.quiet, "no progress, only the summary")->group("Output");
+  app_.set_help_flag("-h,--help", "print this and exit")->group("Output");
+}
+
+}  // namespace palimpsest::flags

@@ -1,0 +1,178 @@
+#include "examples/flags/example.hpp"
+
+#include <algorithm>
+#include <csignal>
+#include <iostream>
+
+#include <palimpsest/core/device.hpp>
+#include <palimpsest/nn/sgd.hpp>
+#include <palimpsest/ops/cross_entropy.hpp>
+#include <palimpsest/ops/gemm.hpp>
+#include <palimpsest/train/images.hpp>
+
+namespace palimpsest::flags {
+namespace {
+
+enum ExitStatus { Done = 0, Failure = 1, Usage = 2, Interrupted = 130 };
+
+int complain(const std::string& program, const std::string& what, ExitStatus status) {
+  std::cerr << program << ": " << what << std::endl;
+  return status;
+}
+
+std::unique_ptr<nn::Optimiser> make_sgd(std::vector<nn::NamedTensor> parameters, const Options& options,
+                                        const TrainingDefaults& defaults) {
+  const nn::SgdOptions sgd{.learning_rate = options.learning_rate,
+                           .momentum = options.momentum,
+                           .nesterov = defaults.nesterov && options.momentum > 0,
+                           .weight_decay = options.weight_decay,
+                           .decay_norm_and_bias = defaults.decay_norm_and_bias};
+  return std::make_unique<nn::Sgd>(std::move(parameters), sgd);
+}
+
+/// The learning rate over a run of `steps` steps, before the warm-up.
+nn::Schedule schedule_of(const Options& options, std::int64_t steps) {
+  if (options.schedule == "constant") return nn::Schedule::constant(options.learning_rate);
+  if (options.schedule == "cosine") return nn::Schedule::cosine(options.learning_rate, steps);
+  if (options.schedule == "step") {
+    return nn::Schedule::step(options.learning_rate,
+                              {std::max<std::int64_t>(1, steps / 2), std::max<std::int64_t>(1, steps * 3 / 4)});
+  }
+  throw ValueError(concat_text("unknown schedule '", options.schedule, "', expected step, cosine or constant"));
+}
+
+}  // namespace
+
+Device choose_device(const std::string& name) {
+  if (name == "cpu") return Device::Cpu;
+  if (cuda_device_count() > 0) return Device::Cuda;
+  if (name == "auto") return Device::Cpu;
+  throw DeviceError("--device cuda: " + cuda_unavailable_reason());
+}
+
+train::Task image_task(std::string model, const MakeModel& make_model, std::int64_t depth, const Options& options,
+                       const TrainingDefaults& defaults, const ImageData& data) {
+  const DataFacts& facts = data_facts(options.data);
+  using Batch = std::span<const Tensor>;
+  return {.name = std::move(model),
+          .make_model = [=](nn::Init init) { return make_model(facts, depth, std::move(init)); },
+          .batch = train::image_batch(facts.channels, image_size, image_size),
+          .loss = train::with_model<nn::Classifier>(
+              [](nn::Classifier& model, Batch batch) { return ops::cross_entropy(model(batch[0]), batch[1]); }),
+          .make_optimiser = [=](auto parameters) { return make_sgd(std::move(parameters), options, defaults); },
+          .schedule = [=](std::int64_t steps) { return schedule_of(options, steps).with_warmup(options.warmup); },
+          .training = data.training,
+          .evaluation = data.evaluation,
+          .score = train::with_model<nn::Classifier>([](nn::Classifier& model, Batch batch) {
+            const auto correct = static_cast<double>(ops::count_correct(model(batch[0]), batch[1]));
+            return train::Score{correct, batch[1].shape().count()};
+          }),
+          .unit = "images"};
+}
+
+train::Options run_options(const Options& options, Device device) {
+  return {.device = device,
+          .memory = options.memory,
+          .rates = options.rates,
+          .offload_dir = options.offload_dir,
+          .verify = parse_verify(options.verify),
+          .batch_size = options.batch_size,
+          .epochs = options.epochs,
+          .max_steps = options.max_steps,
+          .evaluate_every = options.evaluate_every,
+          .seed = options.seed,
+          .quiet = options.quiet,
+          .names = {.memory = "--memory ",
+                    .batch_size = "--batch-size",
+                    .learning_rate = "--lr",
+                    .offload_dir = "--offload-dir",
+                    .no_evaluation = "--no-eval",
+                    .grid = "--grid"}};
+}
+
+int Example::run(int argc, const char* const* argv) {
+  const std::string& program = command_line_.name();
+  // A file that may grow no further (ulimit -f) is then an error with the file's name, not a silent end of the process.
+  std::signal(SIGXFSZ, SIG_IGN);
+  try {
+    if (!command_line_.parse(argc, argv)) return Done;
+    const Device device = choose_device(options().device);
+    return options().plan ? plan(device) : train(device);
+  } catch (const UsageError& error) {
+    return complain(program, error.what(), Usage);
+  } catch (const RangeError& error) {
+    return complain(program, concat_text(error.what(), "; try a smaller --grid or a smaller --lr"), Failure);
+  } catch (const std::exception& error) {
+    return complain(program, error.what(), Failure);
+  }
+}
+
+int Example::plan(Device device) const {
+  const ImageData data = expected_data(command_line_.options, defaults);
+  const train::Options how = run_options_of(device);
+  reports::PlanOptions what{.budget = command_line_.options.budget};
+  if (const std::optional<DepthFlag> flag = depth_flag()) {
+    const auto task_of = [&](std::int64_t depth) {
+      return image_task(model_name(), make_model, depth, command_line_.options, defaults, data);
+    };
+    what.depths = {.given = flag->given, .first = flag->first, .step = flag->step, .task = task_of};
+  }
+  blame_flags([&] { reports::print_plan(std::cout, task(data), how, what); });
+  return Done;
+}
+
+/// Returns the exit status. What can go wrong early does so before anything takes long: files and folders come first,
+/// then the data, then a plan, which takes seconds for a deep net.
+int Example::train(Device device) const {
+  const Options& given = command_line_.options;
+  apply_precision(device);
+  set_thread_count(given.threads);
+  const train::Options how = run_options_of(device);
+  blame_flags([&] { reports::check(how, given.files); });
+  const train::Task what = task(load_data(given, defaults));
+  reports::Run run = blame_flags([&] { return reports::Run(what, how, given.files); });
+  if (!given.quiet) std::cout << run.announcement() << std::flush;
+  explain(device);
+  const bool whole = run.train(std::cout, fields());
+  if (run.record().interrupted) return Interrupted;
+  return whole ? Done : Failure;
+}
+
+train::Task Example::task(const ImageData& data) const {
+  const std::optional<DepthFlag> flag = depth_flag();
+  return image_task(model_name(), make_model, flag ? flag->given : 0, command_line_.options, defaults, data);
+}
+
+train::Options Example::run_options_of(Device device) const {
+  train::Options how = run_options(command_line_.options, device);
+  how.names.program = command_line_.name();
+  return how;
+}
+
+std::vector<reports::Field> Example::fields() const {
+  const Options& given = command_line_.options;
+  std::vector<reports::Field> fields = {{"precision", given.precision},
+                                        {"learning_rate", given.learning_rate},
+                                        {"schedule", given.schedule},
+                                        {"augment", given.augment}};
+  for (const auto& [name, value] : reported_) fields.push_back({name, value()});
+  return fields;
+}
+
+void Example::apply_precision(Device device) const {
+  const bool tf32 = command_line_.options.precision == "tf32";
+  if (tf32 && device != Device::Cuda) {
+    throw UsageError(concat_text("--precision tf32 is for cuda, and this run is on the ", device));
+  }
+  set_precision(tf32 ? Precision::Tf32 : Precision::Float32);
+}
+
+/// Why "auto" has not taken a device that this build could use.
+void Example::explain(Device device) const {
+  const Options& given = command_line_.options;
+  if (!build::has_cuda || given.quiet || given.device != "auto" || device == Device::Cuda) return;
+  std::cerr << command_line_.name() << ": no CUDA device (" << cuda_unavailable_reason() << "), computing on the CPU"
+            << std::endl;
+}
+
+}  // namespace palimpsest::flags

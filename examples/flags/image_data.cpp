@@ -1,0 +1,71 @@
+#include "examples/flags/image_data.hpp"
+
+#include <algorithm>
+#include <array>
+
+#include <palimpsest/core/error.hpp>
+#include <palimpsest/datasets/catalogue.hpp>
+#include <palimpsest/train/images.hpp>
+
+namespace palimpsest::flags {
+namespace {
+
+constexpr std::array<DataFacts, 4> known_sets = {{{"fashion-mnist", 1, 10, 60000, 10000, 28},
+                                                  {"cifar10", 3, 10, 50000, 10000, 32},
+                                                  {"cifar100", 3, 100, 50000, 10000, 32},
+                                                  {"synthetic", 3, 10, 4096, 1024, 32}}};
+
+std::int64_t limited(std::int64_t count, std::int64_t limit) { return limit > 0 ? std::min(count, limit) : count; }
+
+std::shared_ptr<datasets::ImageSet> open_limited(const Options& options, datasets::Split split, std::int64_t limit) {
+  auto images = std::make_shared<datasets::ImageSet>(datasets::open(options.data, options.data_dir, split));
+  images->count = limited(images->count, limit);
+  images->pixels.resize(static_cast<std::size_t>(images->count * images->image_size()));
+  images->labels.resize(static_cast<std::size_t>(images->count));
+  return images;
+}
+
+}  // namespace
+
+const DataFacts& data_facts(std::string_view name) {
+  const auto* const found =
+      std::find_if(known_sets.begin(), known_sets.end(), [&](const DataFacts& facts) { return facts.name == name; });
+  if (found == known_sets.end()) throw ValueError(concat_text("unknown data set '", name, "'"));
+  return *found;
+}
+
+ImageData expected_data(const Options& options, const TrainingDefaults& defaults) {
+  const DataFacts& facts = data_facts(options.data);
+  const datasets::FeedForm form{.channels = facts.channels,
+                                .height = facts.stored_size,
+                                .width = facts.stored_size,
+                                .mean_image = defaults.subtract_mean_image,
+                                .loading = {.pad_to = image_size}};
+  ImageData data{.training = train::image_data(options.data, limited(facts.training_images, options.train_limit), form),
+                 .evaluation = {}};
+  if (options.evaluate) {
+    data.evaluation = train::image_data(options.data, limited(facts.test_images, options.test_limit), form);
+  }
+  return data;
+}
+
+ImageData load_data(const Options& options, const TrainingDefaults& defaults) {
+  auto training = open_limited(options, datasets::Split::Train, options.train_limit);
+  datasets::LoaderOptions loading{.shuffle = false,
+                                  .normalisation = defaults.subtract_mean_image
+                                                       ? datasets::measure_mean_image(*training)
+                                                       : datasets::default_normalisation(options.data),
+                                  .pad_to = image_size};
+  ImageData data;
+  if (options.evaluate) {
+    data.evaluation =
+        train::image_data(options.data, open_limited(options, datasets::Split::Test, options.test_limit), loading);
+  }
+  loading.shuffle = true;
+  loading.seed = options.seed;
+  if (options.augment) loading.augmentation = {.flip = true, .pad = defaults.crop_padding};
+  data.training = train::image_data(options.data, std::move(training), loading);
+  return data;
+}
+
+}  // namespace palimpsest::flags

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include <palimpsest/train/task.hpp>
+#include "examples/flags/options.hpp"
+
+namespace palimpsest::flags {
+
+/// Height and width of the models' input; smaller images are padded with zeros.
+inline constexpr std::int64_t image_size = 32;
+
+/// What is known of a data set before its files are opened.
+struct DataFacts {
+  std::string_view name;
+  std::int64_t channels;
+  std::int64_t classes;
+  std::int64_t training_images;
+  std::int64_t test_images;
+  std::int64_t stored_size;  ///< height and width
+};
+
+/// Throws ValueError for a name that datasets::open does not know.
+const DataFacts& data_facts(std::string_view name);
+
+/// Training and evaluation data that the flags describe.
+struct ImageData {
+  train::Data training;
+  train::Data evaluation;  ///< without samples under --no-eval
+};
+
+/// Data of which only the form is known: for forecasts. Throws ValueError as data_facts.
+ImageData expected_data(const Options& options, const TrainingDefaults& defaults);
+/// Reads the files. Throws DataError, ValueError as datasets::open.
+ImageData load_data(const Options& options, const TrainingDefaults& defaults);
+
+}  // namespace palimpsest::flags

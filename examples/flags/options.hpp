@@ -1,0 +1,53 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include <palimpsest/core/parallel.hpp>
+#include <palimpsest/reports/step_pictures.hpp>
+
+namespace palimpsest::flags {
+
+/// The values of the flags that all examples share. An example changes the defaults to those of its model's paper.
+struct Options {
+  std::string memory = "store-all";
+  bool plan = false;   ///< print what every policy would take, and end
+  std::string budget;  ///< for the plan: bytes, as memory::parse_bytes reads them; empty: none
+  std::string rates;   ///< file of memory::Rates; empty: the library's
+  std::string device = "auto";
+  std::string precision = "fp32";
+  std::string verify = "off";
+  std::string offload_dir;  ///< empty: the system's folder for temporary files
+
+  std::string data = "fashion-mnist";
+  std::string data_dir;  ///< empty: the data set's usual place
+  bool augment = true;
+  std::int64_t train_limit = 0;  ///< use only the first images; 0: all
+  std::int64_t test_limit = 0;
+
+  std::int64_t batch_size = 64;
+  std::int64_t epochs = 300;
+  std::int64_t max_steps = 0;  ///< 0: no limit but the epochs
+  double learning_rate = 0.1;
+  double momentum = 0.9;
+  double weight_decay = 1e-4;
+  std::string schedule = "step";
+  std::int64_t warmup = 0;  ///< steps
+  std::uint64_t seed = 0;
+  int threads = thread_count();
+
+  bool evaluate = true;
+  std::int64_t evaluate_every = 1;  ///< epochs
+  reports::Files files;
+  bool quiet = false;
+};
+
+/// The parts of a model's published training that have no flag.
+struct TrainingDefaults {
+  bool nesterov = false;
+  bool decay_norm_and_bias = true;
+  std::int64_t crop_padding = 4;     ///< zeros on every side before a random crop
+  bool subtract_mean_image = false;  ///< instead of normalising every channel
+};
+
+}  // namespace palimpsest::flags

@@ -1,0 +1,72 @@
+#include <palimpsest/reports/advice.hpp>
+
+#include <palimpsest/memory/policies.hpp>
+#include <palimpsest/train/rehearsal.hpp>
+
+namespace palimpsest::reports {
+namespace {
+
+/// "memory shared (12 MiB), memory checkpoint (10 MiB)": the single policies whose peak is at most `most`.
+std::string fitting_policies(const memory::Rehearsal& rehearsal, const train::Options& options, std::size_t most) {
+  const memory::Rates rates = train::rates_for(options);
+  std::string fitting;
+  for (const std::string_view name : memory::names()) {
+    try {
+      const std::size_t peak = memory::forecast(rehearsal, memory::parse(name), rates).peak;
+      if (peak > most) continue;
+      fitting +=
+          concat_text(fitting.empty() ? "" : ", ", options.names.memory, name, " (", format_mebibytes(peak), ")");
+    } catch (const ValueError&) {
+      continue;  // it has nothing to act on in this model
+    }
+  }
+  return fitting;
+}
+
+/// A byte less than the run itself takes.
+std::size_t below_own_peak(const train::Task& task, const train::Options& options) {
+  const train::MemoryChoice memory = train::choose_memory(task, options);
+  train::Rehearsal rehearsal(task, options);
+  memory.apply(rehearsal.model());
+  return memory::forecast(rehearsal.step_under(), nullptr, train::rates_for(options)).peak - 1;
+}
+
+}  // namespace
+
+std::string memory_advice(const train::Task& task, const train::Options& options, std::size_t limit) {
+  const std::size_t most = limit != 0 ? limit : below_own_peak(task, options);
+  train::Rehearsal training(task, options);
+  const memory::Rehearsal rehearsal = training.step_under();
+  std::string fitting = fitting_policies(rehearsal, options, most);
+  const memory::Planner planner(rehearsal, train::rates_for(options), train::may_offload(options));
+  const std::size_t least = planner.candidates().front().forecast.peak;
+  if (least <= most) {
+    fitting +=
+        concat_text(fitting.empty() ? "" : ", ", options.names.memory, "budget=", (least >> 20) + 1, "MiB or more");
+  }
+  if (!fitting.empty())
+    return (limit == 0 ? "; by the forecast these need less: " : "; by the forecast these fit: ") + fitting;
+  return concat_text("; by the forecast no policy fits with batches of ", run_length(task, options).batch_size,
+                     ": the least is ", format_mebibytes(least), "; try a smaller ", options.names.batch_size);
+}
+
+std::string evaluation_advice(const train::Task& task, const train::Options& options, std::size_t limit) {
+  const auto bytes_with = [&](std::int64_t batch) {
+    train::Options other = options;
+    other.batch_size = batch;
+    return train::rehearse_evaluation(task, other);
+  };
+  const std::int64_t given = train::evaluation_batch_size(task, options);
+  const std::size_t needed = bytes_with(given);
+  const std::size_t most = limit != 0 ? limit : needed - 1;
+  std::int64_t batch = given / 2;
+  while (batch > 0 && bytes_with(batch) > most) batch /= 2;
+  std::string text = concat_text("; by the forecast an evaluation with batches of ", given, " needs ",
+                                 format_mebibytes(needed), " under every policy; try ");
+  if (batch > 0) {
+    text += concat_text(options.names.batch_size, " ", batch, " (", format_mebibytes(bytes_with(batch)), ") or ");
+  }
+  return text + options.names.no_evaluation;
+}
+
+}  // namespace palimpsest::reports

@@ -1,0 +1,19 @@
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+#include <palimpsest/train/options.hpp>
+
+namespace palimpsest::reports {
+
+/// What to do about a run that has run out of memory in training, for the end of the error message: the policies whose
+/// forecast is below `limit` bytes (0: not known; then below that of the run itself), and the least budget that can be
+/// kept to; or, where nothing helps, the least bytes that the batch takes.
+std::string memory_advice(const train::Task& task, const train::Options& options, std::size_t limit);
+
+/// The same about a run whose evaluation has run out of memory. The policy does not matter to that, the batch does: the
+/// largest half, quarter, ... of it whose evaluation is predicted to fit.
+std::string evaluation_advice(const train::Task& task, const train::Options& options, std::size_t limit);
+
+}  // namespace palimpsest::reports

@@ -1,0 +1,122 @@
+#include <palimpsest/reports/run.hpp>
+
+#include <palimpsest/core/device.hpp>
+#include <palimpsest/core/error.hpp>
+#include <palimpsest/memory/offload.hpp>
+#include <palimpsest/reports/advice.hpp>
+#include <palimpsest/train/interrupt.hpp>
+
+namespace palimpsest::reports {
+namespace {
+
+/// A folder that cannot hold the file of the offload policy is found out before anything takes long.
+void prepare_offload(const train::Options& options) {
+  const bool asked = !options.offload_dir.empty() || options.memory.find("offload") != std::string::npos;
+  if (options.device != Device::Cpu || !asked) return;
+  memory::set_offload_directory(options.offload_dir.empty() ? memory::offload_directory() : options.offload_dir);
+}
+
+}  // namespace
+
+void check(const train::Options& options, const Files& files) {
+  train::rates_for(options);
+  const train::WholeFile report(files.report);
+  const StepPictures pictures(files);
+  prepare_offload(options);
+}
+
+Run::Run(train::Task task, train::Options options, Files files)
+    : task_(std::move(task)), options_(std::move(options)), files_(std::move(files)) {
+  check(options_, files_);
+  memory_ = train::choose_memory(task_, options_);
+  forecast_ = train::rehearse(task_, options_, memory_);
+  check_device();
+}
+
+void Run::check_device() const {
+  const std::size_t there = train::device_bytes(options_.device);
+  const auto has = [&] { return concat_text(", ", options_.device, " has ", format_mebibytes(there)); };
+  if (forecast_.peak.total > there) {
+    throw OutOfMemory(concat_text("a step under ", options_.memory, " needs ", format_mebibytes(forecast_.peak.total),
+                                  has(), memory_advice(task_, options_, there)));
+  }
+  if (forecast_.evaluation.total > there) {
+    throw OutOfMemory(concat_text("an evaluation needs ", format_mebibytes(forecast_.evaluation.total), has(),
+                                  evaluation_advice(task_, options_, there)));
+  }
+}
+
+std::string Run::announcement() const {
+  std::string text = concat_text(task_.name, " under ", options_.memory, " will need ",
+                                 format_mebibytes(forecast_.peak.total), " at its peak\n");
+  if (memory_.planned != nullptr) text += train::describe(memory_.recipes, options_.names) + "\n";
+  return text;
+}
+
+bool Run::train(std::ostream& summary, std::vector<Field> fields) {
+  const auto limit = [&] { return memory_.budget != 0 ? memory_.budget : allocator(options_.device).limit(); };
+  try {
+    return train_and_report(summary, fields);
+  } catch (const train::EvaluationOutOfMemory& error) {
+    throw OutOfMemory(error.what() + evaluation_advice(task_, options_, limit()));
+  } catch (const OutOfMemory& error) {
+    throw OutOfMemory(error.what() + memory_advice(task_, options_, limit()));
+  }
+}
+
+bool Run::train_and_report(std::ostream& summary, const std::vector<Field>& fields) {
+  const train::WholeFile file(files_.report);
+  const StepPictures pictures(files_);
+  // Before the first step, since the training would not heed Ctrl-C meanwhile: a plan for a deep net takes seconds.
+  PageFacts facts = page_facts();
+  const train::InterruptGuard guard;
+  train::Trainer trainer(task_, options_, memory_);
+  pictures_failed_ = false;
+  if (pictures) watch(trainer, facts, pictures);
+  // A disk that is full now may not be so when the run ends, and hours of training are worth more than a file on the
+  // way.
+  const auto save = [&] {
+    try {
+      if (file) file.write(to_json(report_of(task_, options_, forecast_, trainer, fields)));
+    } catch (const Error& error) {
+      trainer.warn(concat_text(error.what(), "; the run goes on"));
+    }
+  };
+  trainer.run(save);
+  record_ = trainer.record();
+  const RunReport done = report_of(task_, options_, forecast_, trainer, fields);
+  print_summary(summary, done);
+  if (file) file.write(to_json(done));
+  return !record_.interrupted && !pictures_failed_;
+}
+
+/// What the page says of a step before it has run.
+PageFacts Run::page_facts() const {
+  PageFacts facts{.model = task_.name,
+                  .policy = options_.memory,
+                  .device = std::string(to_string(options_.device)),
+                  .data = task_.training.name,
+                  .parameters = forecast_.parameters,
+                  .predicted_peak = forecast_.peak.total};
+  if (!files_.page.empty()) {
+    facts.policies = policy_forecasts(task_, options_, memory_);
+    facts.savings = cheapest_savings(task_, options_, memory_);
+  }
+  return facts;
+}
+
+void Run::watch(train::Trainer& trainer, PageFacts& facts, const StepPictures& pictures) {
+  const std::int64_t step = train::step_to_watch(run_length(task_, options_), task_.training.samples);
+  trainer.watch(step, [&, step](const memory::StepTrace& trace) {
+    facts.batch_size = trainer.record().steps.back().samples;
+    facts.step = step + 1;
+    facts.reserved = trainer.peak().reserved;
+    const std::string title = concat_text(task_.name, " under ", options_.memory);
+    for (const std::string& failure : pictures.write(trace, title, [&] { return facts; })) {
+      trainer.warn(concat_text(failure, "; the run goes on"));
+      pictures_failed_ = true;
+    }
+  });
+}
+
+}  // namespace palimpsest::reports

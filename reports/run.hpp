@@ -1,0 +1,62 @@
+#pragma once
+
+#include <optional>
+#include <ostream>
+#include <string>
+#include <vector>
+
+#include <palimpsest/reports/run_report.hpp>
+#include <palimpsest/reports/step_pictures.hpp>
+#include <palimpsest/train/rehearsal.hpp>
+#include <palimpsest/train/trainer.hpp>
+
+namespace palimpsest::reports {
+
+/// Finds out before anything takes long what a run could fail of at its end: a table of rates that cannot be read, a
+/// folder or a file that cannot be written. Throws DataError, OffloadError, Error, ValueError.
+void check(const train::Options& options, const Files& files);
+
+/// A run of a task with everything that belongs to it:
+///
+///     reports::Run run(task, {.memory = "budget=60MiB", .batch_size = 16}, {.page = "page.html"});
+///     std::cout << run.announcement();
+///     run.train(std::cout);
+///
+/// The constructor chooses the policies and rehearses the run; train() trains with progress, evaluation and clean
+/// interruption, and writes the files.
+class Run {
+ public:
+  /// Throws as check(); ValueError for options that cannot be kept to; OutOfMemory, with advice, where the device is
+  /// smaller than the forecast.
+  Run(train::Task task, train::Options options, Files files = {});
+  Run(const Run&) = delete;
+  Run& operator=(const Run&) = delete;
+
+  const train::MemoryChoice& memory() const { return memory_; }
+  const train::Forecast& forecast() const { return forecast_; }
+  /// "UNet under budget=60MiB will need 59.1 MiB at its peak" and the recipes of a plan, in lines.
+  std::string announcement() const;
+
+  /// Trains, prints the summary and writes the report, which has `fields` at its end. Returns false if it was
+  /// interrupted or a picture of a step could not be written, of which there was a warning; the run goes on then.
+  /// Throws what training throws; an OutOfMemory has advice at its end.
+  bool train(std::ostream& summary, std::vector<Field> fields = {});
+  /// Of the last train().
+  const train::RunRecord& record() const { return record_; }
+
+ private:
+  train::Task task_;
+  train::Options options_;
+  Files files_;
+  train::MemoryChoice memory_;
+  train::Forecast forecast_;
+  train::RunRecord record_;
+  bool pictures_failed_ = false;
+
+  void check_device() const;
+  bool train_and_report(std::ostream& summary, const std::vector<Field>& fields);
+  PageFacts page_facts() const;
+  void watch(train::Trainer& trainer, PageFacts& facts, const StepPictures& pictures);
+};
+
+}  // namespace palimpsest::reports

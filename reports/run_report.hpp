@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <ostream>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include <palimpsest/memory/offload.hpp>
+#include <palimpsest/train/rehearsal.hpp>
+#include <palimpsest/train/run_record.hpp>
+#include <palimpsest/train/trainer.hpp>
+
+namespace palimpsest::reports {
+
+/// A line of a report that a program adds: the value of an option or of a flag; monostate is null.
+struct Field {
+  std::string name;
+  std::variant<std::monostate, bool, std::int64_t, double, std::string> value;
+};
+
+/// The card that a run was on.
+struct Card {
+  std::string name;
+  std::size_t used_bytes;  ///< as its driver sees it: the reserved memory, the driver's own and what others hold
+};
+
+/// What there is to say about a run.
+struct RunReport {
+  train::Task task = {};
+  train::Options options = {};
+  std::optional<Card> card = std::nullopt;  ///< on CUDA
+  int threads = 1;
+  train::Forecast forecast = {};
+  train::RunRecord record = {};
+  train::MemoryPeak peak = {};             ///< of the training steps
+  train::MemoryPeak evaluation_peak = {};  ///< of the evaluations; zero if there was none
+  memory::OffloadStats offloaded = {};
+  std::size_t resident = 0;  ///< the process's own peak, VmHWM
+  std::string state_digest = "";
+  std::vector<Field> fields = {};
+};
+
+/// The report of a run so far.
+RunReport report_of(const train::Task& task, const train::Options& options, const train::Forecast& forecast,
+                    const train::Trainer& trainer, std::vector<Field> fields = {});
+
+/// The report as a file, in JSON: memory in bytes, times in milliseconds, losses with all their digits.
+std::string to_json(const RunReport& report);
+
+/// The same for people, in a few lines.
+void print_summary(std::ostream& out, const RunReport& report);
+
+}  // namespace palimpsest::reports

@@ -1,0 +1,213 @@
+// Training loops of a task that is no classifier of images: rows of numbers, a linear loss, an optimiser of its own,
+// data that the program makes.
+
+#include <gtest/gtest.h>
+
+#include <csignal>
+#include <limits>
+
+#include <palimpsest/autograd/gradcheck.hpp>
+#include <palimpsest/core/philox.hpp>
+#include <palimpsest/nn/block.hpp>
+#include <palimpsest/ops/relu.hpp>
+#include <palimpsest/train/interrupt.hpp>
+#include <palimpsest/train/rehearsal.hpp>
+#include <palimpsest/train/trainer.hpp>
+#include "tests/train/small_tasks.hpp"
+
+namespace palimpsest::train {
+namespace {
+
+constexpr std::int64_t width = 24;
+
+/// Two layers in a block, which policies act on.
+class Hidden : public nn::Block<Tensor(Tensor)> {
+ public:
+  explicit Hidden(nn::Init& init) : first_(init, width, 4 * width, 0.1), second_(init, 4 * width, 1, 0.1) {
+    add_module("first", first_);
+    add_module("second", second_);
+  }
+
+ protected:
+  Tensor forward(Tensor x) override { return second_(ops::relu(first_(x))); }
+
+ private:
+  nn::Linear first_;
+  nn::Linear second_;
+};
+
+class Net : public nn::Module {
+ public:
+  explicit Net(nn::Init init) : hidden_(init) { add_module("hidden", hidden_); }
+  Tensor operator()(const Tensor& x) { return hidden_(x); }
+
+ private:
+  Hidden hidden_;
+};
+
+/// Descent that the library does not have: it updates in every second step.
+class EverySecond : public nn::Optimiser {
+ public:
+  explicit EverySecond(std::vector<nn::NamedTensor> parameters) : sgd_(std::move(parameters), {.momentum = 0}) {}
+  void zero_grad() override { sgd_.zero_grad(); }
+  void step() override {
+    if (++steps_ % 2 == 0) sgd_.step();
+  }
+  double learning_rate() const override { return sgd_.learning_rate(); }
+  void set_learning_rate(double rate) override { sgd_.set_learning_rate(rate); }
+
+ private:
+  nn::Sgd sgd_;
+  int steps_ = 0;
+};
+
+std::vector<Tensor> rows(std::int64_t epoch, std::int64_t first, std::int64_t count, Device device) {
+  Random random(static_cast<std::uint64_t>(epoch), static_cast<std::uint64_t>(first));
+  std::vector<float> values(static_cast<std::size_t>(count * width));
+  for (float& value : values) value = static_cast<float>(random.normal());
+  return {
+      Tensor::from_vector({count, width}, values, device, Tag::Data),
+      Tensor::from_vector({count, 1}, std::vector<float>(static_cast<std::size_t>(count), 1.0F), device, Tag::Data)};
+}
+
+Task row_task() {
+  return {.name = "Net",
+          .make_model = [](nn::Init init) { return std::make_unique<Net>(std::move(init)); },
+          .batch = [](std::int64_t samples) -> std::vector<TensorSpec> {
+            return {{{samples, width}}, {{samples, 1}}};
+          },
+          .loss = with_model<Net>(
+              [](Net& net, std::span<const Tensor> batch) { return weighted_sum(net(batch[0]), batch[1]); }),
+          .make_optimiser = [](auto parameters) { return std::make_unique<EverySecond>(std::move(parameters)); },
+          .schedule = [](std::int64_t) { return nn::Schedule::constant(1e-3); },
+          .training = made_data("rows", 20, rows),
+          .evaluation = made_data("rows", 10, rows),
+          .score = with_model<Net>([](Net& net, std::span<const Tensor> batch) {
+            const Tensor sum = weighted_sum(net(batch[0]), batch[1]);
+            return Score{is_meta(sum.device()) ? 0 : sum.item(), batch[1].shape().count()};
+          }),
+          .metric = "mean",
+          .metric_is_share = false,
+          .unit = "rows"};
+}
+
+Options quiet_run() { return {.batch_size = 8, .epochs = 3, .quiet = true}; }
+
+/// Every policy gives the same bits and has the peak that was predicted.
+TEST(Trainer, RunsAnyTaskUnderAnyPolicyAsPredicted) {
+  const Task task = row_task();
+  std::string digest;
+  for (const char* const memory : {"store-all", "checkpoint", "hidden=checkpoint", "budget=1MiB"}) {
+    Options options = quiet_run();
+    options.memory = memory;
+    options.verify = Verify::All;
+    const MemoryChoice choice = choose_memory(task, options);
+    const Forecast forecast = rehearse(task, options, choice);
+    Trainer trainer(task, options, choice);
+    trainer.run();
+    EXPECT_EQ(trainer.record().steps.size(), 9U) << "20 rows in batches of 8";
+    EXPECT_EQ(trainer.record().steps[2].samples, 4);
+    EXPECT_EQ(trainer.peak().total, forecast.peak.total) << memory;
+    EXPECT_EQ(trainer.evaluation_peak().total, forecast.evaluation.total) << memory;
+    EXPECT_EQ(trainer.record().evaluations.size(), 3U);
+    if (digest.empty()) digest = trainer.model().state_digest();
+    EXPECT_EQ(trainer.model().state_digest(), digest) << memory;
+  }
+}
+
+TEST(Trainer, LearnsWithTheTasksOptimiser) {
+  const Task task = row_task();
+  const Options options = quiet_run();
+  Trainer trainer(task, options, choose_memory(task, options));
+  std::vector<std::string> digests;
+  trainer.run([&] { digests.push_back(trainer.model().state_digest()); });
+  ASSERT_EQ(digests.size(), 3U);
+  EXPECT_NE(digests[0], digests[1]);
+  const auto& evaluations = trainer.record().evaluations;
+  EXPECT_LT(evaluations[2].metric, evaluations[0].metric) << "a linear loss falls";
+}
+
+TEST(Trainer, HandsOverTheWatchedStep) {
+  const Task task = row_task();
+  const Options options = quiet_run();
+  Trainer trainer(task, options, choose_memory(task, options));
+  int handed = 0;
+  trainer.watch(3, [&](const memory::StepTrace& step) {
+    ++handed;
+    EXPECT_EQ(trainer.record().steps.size(), 4U) << "the first step of the second epoch";
+    EXPECT_FALSE(step.runs.empty());
+    EXPECT_EQ(step.allocations.front().tag, Tag::Data) << "with its batch";
+  });
+  trainer.run();
+  EXPECT_EQ(handed, 1);
+}
+
+TEST(Trainer, EndsAfterTheStepInWhichASignalCame) {
+  Task task = row_task();
+  task.training = made_data("rows", 20, [](auto epoch, auto first, auto count, Device device) {
+    if (epoch == 1 && first == 8) std::raise(SIGINT);
+    return rows(epoch, first, count, device);
+  });
+  const Options options = quiet_run();
+  const InterruptGuard guard;
+  Trainer trainer(task, options, choose_memory(task, options));
+  int epochs = 0;
+  trainer.run([&] { ++epochs; });
+  EXPECT_TRUE(trainer.record().interrupted);
+  EXPECT_EQ(trainer.record().steps.size(), 5U);
+  EXPECT_EQ(epochs, 1);
+}
+
+TEST(Trainer, SaysInWhichStepTheLossDiverged) {
+  Task task = row_task();
+  task.training = made_data("rows", 20, [](auto epoch, auto first, auto count, Device device) {
+    std::vector<Tensor> batch = rows(epoch, first, count, device);
+    if (first < 8) return batch;
+    const std::vector<float> weights(static_cast<std::size_t>(count), std::numeric_limits<float>::infinity());
+    batch[1] = Tensor::from_vector({count, 1}, weights, device, Tag::Data);
+    return batch;
+  });
+  const Options options = quiet_run();
+  Trainer trainer(task, options, choose_memory(task, options));
+  std::string digest;
+  try {
+    trainer.run();
+    FAIL() << "an infinite weight";
+  } catch (const DivergedError& error) {
+    EXPECT_NE(std::string(error.what()).find("step 2: the loss is "), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("learning rate"), std::string::npos) << error.what();
+  }
+}
+
+TEST(Trainer, KeepsToABudgetWhileItLives) {
+  const Task task = row_task();
+  Options options = quiet_run();
+  options.memory = "budget=1MiB";
+  const std::size_t before = allocator(Device::Cpu).limit();
+  {
+    const Trainer trainer(task, options, choose_memory(task, options));
+    EXPECT_EQ(allocator(Device::Cpu).limit(), std::size_t{1} << 20);
+  }
+  EXPECT_EQ(allocator(Device::Cpu).limit(), before);
+}
+
+TEST(MemoryChoice, SaysTheLeastThatABudgetTakes) {
+  Options options = quiet_run();
+  options.memory = "budget=1KiB";
+  try {
+    choose_memory(row_task(), options);
+    FAIL() << "parameters alone take more";
+  } catch (const ValueError& error) {
+    EXPECT_NE(std::string(error.what()).find("least feasible"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("offload_dir"), std::string::npos) << error.what();
+  }
+}
+
+TEST(WithModel, RefusesAnotherModel) {
+  Task task = row_task();
+  task.make_model = [](nn::Init init) { return std::make_unique<nn::RevNet>(nn::RevNet::cifar(14), std::move(init)); };
+  EXPECT_THROW(rehearse(task, quiet_run()), std::bad_cast);
+}
+
+}  // namespace
+}  // namespace palimpsest::train

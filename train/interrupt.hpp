@@ -1,0 +1,18 @@
+#pragma once
+
+namespace palimpsest::train {
+
+/// While it lives, the first SIGINT or SIGTERM is only noted, so that the current step can end; the second one ends the
+/// process at once. One at a time.
+class InterruptGuard {
+ public:
+  InterruptGuard();
+  ~InterruptGuard();
+  InterruptGuard(const InterruptGuard&) = delete;
+  InterruptGuard& operator=(const InterruptGuard&) = delete;
+};
+
+/// Whether the living guard has noted a signal.
+bool interrupted();
+
+}  // namespace palimpsest::train

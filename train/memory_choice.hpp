@@ -1,0 +1,49 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <palimpsest/memory/planner/planner.hpp>
+#include <palimpsest/memory/planner/recipe_counts.hpp>
+#include <palimpsest/memory/rules.hpp>
+#include <palimpsest/train/options.hpp>
+
+namespace palimpsest::train {
+
+/// The result of choose_memory(): rules for the blocks, or a plan that the planner has made for a budget.
+struct MemoryChoice {
+  std::vector<memory::Rule> rules = {};
+  PolicyPtr planned = nullptr;  ///< null: the rules
+  std::size_t budget = 0;       ///< bytes; 0: none
+  /// All plans that were made for the budget, so that nothing is planned twice.
+  std::optional<memory::Planner> planner = std::nullopt;
+  memory::RecipeCounts recipes = {};  ///< of the plan
+
+  /// Throws ValueError for a pattern that names no block.
+  void apply(nn::Module& model) const;
+};
+
+/// Whether the text of Options::memory is a budget ("budget=2GiB").
+bool is_budget(const std::string& memory);
+
+/// What a plan does with a step's values: "recipes: 412 kept, ...", and whether that costs exactness.
+std::string describe(const memory::RecipeCounts& recipes, const OptionNames& names = {});
+
+/// Bytes of the device's memory: of the card or of the machine.
+std::size_t device_bytes(Device device);
+
+/// The rates that forecasts use: those of Options::rates, else the library's. Throws DataError.
+memory::Rates rates_for(const Options& options);
+
+/// Whether a plan for a budget may move values off the device: to the host's memory on CUDA, to Options::offload_dir on
+/// the CPU. Without a folder a budget causes no traffic on a disk that nobody has asked for; and the system's folder
+/// for temporary files, the default of the policy offload, is often memory itself, which a budget is to save.
+bool may_offload(const Options& options);
+
+/// Reads Options::memory. For a budget the task is rehearsed on meta until the planner knows what fits. Throws
+/// ValueError for a text that makes no sense and for a budget that is too small, stating the least feasible bytes and,
+/// where the plan might not offload for want of a folder, how little a folder would make of them.
+MemoryChoice choose_memory(const Task& task, const Options& options);
+
+}  // namespace palimpsest::train

@@ -1,0 +1,27 @@
+#include <palimpsest/train/options.hpp>
+
+#include <algorithm>
+
+#include <palimpsest/core/error.hpp>
+
+namespace palimpsest::train {
+
+RunLength run_length(const Task& task, const Options& options) {
+  const std::int64_t samples = task.training.samples;
+  if (samples < 1) throw ValueError(concat_text(task.name, ": there are no samples to train on"));
+  if (options.batch_size < 1 || options.epochs < 1) {
+    throw ValueError(concat_text("a run of ", options.epochs, " epochs with batches of ", options.batch_size,
+                                 ", expected at least one of each"));
+  }
+  const std::int64_t batch_size = std::min(options.batch_size, samples);
+  const std::int64_t per_epoch = (samples + batch_size - 1) / batch_size;
+  const std::int64_t all = options.epochs * per_epoch;
+  const std::int64_t steps = options.max_steps > 0 ? std::min(all, options.max_steps) : all;
+  return {batch_size, per_epoch, (steps + per_epoch - 1) / per_epoch, steps};
+}
+
+std::int64_t evaluation_batch_size(const Task& task, const Options& options) {
+  return std::min(options.batch_size, task.evaluation.samples);
+}
+
+}  // namespace palimpsest::train

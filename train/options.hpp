@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include <palimpsest/autograd/verify.hpp>
+#include <palimpsest/core/types.hpp>
+#include <palimpsest/train/task.hpp>
+
+namespace palimpsest::train {
+
+/// What messages call the options of a run. A program with flags puts theirs here, as "--memory ".
+struct OptionNames {
+  std::string program = "";  ///< begins the lines of warnings
+  std::string memory = "memory ";
+  std::string batch_size = "batch_size";
+  std::string learning_rate = "learning rate";
+  std::string offload_dir = "offload_dir";
+  std::string no_evaluation = "no evaluation";
+  std::string grid = "a grid";
+};
+
+/// How a task is run.
+struct Options {
+  Device device = Device::Cpu;
+  /// The memory policy, as the flag --memory of the examples takes it: "shared", "checkpoint+shared",
+  /// "dense1=checkpoint,*=shared", or a budget that the planner keeps to: "budget=60MiB", "budget=40%".
+  std::string memory = "store-all";
+  std::string rates = "";        ///< file of memory::Rates; empty: the library's
+  std::string offload_dir = "";  ///< where values go on the CPU; empty: the system's folder for temporary files
+  Verify verify = Verify::Off;
+  std::int64_t batch_size = 64;
+  std::int64_t epochs = 1;
+  std::int64_t max_steps = 0;       ///< 0: no limit but the epochs
+  std::int64_t evaluate_every = 1;  ///< epochs
+  std::uint64_t seed = 0;           ///< of nn::Init
+  bool quiet = false;               ///< no progress
+  OptionNames names = {};
+};
+
+/// How long a run is.
+struct RunLength {
+  std::int64_t batch_size;  ///< of a whole batch: at most the number of samples
+  std::int64_t steps_per_epoch;
+  std::int64_t epochs;  ///< begun ones
+  std::int64_t steps;
+};
+
+/// Throws ValueError for a task without training data, and for a batch size or a number of epochs below 1.
+RunLength run_length(const Task& task, const Options& options);
+/// Samples of a whole batch in an evaluation; 0 without one.
+std::int64_t evaluation_batch_size(const Task& task, const Options& options);
+
+}  // namespace palimpsest::train

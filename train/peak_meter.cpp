@@ -1,0 +1,44 @@
+#include <palimpsest/train/peak_meter.hpp>
+
+#include <algorithm>
+#include <fstream>
+#include <string>
+
+namespace palimpsest::train {
+
+PeakMeter::PeakMeter(Device device) : device_(device) { allocator(device_).reset_peak(); }
+
+void PeakMeter::pause() {
+  seen_ = peak();
+  paused_ = true;
+}
+
+void PeakMeter::resume() {
+  seen_.reserved = std::max(seen_.reserved, allocator(device_).stats().peak_reserved);
+  allocator(device_).reset_peak();
+  paused_ = false;
+}
+
+MemoryPeak PeakMeter::peak() const {
+  const MemoryStats stats = allocator(device_).stats();
+  MemoryPeak result = seen_;
+  result.reserved = std::max(result.reserved, stats.peak_reserved);
+  if (!paused_ && stats.peak > result.total) {
+    result.total = stats.peak;
+    result.by_tag = stats.peak_by_tag;
+  }
+  return result;
+}
+
+std::size_t PeakMeter::live() const { return allocator(device_).stats().live; }
+
+std::size_t peak_resident_bytes() {
+  std::ifstream status("/proc/self/status");
+  std::string line;
+  while (std::getline(status, line)) {
+    if (line.starts_with("VmHWM:")) return std::stoull(line.substr(6)) * 1024;
+  }
+  return 0;
+}
+
+}  // namespace palimpsest::train

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstddef>
+
+#include <palimpsest/core/allocator.hpp>
+
+namespace palimpsest::train {
+
+/// The most memory that was in use at once, in bytes.
+struct MemoryPeak {
+  std::size_t total = 0;
+  TagBytes by_tag{};         ///< the breakdown at that moment; adds up to `total`
+  std::size_t reserved = 0;  ///< highest number of bytes taken from the system
+};
+
+/// Measures the peak of a device's memory from its construction on, without the stretches between pause() and resume():
+/// an evaluation between two epochs is no part of training.
+class PeakMeter {
+ public:
+  explicit PeakMeter(Device device);
+
+  void pause();
+  void resume();
+  MemoryPeak peak() const;
+  /// Bytes in use now.
+  std::size_t live() const;
+
+ private:
+  Device device_;
+  MemoryPeak seen_;
+  bool paused_ = false;
+};
+
+/// The process's own peak of resident memory (VmHWM) in bytes; 0 where the system does not tell.
+std::size_t peak_resident_bytes();
+
+}  // namespace palimpsest::train

@@ -1,0 +1,124 @@
+#include <palimpsest/train/rehearsal.hpp>
+
+#include <algorithm>
+
+#include <palimpsest/core/error.hpp>
+
+namespace palimpsest::train {
+namespace {
+
+/// Steps after which no more is waited for that what is reserved stays as it is. Three or four have always been enough.
+constexpr std::int64_t most_steps = 8;
+
+/// The first step differs from all others: the optimiser's state does not exist yet. The peak is known after the
+/// second, the reserved bytes when a step has found all its memory among what those before it have left.
+void run_until_steady(Rehearsal& rehearsal, const PeakMeter& meter, std::int64_t steps) {
+  std::size_t reserved = 0;
+  for (std::int64_t step = 0; step < std::min(steps, most_steps); ++step) {
+    if (step >= 2 && meter.peak().reserved == reserved) break;
+    reserved = meter.peak().reserved;
+    rehearsal.step();
+  }
+}
+
+}  // namespace
+
+Rehearsal::Rehearsal(const Task& task, const Options& options)
+    : task_(task),
+      meta_(meta_of(options.device)),
+      verify_(options.verify),
+      batch_size_(run_length(task, options).batch_size),
+      evaluation_batch_size_(evaluation_batch_size(task, options)),
+      training_(task, nn::Init(options.seed, meta_)),
+      reserved_(reserved(task.training, batch_size_)) {}
+
+std::vector<Buffer> Rehearsal::reserved(const Data& data, std::int64_t batch_size) const {
+  return data.reserve ? data.reserve(batch_size, meta_) : std::vector<Buffer>();
+}
+
+std::vector<Tensor> Rehearsal::batch_of(std::int64_t samples) const {
+  std::vector<Tensor> batch;
+  for (const TensorSpec& spec : task_.batch(samples)) {
+    batch.push_back(Tensor::empty(spec.shape, spec.dtype, meta_, Tag::Data));
+  }
+  return batch;
+}
+
+void Rehearsal::step() {
+  training_.step(batch_of(batch_size_));
+  begun_ = true;
+}
+
+void Rehearsal::evaluate() {
+  if (evaluation_batch_size_ == 0) return;
+  const std::vector<Buffer> feed = reserved(task_.evaluation, evaluation_batch_size_);
+  training_.evaluate(batch_of(evaluation_batch_size_));
+}
+
+memory::Rehearsal Rehearsal::step_under() {
+  if (!begun_) step();
+  return {meta_, [this](const PolicyPtr& policy) {
+            if (policy != nullptr) model().set_memory(policy);
+            step();
+          }};
+}
+
+Forecast rehearse(const Task& task, const Options& options, const MemoryChoice& memory) {
+  const RunLength length = run_length(task, options);
+  if (task.schedule) task.schedule(length.steps);
+  Forecast result;
+  allocator(meta_of(options.device)).release_cached();  // a planner's memory there is not in the run's process
+  const PeakMeter meter(meta_of(options.device));
+  Rehearsal rehearsal(task, options);
+  memory.apply(rehearsal.model());
+  run_until_steady(rehearsal, meter, length.steps);
+  result.parameters = rehearsal.model().parameter_count();
+  result.peak = meter.peak();
+  result.reserved = result.peak.reserved;
+  if (task.evaluation.samples > 0) {
+    const PeakMeter evaluation(meta_of(options.device));
+    rehearsal.evaluate();
+    result.evaluation = evaluation.peak();
+    result.reserved = std::max(result.reserved, result.evaluation.reserved);
+  }
+  if (memory.budget != 0 && result.evaluation.total > memory.budget) {
+    throw ValueError(concat_text("memory budget of ", format_mebibytes(memory.budget),
+                                 ": the evaluation between epochs needs ", format_mebibytes(result.evaluation.total),
+                                 "; try ", options.names.no_evaluation, " or a smaller ", options.names.batch_size));
+  }
+  return result;
+}
+
+Forecast rehearse(const Task& task, const Options& options) {
+  return rehearse(task, options, choose_memory(task, options));
+}
+
+std::size_t rehearse_bytes(const Task& task, const Options& options, const MemoryChoice& memory) {
+  const PeakMeter meter(meta_of(options.device));
+  Rehearsal rehearsal(task, options);
+  memory.apply(rehearsal.model());
+  for (std::int64_t step = 0; step < std::min<std::int64_t>(run_length(task, options).steps, 2); ++step) {
+    rehearsal.step();
+  }
+  rehearsal.evaluate();
+  return meter.peak().total;
+}
+
+memory::StepTrace rehearse_step(const Task& task, const Options& options, const MemoryChoice& memory) {
+  Rehearsal rehearsal(task, options);
+  memory.apply(rehearsal.model());
+  if (run_length(task, options).steps > 1) rehearsal.step();
+  memory::StepRecorder recorder(meta_of(options.device));
+  rehearsal.step();
+  return recorder.take();
+}
+
+std::size_t rehearse_evaluation(const Task& task, const Options& options) {
+  Rehearsal rehearsal(task, options);
+  rehearsal.step();
+  const PeakMeter meter(meta_of(options.device));
+  rehearsal.evaluate();
+  return meter.peak().total;
+}
+
+}  // namespace palimpsest::train

@@ -1,0 +1,54 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+namespace palimpsest::train {
+
+struct StepResult {
+  double loss;
+  double milliseconds;
+  std::int64_t samples;
+};
+
+struct Evaluation {
+  std::int64_t step;  ///< steps done before it
+  double metric;      ///< the mean score over the evaluation data
+};
+
+/// The steps and evaluations of a run so far.
+struct RunRecord {
+  std::vector<StepResult> steps = {};
+  std::vector<Evaluation> evaluations = {};
+  bool interrupted = false;
+
+  /// The metric of the model as it is now, if it was measured.
+  std::optional<double> metric() const {
+    if (evaluations.empty() || evaluations.back().step != static_cast<std::int64_t>(steps.size())) return std::nullopt;
+    return evaluations.back().metric;
+  }
+
+  /// Over the last `count` steps, but without the very first, in which memory is taken from the system for the first
+  /// time; unless it is the only one. 0 before it.
+  double samples_per_second(std::size_t count = SIZE_MAX) const {
+    const std::size_t warm = std::min<std::size_t>(steps.size(), steps.size() > 1 ? steps.size() - 1 : 1);
+    double samples = 0;
+    double milliseconds = 0;
+    for (std::size_t i = steps.size() - std::min(count, warm); i < steps.size(); ++i) {
+      samples += static_cast<double>(steps[i].samples);
+      milliseconds += steps[i].milliseconds;
+    }
+    return milliseconds > 0 ? samples * 1000 / milliseconds : 0;
+  }
+
+  /// Mean loss of the steps from `first` on.
+  double mean_loss(std::size_t first) const {
+    double sum = 0;
+    for (std::size_t i = first; i < steps.size(); ++i) sum += steps[i].loss;
+    return first < steps.size() ? sum / static_cast<double>(steps.size() - first) : 0;
+  }
+};
+
+}  // namespace palimpsest::train

@@ -1,0 +1,94 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <palimpsest/autograd/op.hpp>
+#include <palimpsest/autograd/tensor.hpp>
+#include <palimpsest/core/allocator.hpp>
+#include <palimpsest/nn/layers.hpp>
+#include <palimpsest/nn/module.hpp>
+#include <palimpsest/nn/optimiser.hpp>
+#include <palimpsest/nn/schedule.hpp>
+
+namespace palimpsest::train {
+
+/// A batch on the device that trains: the tensors that Task::batch describes.
+struct Batch {
+  std::vector<Tensor> tensors;
+  std::int64_t samples = 0;
+};
+
+/// Serves the batches of an epoch. The last one may be smaller than the others.
+class Batches {
+ public:
+  virtual ~Batches() = default;
+  /// Begins epoch `epoch`, from 0; at any time.
+  virtual void start_epoch(std::int64_t epoch) = 0;
+  /// The next batch, none at the end of the epoch.
+  virtual std::optional<Batch> next() = 0;
+};
+
+/// Samples to train on or to evaluate with.
+struct Data {
+  std::string name;
+  std::int64_t samples = 0;  ///< in an epoch; 0: no data
+  /// Serves the samples in batches of `batch_size` tensors on `device`. Called when training begins, never by a
+  /// forecast.
+  std::function<std::unique_ptr<Batches>(std::int64_t batch_size, Device device)> open = nullptr;
+  /// The memory that `open` takes on the device which `meta` stands for, beside the batches that it hands out. Null:
+  /// none.
+  std::function<std::vector<Buffer>(std::int64_t batch_size, Device meta)> reserve = nullptr;
+};
+
+/// Data that a program makes itself: `make` returns the samples first, first + 1, ..., first + count - 1 of an epoch as
+/// tensors on the device, under Tag::Data.
+Data made_data(
+    std::string name, std::int64_t samples,
+    std::function<std::vector<Tensor>(std::int64_t epoch, std::int64_t first, std::int64_t count, Device)> make);
+
+/// A sum over samples, or over parts of them, and their number: what an evaluation adds up.
+struct Score {
+  double sum = 0;
+  std::int64_t count = 0;
+
+  double mean() const { return count > 0 ? sum / static_cast<double>(count) : 0; }
+};
+
+/// A value that says what is trained: how the model is made, what a batch looks like, the loss, the optimiser, the
+/// data. A training step on a device and its rehearsal on meta are the same code over it (training.hpp, rehearsal.hpp).
+struct Task {
+  std::string name;  ///< the model's
+  std::function<std::unique_ptr<nn::Module>(nn::Init init)> make_model;
+  /// The tensors of a batch of so many samples, e.g. images (N, C, H, W) float32 and labels (N) int32.
+  std::function<std::vector<TensorSpec>(std::int64_t samples)> batch;
+  /// The loss of a batch, a scalar. See with_model().
+  std::function<Tensor(nn::Module& model, std::span<const Tensor> batch)> loss;
+  std::function<std::unique_ptr<nn::Optimiser>(std::vector<nn::NamedTensor> parameters)> make_optimiser;
+  /// The learning rate over a run of so many steps; null: the optimiser's own throughout.
+  std::function<nn::Schedule(std::int64_t steps)> schedule = nullptr;
+  Data training = {};
+  Data evaluation = {};  ///< without samples nothing is evaluated
+  /// The score of a batch in evaluation mode, without gradients. Its mean over the evaluation data is the metric.
+  std::function<Score(nn::Module& model, std::span<const Tensor> batch)> score = nullptr;
+  std::string metric = "accuracy";
+  bool metric_is_share = true;   ///< printed in per cent
+  std::string unit = "samples";  ///< the name of samples in messages and reports
+};
+
+/// A function over a model's own class as Task::loss and Task::score take it: with_model<UNet>([](UNet& model,
+/// std::span<const Tensor> batch) { ... }). The task's make_model must make a `Model`.
+template <class Model, class Function>
+auto with_model(Function function) {
+  return [function = std::move(function)](nn::Module& model, std::span<const Tensor> batch) {
+    return function(dynamic_cast<Model&>(model), batch);
+  };
+}
+
+}  // namespace palimpsest::train

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+namespace palimpsest::train {
+
+/// The file that a write to this name replaces: the end of its links, which may lead nowhere yet, as
+/// one path whatever it was called.
+std::filesystem::path file_target(const std::string& name);
+
+/// A file that is always whole: each write replaces it by way of a temporary file beside it.
+class WholeFile {
+ public:
+  /// Finds out at once whether the file can be written. An empty name makes a file that ignores what it is given.
+  /// Throws Error, naming the file and the reason.
+  explicit WholeFile(const std::string& name);
+
+  /// Throws as the constructor; the file is then as it was.
+  void write(const std::string& text) const;
+
+  explicit operator bool() const { return !path_.empty(); }
+
+ private:
+  std::string name_;
+  std::filesystem::path path_;
+  std::filesystem::path temporary_;
+
+  [[noreturn]] void fail(const std::string& why) const;
+  void write_temporary(const std::string& text) const;
+};
+
+}  // namespace palimpsest::train
