@@ -14,7 +14,6 @@
 #include <chrono>
 #include <cstdlib>
 #include <exception>
-#include <fstream>
 #include <iostream>
 #include <map>
 #include <memory>
@@ -25,14 +24,14 @@
 #include <palimpsest/core/device.hpp>
 #include <palimpsest/core/parallel.hpp>
 #include <palimpsest/memory/offload.hpp>
-#include <palimpsest/memory/planner/planner.hpp>
-#include <palimpsest/memory/policies.hpp>
 #include <palimpsest/nn/models/densenet.hpp>
 #include <palimpsest/nn/models/resnet.hpp>
 #include <palimpsest/nn/models/revnet.hpp>
 #include <palimpsest/nn/sgd.hpp>
 #include <palimpsest/ops/cross_entropy.hpp>
 #include <palimpsest/ops/gemm.hpp>
+#include <palimpsest/train/images.hpp>
+#include <palimpsest/train/rehearsal.hpp>
 
 namespace {
 
@@ -110,85 +109,65 @@ std::unique_ptr<nn::Classifier> make_model(const Options& options, nn::Init init
   return std::make_unique<nn::ResNet>(spec, std::move(init));
 }
 
-std::size_t peak_resident_bytes() {
-  std::ifstream status("/proc/self/status");
-  std::string line;
-  while (std::getline(status, line)) {
-    if (line.starts_with("VmHWM:")) return std::stoull(line.substr(6)) * 1024;
-  }
-  return 0;
+/// A model that learns from one random batch.
+train::Task task_of(const Options& options) {
+  const std::int64_t channels = options.number("channels");
+  const auto sgd = [nesterov = options["model"] == "densenet"](auto parameters) {
+    return std::make_unique<nn::Sgd>(std::move(parameters),
+                                     nn::SgdOptions{.learning_rate = 0.1, .momentum = 0.9, .nesterov = nesterov});
+  };
+  const auto loss = [](nn::Classifier& model, std::span<const Tensor> batch) {
+    return ops::cross_entropy(model(batch[0]), batch[1]);
+  };
+  return {.name = options["model"],
+          .make_model = [&options](nn::Init init) { return make_model(options, std::move(init)); },
+          .batch = train::image_batch(channels, 32, 32),
+          .loss = train::with_model<nn::Classifier>(loss),
+          .make_optimiser = sgd,
+          .training = {.name = "noise", .samples = options.number("batch-size")}};
 }
 
-/// The model in training on one fixed random batch.
-class Training {
- public:
-  Training(const Options& options, Device device)
-      : verify_(parse_verify(options["verify"])),
-        model_(make_model(options, nn::Init(1, device))),
-        sgd_(model_->parameters(),
-             {.learning_rate = 0.1, .momentum = 0.9, .nesterov = options["model"] == "densenet"}) {
-    const std::int64_t batch = options.number("batch-size");
-    Random random(2);
-    std::vector<float> pixels(static_cast<std::size_t>(batch * options.number("channels") * 32 * 32));
-    for (float& pixel : pixels) pixel = static_cast<float>(random.normal());
-    std::vector<std::int32_t> labels(static_cast<std::size_t>(batch));
-    for (auto& label : labels)
-      label = static_cast<std::int32_t>(random.below(static_cast<std::uint64_t>(options.number("classes"))));
-    images_ = Tensor::from_vector({batch, options.number("channels"), 32, 32}, pixels, device, Tag::Data);
-    labels_ = Tensor::from_vector({batch}, labels, device, Tag::Data);
-  }
+std::vector<Tensor> noise(const Options& options, Device device) {
+  const std::int64_t batch = options.number("batch-size");
+  Random random(2);
+  std::vector<float> pixels(static_cast<std::size_t>(batch * options.number("channels") * 32 * 32));
+  for (float& pixel : pixels) pixel = static_cast<float>(random.normal());
+  std::vector<std::int32_t> labels(static_cast<std::size_t>(batch));
+  for (auto& label : labels)
+    label = static_cast<std::int32_t>(random.below(static_cast<std::uint64_t>(options.number("classes"))));
+  return {Tensor::from_vector({batch, options.number("channels"), 32, 32}, pixels, device, Tag::Data),
+          Tensor::from_vector({batch}, labels, device, Tag::Data)};
+}
 
-  nn::Classifier& model() { return *model_; }
+train::Options run_options(const Options& options, Device device) {
+  return {.device = device,
+          .memory = options["memory"],
+          .rates = options["rates"],
+          .offload_dir = options["offload-dir"],
+          .verify = parse_verify(options["verify"]),
+          .batch_size = options.number("batch-size"),
+          .seed = 1};
+}
 
-  Tensor step() {
-    sgd_.zero_grad();
-    Tensor loss = ops::cross_entropy((*model_)(images_), labels_);
-    loss.backward();
-    sgd_.step();
-    return loss;
-  }
-
- private:
-  VerifyScope verify_;
-  std::unique_ptr<nn::Classifier> model_;
-  nn::Sgd sgd_;
-  Tensor images_;
-  Tensor labels_;
-};
-
-/// The meaning of --memory.
-struct Choice {
-  PolicyPtr policy;
-  std::size_t budget = 0;  ///< bytes; 0: none
-  memory::StepForecast forecast;
-};
-
-Choice choose(const Options& options, Device device) {
-  constexpr std::string_view prefix = "budget=";
-  Training training(options, meta_of(device));
-  training.step();
-  const memory::Rehearsal rehearsal{meta_of(device), [&](const PolicyPtr& policy) {
-                                      if (policy != nullptr) training.model().set_memory(policy);
-                                      training.step();
-                                    }};
-  const memory::Rates rates =
-      options["rates"].empty() ? memory::Rates::standard(device) : memory::Rates::load(options["rates"], device);
-  const std::string& text = options["memory"];
-  if (!text.starts_with(prefix)) {
-    const PolicyPtr policy = memory::parse(text);
-    return {policy, 0, memory::forecast(rehearsal, policy, rates)};
-  }
-  const std::size_t budget = memory::parse_bytes(text.substr(prefix.size()), 0);
-  const memory::Planner planner(rehearsal, rates, device == Device::Cuda || !options["offload-dir"].empty());
-  const memory::Candidate& chosen = planner.within(budget);
-  return {chosen.policy, budget, chosen.forecast};
+/// What a step under these policies will take.
+memory::StepForecast forecast_of(const train::Task& task, const train::Options& options,
+                                 const train::MemoryChoice& choice) {
+  train::Rehearsal rehearsal(task, options);
+  choice.apply(rehearsal.model());
+  return memory::forecast(rehearsal.step_under(), nullptr, train::rates_for(options));
 }
 
 class Worker {
  public:
-  Worker(const Options& options, Device device, const Choice& choice)
-      : device_(device), stopwatch_(device), forecast_(choice.forecast), training_(options, device) {
-    training_.model().set_memory(choice.policy);
+  Worker(const Options& options, Device device, const train::Task& task, const train::MemoryChoice& choice,
+         const memory::StepForecast& forecast)
+      : device_(device),
+        stopwatch_(device),
+        forecast_(forecast),
+        verify_(parse_verify(options["verify"])),
+        training_(task, nn::Init(1, device)),
+        batch_(noise(options, device)) {
+    choice.apply(training_.model());
     if (choice.budget != 0) allocator(device).set_limit(choice.budget);
   }
 
@@ -196,7 +175,7 @@ class Worker {
     std::cout << "{\"ms\":[";
     for (std::int64_t i = 0; i < count; ++i) {
       stopwatch_.start();
-      const Tensor loss = training_.step();
+      const Tensor loss = training_.step(batch_);
       std::cout << (i > 0 ? "," : "") << stopwatch_.stop();
       if (!is_meta(device_)) loss_ = loss.item();
     }
@@ -205,7 +184,7 @@ class Worker {
 
   void summary() {
     const MemoryStats stats = allocator(device_).stats();
-    std::cout << "{\"vm_hwm_bytes\":" << peak_resident_bytes() << ",\"peak_bytes\":{\"total\":" << stats.peak
+    std::cout << "{\"vm_hwm_bytes\":" << train::peak_resident_bytes() << ",\"peak_bytes\":{\"total\":" << stats.peak
               << ",\"reserved\":" << stats.peak_reserved;
     for (int tag = 0; tag < tag_count; ++tag) {
       std::cout << ",\"" << to_string(static_cast<Tag>(tag))
@@ -227,7 +206,9 @@ class Worker {
   Device device_;
   Stopwatch stopwatch_;
   memory::StepForecast forecast_;
-  Training training_;
+  VerifyScope verify_;
+  train::Training training_;
+  std::vector<Tensor> batch_;
   double loss_ = 0;
 };
 
@@ -240,9 +221,12 @@ int main(int argc, char** argv) {
     const Device device = device_of(options["device"]);
     if (!options["offload-dir"].empty()) memory::set_offload_directory(options["offload-dir"]);
     set_precision(precision_of(options["precision"]));
-    const Choice choice = choose(options, device);
+    const train::Task task = task_of(options);
+    const train::Options how = run_options(options, device);
+    const train::MemoryChoice choice = train::choose_memory(task, how);
+    const memory::StepForecast forecast = forecast_of(task, how, choice);
     allocator(device).reset_peak();  // on a meta device, of the rehearsals
-    Worker worker(options, device, choice);
+    Worker worker(options, device, task, choice, forecast);
     std::string command;
     while (std::cin >> command && command != "quit") {
       std::int64_t count = 0;

@@ -4,16 +4,26 @@
 
 namespace palimpsest::train {
 
-Training::Training(const Task& task, nn::Init init)
-    : task_(task), model_(task.make_model(std::move(init))), optimiser_(task.make_optimiser(model_->parameters())) {}
+Training::Training(Task task, nn::Init init)
+    : task_(std::move(task)),
+      model_(task_.make_model(std::move(init))),
+      optimiser_(task_.make_optimiser(model_->parameters())) {}
 
-double Training::step(std::span<const Tensor> batch) {
+Tensor Training::step(std::span<const Tensor> batch, const std::function<void(const Tensor& loss)>& before_backward) {
   optimiser_->zero_grad();
-  const Tensor loss = task_.loss(*model_, batch);
-  const double value = is_meta(loss.device()) ? 0.0 : loss.item();
-  if (!std::isfinite(value)) throw DivergedError(concat_text("the loss is ", value));
+  Tensor loss = this->loss(batch);
+  if (before_backward) before_backward(loss);
   loss.backward();
   optimiser_->step();
+  return loss;
+}
+
+double Training::checked_step(std::span<const Tensor> batch) {
+  double value = 0;
+  step(batch, [&](const Tensor& loss) {
+    value = loss.item();
+    if (!std::isfinite(value)) throw DivergedError(concat_text("the loss is ", value));
+  });
   return value;
 }
 

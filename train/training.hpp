@@ -17,21 +17,25 @@ class DivergedError : public Error {
 /// The model and the optimiser of a task, on a device or on meta: every training step of the library goes through here.
 class Training {
  public:
-  /// `task` must outlive it. Throws what making the two throws.
-  Training(const Task& task, nn::Init init);
+  /// Throws what making the two throws.
+  Training(Task task, nn::Init init);
 
   nn::Module& model() { return *model_; }
   const nn::Module& model() const { return *model_; }
   nn::Optimiser& optimiser() { return *optimiser_; }
 
-  /// Forward, loss, backward, update. Returns the loss; 0 on meta, where there are no numbers. Throws DivergedError,
-  /// before any parameter has changed, for a loss that is infinite or no number, and what the library throws.
-  double step(std::span<const Tensor> batch);
+  /// The loss of a batch.
+  Tensor loss(std::span<const Tensor> batch) { return task_.loss(*model_, batch); }
+  /// Forward, loss, backward, update. Returns the loss, which `before_backward` sees first. What either throws leaves
+  /// the parameters as they were.
+  Tensor step(std::span<const Tensor> batch, const std::function<void(const Tensor& loss)>& before_backward = nullptr);
+  /// A step whose loss is read. Throws DivergedError, before any parameter has changed, if it is infinite or no number.
+  double checked_step(std::span<const Tensor> batch);
   /// The score of a batch in evaluation mode, without gradients. Leaves the model in training mode.
   Score evaluate(std::span<const Tensor> batch);
 
  private:
-  const Task& task_;
+  Task task_;
   std::unique_ptr<nn::Module> model_;
   std::unique_ptr<nn::Optimiser> optimiser_;
 };

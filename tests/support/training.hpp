@@ -14,6 +14,7 @@
 #include <palimpsest/nn/models/revnet.hpp>
 #include <palimpsest/nn/sgd.hpp>
 #include <palimpsest/ops/cross_entropy.hpp>
+#include <palimpsest/train/training.hpp>
 #include "tests/support/tape_support.hpp"
 
 namespace palimpsest::test {
@@ -40,53 +41,54 @@ inline Batch noise(std::int64_t images, Device where) {
   return {Tensor::from_vector(shape, pixels, where, Tag::Data), labels};
 }
 
-/// A model, its optimiser and one batch.
+/// A classifier in training on one batch: the library's step over a task, and its state to the bit.
 class Training {
  public:
-  /// `init` is what the model was made with: it has the random counters.
-  Training(std::unique_ptr<nn::Classifier> model, nn::Init init, Batch batch, const nn::SgdOptions& sgd)
-      : model_(std::move(model)), init_(std::move(init)), sgd_(model_->parameters(), sgd), batch_(std::move(batch)) {}
+  /// `init` makes the model and has its random counters.
+  Training(train::Task task, const nn::Init& init, Batch batch)
+      : init_(init), training_(std::move(task), init), batch_{std::move(batch.images), std::move(batch.labels)} {}
 
   /// The loss. Gradients of steps before stay.
-  Tensor forward() { return ops::cross_entropy((*model_)(batch_.images), batch_.labels); }
+  Tensor forward() { return training_.loss(batch_); }
   /// A step; `before_backward` is called when forward is over.
   void step(const std::function<void()>& before_backward = [] {}) {
-    sgd_.zero_grad();
-    const Tensor loss = forward();
-    before_backward();
-    loss.backward();
-    sgd_.step();
+    training_.step(batch_, [&](const Tensor&) { before_backward(); });
   }
 
   /// Weights, buffers, gradients and random counters.
   std::vector<Bits> state() const {
     std::vector<Bits> bits;
-    for (const auto& [name, parameter] : model_->parameters()) {
+    for (const auto& [name, parameter] : training_.model().parameters()) {
       bits.push_back(bits_of(parameter));
       bits.push_back(bits_of(parameter.grad()));
     }
-    for (const auto& [name, buffer] : model_->buffers()) bits.push_back(bits_of(buffer));
+    for (const auto& [name, buffer] : training_.model().buffers()) bits.push_back(bits_of(buffer));
     bits.emplace_back(init_.dropout_generator()->offset);
     return bits;
   }
-  std::string digest() const { return model_->state_digest(); }
+  std::string digest() const { return training_.model().state_digest(); }
 
-  nn::Classifier& model() { return *model_; }
-  nn::Sgd& sgd() { return sgd_; }
+  nn::Classifier& model() { return dynamic_cast<nn::Classifier&>(training_.model()); }
+  nn::Sgd& sgd() { return dynamic_cast<nn::Sgd&>(training_.optimiser()); }
 
  private:
-  std::unique_ptr<nn::Classifier> model_;
   nn::Init init_;
-  nn::Sgd sgd_;
-  Batch batch_;
+  train::Training training_;
+  std::vector<Tensor> batch_;
 };
 
 /// A model of that specification in training; its blocks keep everything.
-template <class Model, class TensorSpec>
-Training training_of(const TensorSpec& spec, nn::Init init, Batch batch,
+template <class Model, class Spec>
+Training training_of(const Spec& spec, const nn::Init& init, Batch batch,
                      const nn::SgdOptions& sgd = {.learning_rate = 0.05}) {
-  auto model = std::make_unique<Model>(spec, init);
-  return {std::move(model), std::move(init), std::move(batch), sgd};
+  const auto loss = [](Model& model, std::span<const Tensor> tensors) {
+    return ops::cross_entropy(model(tensors[0]), tensors[1]);
+  };
+  train::Task task;
+  task.make_model = [spec](nn::Init made_with) { return std::make_unique<Model>(spec, std::move(made_with)); };
+  task.loss = train::with_model<Model>(loss);
+  task.make_optimiser = [sgd](auto parameters) { return std::make_unique<nn::Sgd>(std::move(parameters), sgd); };
+  return {std::move(task), init, std::move(batch)};
 }
 
 /// A DenseNet-BC with dropout.

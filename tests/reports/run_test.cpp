@@ -1,0 +1,121 @@
+// The whole of a run from a program's side: every line of docs/memory.md's example, on a task that is no classifier.
+
+#include <palimpsest/reports/run.hpp>
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include <palimpsest/reports/plan_table.hpp>
+#include "tests/support/source_root.hpp"
+#include "tests/train/row_task.hpp"
+
+namespace palimpsest::reports {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+class RunTest : public testing::Test {
+ protected:
+  RunTest() : folder_(fs::temp_directory_path() / ("palimpsest_run_" + std::to_string(getpid()))) {
+    fs::create_directories(folder_);
+  }
+  ~RunTest() override { fs::remove_all(folder_); }
+
+  std::string content(const std::string& name) const {
+    std::ifstream in(folder_ / name);
+    return {std::istreambuf_iterator<char>(in), {}};
+  }
+
+  fs::path folder_;
+};
+
+/// What docs/memory.md shows, but for the program's own definitions.
+void example(const train::Task& task, std::ostream& out, const fs::path& folder) {
+  // [example]
+  train::Options options{.memory = "budget=40KiB", .verify = Verify::Sampled, .batch_size = 8, .epochs = 3};
+  reports::print_plan(out, task, options);
+  reports::Run run(task, options,
+                   {.report = folder / "report.json",
+                    .page = folder / "page.html",
+                    .snapshot = folder / "snapshot.json",
+                    .trace = folder / "trace.json"});
+  out << run.announcement();
+  run.train(out);
+  // [example]
+}
+
+TEST_F(RunTest, GivesAnyProgramAllThatTheExamplesHave) {
+  std::ostringstream out;
+  testing::internal::CaptureStdout();
+  example(test::row_task(), out, folder_);
+  const std::string progress = testing::internal::GetCapturedStdout();
+  EXPECT_NE(progress.find("epoch 3/3: loss "), std::string::npos) << progress;
+  EXPECT_NE(progress.find("rows/s, test mean "), std::string::npos) << progress;
+  for (const char* const text : {"Net on rows, batches of 8", "predicted time", "budget=40KiB: recipes: ",
+                                 "Net under budget=40KiB will need ", "9 of 9 with batches of 8", "state digest"}) {
+    EXPECT_NE(out.str().find(text), std::string::npos) << text << " in\n" << out.str();
+  }
+  const Json report = Json::parse(content("report.json"));
+  EXPECT_EQ(report["peak_bytes"]["total"], report["predicted_peak_bytes"]);
+  EXPECT_LE(report["peak_bytes"]["total"].get<std::size_t>(), std::size_t{40} << 10);
+  EXPECT_EQ(report["evaluation_peak_bytes"]["total"], report["predicted_evaluation_peak_bytes"]);
+  EXPECT_EQ(report["evaluations"].size(), 3U);
+  EXPECT_NE(content("page.html").find("</html>"), std::string::npos);
+  EXPECT_FALSE(Json::parse(content("snapshot.json"))["segments"].empty());
+  EXPECT_FALSE(Json::parse(content("trace.json"))["traceEvents"].empty());
+}
+
+TEST_F(RunTest, IsQuotedInTheDocumentation) {
+  const auto text_of = [](const fs::path& path) {
+    std::ifstream in(test::source_root() / path);
+    return std::string(std::istreambuf_iterator<char>(in), {});
+  };
+  const std::string source = text_of("tests/reports/run_test.cpp");
+  const std::string mark = "  // [example]\n";
+  const std::size_t begin = source.find(mark) + mark.size();
+  std::string lines = source.substr(begin, source.find(mark, begin) - begin);
+  std::istringstream in(lines);
+  std::string quoted;
+  for (std::string line; std::getline(in, line);) quoted += line.substr(2) + "\n";
+  EXPECT_NE(text_of("docs/memory.md").find(quoted), std::string::npos) << quoted;
+}
+
+TEST_F(RunTest, AdvisesWhereMemoryRunsOut) {
+  train::Options options{.batch_size = 8, .quiet = true};
+  reports::Run run(test::row_task(), options);
+  Allocator& memory = allocator(Device::Cpu);
+  const std::size_t before = memory.limit();
+  memory.set_limit(memory.stats().live + run.forecast().peak.total - 1);
+  std::ostringstream out;
+  try {
+    run.train(out);
+    ADD_FAILURE() << "there is a byte too little";
+  } catch (const OutOfMemory& error) {
+    const std::string expected = "; by the forecast no policy fits with batches of 8: the least is ";
+    EXPECT_NE(std::string(error.what()).find(expected), std::string::npos) << error.what();
+  }
+  memory.set_limit(before);
+}
+
+TEST_F(RunTest, RefusesBeforeItMakesAModel) {
+  int models = 0;
+  train::Task task = test::row_task();
+  task.make_model = [&, make = task.make_model](nn::Init init) {
+    ++models;
+    return make(std::move(init));
+  };
+  EXPECT_THROW(reports::Run(task, {.rates = folder_ / "nowhere"}), DataError);
+  EXPECT_THROW(reports::Run(task, {}, {.page = folder_ / "nowhere" / "page.html"}), Error);
+  EXPECT_THROW(reports::Run(task, {}, {.page = folder_ / "one", .trace = folder_ / "one"}), ValueError);
+  EXPECT_EQ(models, 0);
+}
+
+}  // namespace
+}  // namespace palimpsest::reports
