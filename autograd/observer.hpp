@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <deque>
 #include <string_view>
 
 #include <palimpsest/autograd/value.hpp>
@@ -39,9 +40,7 @@ class Observer {
   /// A gradient of the value has memory at `address`. Several values may share it.
   virtual void gradient_placed(const Value&, const void* /*address*/) {}
   /// Forward is over: recipes and readers are final.
-  virtual void backward_begins(const Tape&) {}
-  /// Backward is over; the nodes are still there.
-  virtual void backward_ends(const Tape&) {}
+  virtual void backward_begins(const std::deque<Node>& /*nodes*/) {}
 };
 
 /// Installs an observer for the tapes of this thread while it lives; scopes nest, and the innermost counts.

@@ -194,7 +194,7 @@ class Op {
 
   /// What the op does once, before its first forward, and not on replay: it fixes what every forward will use and
   /// commits what changes in the model (running statistics). Inputs are present, there are no outputs. A deferred op
-  /// (autograd/engine/deferred.hpp) does it when it is deferred.
+  /// (autograd/deferred.hpp) does it when it is deferred.
   virtual void begin(ForwardContext&) {}
 
   /// Computes the outputs: a function of the inputs, the attributes and, on Phase::Replay, of what Phase::First froze.

@@ -58,13 +58,10 @@ class Recipe {
   virtual int nesting() const { return 0; }
 
   /// The forward pass has no more use for the bytes and they are about to be dropped. A recipe that moves them
-  /// elsewhere does it here. Called at most once per value.
-  virtual void save(const View& bytes);
-
-  /// Called in the place of save() where nobody but the value has the bytes' memory. A recipe that moves them beside
-  /// the computation holds on to `memory` until they are there. When it lets go must follow from the order of calls
-  /// alone, never from how fast the bytes move. By default save().
-  virtual void hand_over(const View& bytes, const std::shared_ptr<Storage>& memory);
+  /// elsewhere does it here; one that moves them beside the computation holds on to `memory`, theirs, until they are
+  /// there. When it lets go must follow from the order of calls alone, never from how fast the bytes move. Null
+  /// `memory` is shared with others: the bytes must be read before this returns. Called at most once per value.
+  virtual void save(const View& bytes, const std::shared_ptr<Storage>& memory);
 
   /// Backward will ask for these bytes, which have been saved, before long: a recipe that can bring them back beside
   /// the computation makes memory for them and begins. Returns whether they are on their way; by default they are not.

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include <palimpsest/autograd/engine/tape.hpp>
+#include <palimpsest/autograd/engine/value_state.hpp>
 #include <palimpsest/core/device.hpp>
 
 namespace palimpsest {
@@ -30,21 +31,21 @@ void check_dtype(const char* what, Dtype dtype) {
 
 Handle::Handle(ValuePtr held, std::shared_ptr<Tape> recorded_on)
     : value(std::move(held)), tape(std::move(recorded_on)) {
-  ++value->handles_;
+  ++value->state().handles;
 }
 
 Handle::~Handle() {
-  --value->handles_;
+  --value->state().handles;
   if (tape != nullptr) {
     tape->let_go(*value);
-  } else if (value->handles_ == 0 && value->readers_ == 0 && value->pins_ == 0) {
-    value->storage_.reset();
+  } else if (value->state().handles == 0 && value->state().readers == 0 && value->state().pins == 0) {
+    value->state().storage.reset();
   }
 }
 
 Tensor Tensor::empty(const Shape& shape, Dtype dtype, Device device, Tag tag) {
   auto value = std::make_shared<Value>(shape, dtype, device);
-  value->storage_ = std::make_shared<Storage>(device, value->bytes(), tag);
+  value->state().storage = std::make_shared<Storage>(device, value->bytes(), tag);
   return Tensor(std::make_shared<Handle>(std::move(value), nullptr));
 }
 
@@ -90,7 +91,7 @@ View Tensor::view() const {
 Tensor& Tensor::requires_grad(bool on) {
   if (!value().leaf()) throw StateError("requires_grad: only a leaf can be asked for gradients");
   if (dtype() == Dtype::Int32) throw DtypeError("requires_grad: int32 tensors have no gradient");
-  value().requires_grad_ = on;
+  value().state().requires_grad = on;
   return *this;
 }
 
@@ -131,13 +132,13 @@ void Tensor::assign(const Tensor& source) {
 
 void Tensor::mark_changed() const {
   view();
-  ++value().storage_->version;
+  ++value().state().storage->version;
 }
 
 Tensor Tensor::detach() const {
   auto same = std::make_shared<Value>(shape(), dtype(), device());
   view();
-  same->storage_ = value().storage_;
+  same->state().storage = value().state().storage;
   return Tensor(std::make_shared<Handle>(std::move(same), nullptr));
 }
 
@@ -148,13 +149,13 @@ void Tensor::backward() const {
 }
 
 Tensor Tensor::grad() const {
-  if (value().gradient_ == nullptr) return {};
+  if (value().state().gradient == nullptr) return {};
   auto same = std::make_shared<Value>(shape(), dtype(), device());
-  same->storage_ = value().gradient_;
+  same->state().storage = value().state().gradient;
   return Tensor(std::make_shared<Handle>(std::move(same), nullptr));
 }
 
-void Tensor::zero_grad() const { value().gradient_.reset(); }
+void Tensor::zero_grad() const { value().state().gradient.reset(); }
 
 template Tensor Tensor::from_vector(const Shape&, const std::vector<float>&, Device, Tag);
 template Tensor Tensor::from_vector(const Shape&, const std::vector<double>&, Device, Tag);

@@ -9,6 +9,8 @@
 
 namespace palimpsest {
 
+struct BlockRecording;
+
 /// Keeps a value's bytes wanted by the user for as long as one Tensor refers to it.
 struct Handle {
   Handle(ValuePtr held, std::shared_ptr<Tape> recorded_on);
@@ -26,6 +28,8 @@ struct Handle {
 class Tensor {
  public:
   Tensor() = default;
+  /// The tensor of a value that the engine has made.
+  explicit Tensor(std::shared_ptr<Handle> handle) : handle_(std::move(handle)) {}
 
   /// Uninitialised memory. Throws OutOfMemory, DeviceError.
   static Tensor empty(const Shape& shape, Dtype dtype = Dtype::Float32, Device device = Device::Cpu,
@@ -62,7 +66,7 @@ class Tensor {
 
   /// Overwrites the elements of a leaf with those of `source` (same shape and type, any device). Recorded operations
   /// that still need the old ones are refused by backward, and so is reading a result that nobody has read yet and that
-  /// depends on them (autograd/engine/deferred.hpp). Throws ShapeError, DtypeError, StateError.
+  /// depends on them (autograd/deferred.hpp). Throws ShapeError, DtypeError, StateError.
   void assign(const Tensor& source);
 
   /// A leaf with the same bytes and no history: what changes the one in place changes the other.
@@ -87,8 +91,6 @@ class Tensor {
   void mark_changed() const;
 
  private:
-  friend class Tape;
-  explicit Tensor(std::shared_ptr<Handle> handle) : handle_(std::move(handle)) {}
   std::shared_ptr<Handle> handle_;
 };
 
@@ -113,27 +115,19 @@ class BlockScope {
  public:
   /// `inputs`: what flows into the block; the policy may decide to keep it.
   BlockScope(std::shared_ptr<const BlockInfo> block, std::span<const Tensor> inputs);
-  /// If an exception is leaving the block, the step has failed: see Tape::fail.
+  /// If an exception is leaving the block, the step has failed and is rolled back.
   ~BlockScope();
   BlockScope(const BlockScope&) = delete;
   BlockScope& operator=(const BlockScope&) = delete;
 
-  const std::shared_ptr<const BlockInfo>& block() const { return block_; }
-
  private:
-  friend class Tape;
-  std::shared_ptr<const BlockInfo> block_;
-  BlockScope* outer_;
-  std::shared_ptr<Tape> tape_;  // the step may have nothing else that holds it
-  bool recording_;              // what happens under NoGrad is no step's business
-  int exceptions_;
-  std::size_t branch_start_ = 0;  // the first node after the last coupling of this block
+  std::unique_ptr<BlockRecording> recording_;
 };
 
 /// Runs an op on its inputs and returns its outputs, recording it if a gradient may be asked for. What every function
 /// in ops/ ends with. Pass inputs by value and moved where the caller is done with them: their memory may then be
 /// reused. Throws DeviceError if the inputs are not all on one device, StateError if one was recorded on a consumed
-/// tape, and what the op throws; the step has failed then (Tape::fail).
+/// tape, and what the op throws; the step has failed then and is rolled back.
 std::vector<Tensor> apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs);
 /// The same for an op with one output.
 Tensor apply_single(std::unique_ptr<Op> op, std::vector<Tensor> inputs);

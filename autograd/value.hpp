@@ -9,7 +9,7 @@
 namespace palimpsest {
 
 class Tensor;
-struct Deferred;
+struct ValueState;
 
 /// The bytes of one tensor, or of several that share them (Tensor::detach), and how often they were changed in place.
 struct Storage : Buffer {
@@ -34,59 +34,35 @@ class Value : public std::enable_shared_from_this<Value> {
   Dtype dtype() const { return dtype_; }
   Device device() const { return device_; }
   std::size_t bytes() const { return static_cast<std::size_t>(shape_.count()) * size_of(dtype_); }
-  bool present() const { return storage_ != nullptr; }
+  bool present() const;
   /// Made by the user (data, a parameter), not by a recorded op.
-  bool leaf() const { return tape_ == nullptr; }
-  bool requires_grad() const { return requires_grad_; }
-  /// The node that made it; null for a leaf and for a result that nobody has read yet (autograd/engine/deferred.hpp).
-  const Node* producer() const { return producer_; }
-  const Recipe* recipe() const { return recipe_.get(); }
+  bool leaf() const;
+  bool requires_grad() const;
+  /// The node that made it; null for a leaf and for a result that nobody has read yet (autograd/deferred.hpp).
+  const Node* producer() const;
+  const Recipe* recipe() const;
   /// How many gradients and replays will still read it.
-  int readers() const { return readers_; }
+  int readers() const;
   /// Whether a tensor of the user's refers to it.
-  bool held_by_user() const { return handles_ > 0; }
-  /// Which of its producer's outputs it is.
-  std::size_t output() const { return output_; }
+  bool held_by_user() const;
+  /// The index among its producer's outputs.
+  std::size_t output() const;
   /// Made for its producer's backward alone, which can do without (Needs::optional_outputs).
-  bool optional() const { return optional_; }
+  bool optional() const;
   /// Counts in-place changes of the bytes; 0 for bytes that no user has changed.
-  std::uint64_t version() const { return storage_ ? storage_->version : saved_version_; }
+  std::uint64_t version() const;
 
-  View view() const { return {storage_ ? storage_->data() : nullptr, shape_, dtype_, device_}; }
+  View view() const;
+
+  /// The engine's own (autograd/engine/value_state.hpp).
+  ValueState& state() { return *state_; }
+  const ValueState& state() const { return *state_; }
 
  private:
-  friend class Tape;
-  friend class Tensor;
-  friend class Arenas;
-  friend class BackwardContext;
-  friend class ForwardContext;
-  friend class PinSet;
-  friend class Restoring;
-  friend struct Handle;
-  friend Tensor defer(std::unique_ptr<Op> op, std::vector<Tensor> inputs);
-  friend Op* deferred_op(const Tensor& x);
-  friend std::unique_ptr<Deferred> take_deferred(Tensor& x);
-
   Shape shape_;
   Dtype dtype_;
   Device device_;
-  bool requires_grad_ = false;
-  bool saved_ = false;               // Recipe::save was called
-  std::uint64_t saved_version_ = 0;  // of the bytes that a recipe without a node has moved elsewhere
-  int handles_ = 0;
-  int readers_ = 0;
-  int pins_ = 0;
-  int arena_ = -1;  // the arena that the bytes are leased from
-  std::shared_ptr<Storage> storage_;
-  std::shared_ptr<Storage> gradient_;
-  RecipePtr recipe_;
-  std::shared_ptr<Note> note_;
-  std::uint64_t note_version_ = 0;      // of the bytes that the note is about
-  std::unique_ptr<Deferred> deferred_;  // the op that is to make it, once somebody reads it
-  Node* producer_ = nullptr;
-  std::size_t output_ = 0;
-  bool optional_ = false;
-  Tape* tape_ = nullptr;
+  std::unique_ptr<ValueState> state_;
 };
 
 using ValuePtr = std::shared_ptr<Value>;

@@ -33,10 +33,12 @@ class VerifyScope {
   VerifyScope& operator=(const VerifyScope&) = delete;
 
   Verify verify() const { return verify_; }
+  /// Counts a step that begins. Returns how many have before it.
+  std::uint64_t begin_step() { return steps_++; }
+  /// The innermost of this thread, null for none.
+  static VerifyScope* current();
 
  private:
-  friend class Verifier;
-
   Verify verify_;
   std::uint64_t steps_ = 0;
   VerifyScope* outer_;

@@ -31,18 +31,12 @@ class Fetch : public Recipe {
   const Node* via(const Value&) const override { return nullptr; }
   std::vector<Value*> sources(const Value&) const override { return {}; }
 
-  void save(const View& bytes) override {
+  void save(const View& bytes, const std::shared_ptr<Storage>& memory) override {
     if (store_ == nullptr) store_ = offload_store(bytes.device);
     const std::lock_guard<std::mutex> lock(store_->mutex());
+    while (memory != nullptr && store_->leaving().size() >= most_leaving) store_->leaving().front()->leave();
     write(bytes);
-    settle();
-  }
-
-  void hand_over(const View& bytes, const std::shared_ptr<Storage>& memory) override {
-    if (store_ == nullptr) store_ = offload_store(bytes.device);
-    const std::lock_guard<std::mutex> lock(store_->mutex());
-    while (store_->leaving().size() >= most_leaving) store_->leaving().front()->leave();
-    write(bytes);
+    if (memory == nullptr) return settle();
     memory_ = memory;
     store_->leaving().push_back(this);
   }

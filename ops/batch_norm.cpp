@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <memory>
 
-#include <palimpsest/autograd/engine/deferred.hpp>
+#include <palimpsest/autograd/deferred.hpp>
 #include <palimpsest/core/device.hpp>
 #include <palimpsest/core/elementwise.hpp>
 #include <palimpsest/ops/batch_norm_op.hpp>

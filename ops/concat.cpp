@@ -2,7 +2,7 @@
 
 #include <memory>
 
-#include <palimpsest/autograd/engine/deferred.hpp>
+#include <palimpsest/autograd/deferred.hpp>
 #include <palimpsest/core/device.hpp>
 #include <palimpsest/core/elementwise.hpp>
 #include <palimpsest/ops/check.hpp>

@@ -1,6 +1,6 @@
 #include <palimpsest/ops/conv2d.hpp>
 
-#include <palimpsest/autograd/engine/deferred.hpp>
+#include <palimpsest/autograd/deferred.hpp>
 #include <palimpsest/core/device.hpp>
 #include <palimpsest/ops/check.hpp>
 #include <palimpsest/ops/kernels/conv2d.hpp>

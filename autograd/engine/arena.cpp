@@ -1,11 +1,12 @@
 #include <palimpsest/autograd/engine/arena.hpp>
+#include <palimpsest/autograd/engine/value_state.hpp>
 
 namespace palimpsest {
 
 void Arenas::lease(Value& value, int id, const std::function<void(Value&)>& save) {
   Slot* chosen = nullptr;
   for (Slot& slot : slots_) {
-    if (slot.id != id || (slot.tenant != nullptr && slot.tenant->pins_ > 0)) continue;
+    if (slot.id != id || (slot.tenant != nullptr && slot.tenant->state().pins > 0)) continue;
     if (chosen == nullptr || slot.tenant == nullptr) chosen = &slot;
     if (slot.tenant == nullptr) break;
   }
@@ -14,8 +15,8 @@ void Arenas::lease(Value& value, int id, const std::function<void(Value&)>& save
     save(*chosen->tenant);
     vacate(*chosen->tenant);
   }
-  value.storage_ = std::make_shared<Storage>(value.device(), value.bytes(), Tag::Arena);
-  value.arena_ = id;
+  value.state().storage = std::make_shared<Storage>(value.device(), value.bytes(), Tag::Arena);
+  value.state().arena = id;
   chosen->tenant = &value;
 }
 
@@ -23,29 +24,29 @@ void Arenas::release(Value& value) {
   for (Slot& slot : slots_) {
     if (slot.tenant == &value) slot.tenant = nullptr;
   }
-  value.arena_ = -1;
+  value.state().arena = -1;
 }
 
 void Arenas::vacate(Value& value) {
   release(value);
-  value.storage_.reset();
+  value.state().storage.reset();
 }
 
 void Arenas::transfer(Value& from, Value& to) {
   for (Slot& slot : slots_) {
     if (slot.tenant == &from) slot.tenant = &to;
   }
-  to.storage_ = std::move(from.storage_);
-  to.arena_ = from.arena_;
-  from.storage_.reset();
-  from.arena_ = -1;
+  to.state().storage = std::move(from.state().storage);
+  to.state().arena = from.state().arena;
+  from.state().storage.reset();
+  from.state().arena = -1;
 }
 
 void Arenas::dissolve() {
   for (Slot& slot : slots_) {
     if (slot.tenant == nullptr) continue;
-    slot.tenant->arena_ = -1;
-    if (slot.tenant->handles_ == 0) slot.tenant->storage_.reset();
+    slot.tenant->state().arena = -1;
+    if (slot.tenant->state().handles == 0) slot.tenant->state().storage.reset();
     slot.tenant = nullptr;
   }
 }

@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <map>
 
-#include <palimpsest/autograd/engine/deferred.hpp>
-#include <palimpsest/autograd/engine/observe.hpp>
+#include <palimpsest/autograd/deferred.hpp>
 #include <palimpsest/autograd/engine/pins.hpp>
 #include <palimpsest/autograd/engine/run_op.hpp>
 #include <palimpsest/autograd/engine/tape.hpp>
+#include <palimpsest/autograd/engine/value_state.hpp>
 #include <palimpsest/autograd/engine/verifier.hpp>
 #include <palimpsest/core/device.hpp>
 #include <palimpsest/core/elementwise.hpp>
@@ -51,7 +51,8 @@ void make_exclusive(std::shared_ptr<Storage>& gradient, const Value& value) {
 
 View BackwardContext::grad_output(std::size_t o) const {
   const Value& value = *node_.outputs[o];
-  return {value.gradient_ ? value.gradient_->data() : nullptr, value.shape(), value.dtype(), value.device()};
+  return {value.state().gradient ? value.state().gradient->data() : nullptr, value.shape(), value.dtype(),
+          value.device()};
 }
 
 View BackwardContext::input(std::size_t i) const { return node_.inputs[i]->view(); }
@@ -64,7 +65,7 @@ const Shape& BackwardContext::input_shape(std::size_t i) const { return node_.in
 void BackwardContext::done_with_input(std::size_t i) {
   Value& value = *node_.inputs[i];
   node_.held.erase(std::find(node_.held.begin(), node_.held.end(), &value));
-  --value.readers_;
+  --value.state().readers;
   pins_.unpin(value);
 }
 
@@ -83,7 +84,7 @@ GradientTarget BackwardContext::grad_input(std::size_t i) {
 GradientTarget BackwardContext::grad_input_over(std::size_t i, std::size_t o) {
   const Value& value = *node_.inputs[i];
   std::shared_ptr<Storage>& gradient = tape_.gradient_slot(*node_.inputs[i]);
-  std::shared_ptr<Storage>& source = node_.outputs[o]->gradient_;
+  std::shared_ptr<Storage>& source = node_.outputs[o]->state().gradient;
   if (gradient != nullptr || source.use_count() != 1 || source->bytes() != value.bytes()) return grad_input(i);
   gradient = std::move(source);
   return {{gradient->data(), value.shape(), value.dtype(), value.device()}, false};
@@ -92,7 +93,7 @@ GradientTarget BackwardContext::grad_input_over(std::size_t i, std::size_t o) {
 void BackwardContext::pass_through(std::size_t i, std::size_t o) {
   const Value& value = *node_.inputs[i];
   std::shared_ptr<Storage>& gradient = tape_.gradient_slot(*node_.inputs[i]);
-  const std::shared_ptr<Storage>& source = node_.outputs[o]->gradient_;
+  const std::shared_ptr<Storage>& source = node_.outputs[o]->state().gradient;
   if (gradient == nullptr) {
     gradient = source;
     return;
@@ -102,7 +103,7 @@ void BackwardContext::pass_through(std::size_t i, std::size_t o) {
 }
 
 std::shared_ptr<Storage>& Tape::gradient_slot(Value& value) {
-  if (!value.leaf()) return value.gradient_;
+  if (!value.leaf()) return value.state().gradient;
   const auto [entry, is_new] = leaf_gradients_.try_emplace(&value);
   if (is_new) leaves_with_gradient_.push_back(value.shared_from_this());
   return entry->second;
@@ -121,35 +122,29 @@ void Tape::backward(const Tensor& loss) {
   for (const std::weak_ptr<Value>& waiting : deferred_) {
     if (const ValuePtr value = waiting.lock()) compute_deferred(*value);
   }
-  try {
-    if (save_error_) std::rethrow_exception(save_error_);
-    check_policies_acted();
-    mark_reached(root);
-    state_ = State::Backward;
-    if (Observer* const there = observer()) there->backward_begins(*this);
-    root.gradient_ = make_gradient(root);
-    fill(root.gradient_->data(), 1.0, 1, root.dtype(), root.device());
-    for (std::size_t i = nodes_.size(); i-- > 0;) {
-      solve_inputs(nodes_[i]);
-      backward_through(nodes_[i]);
-      retire(nodes_[i]);
-    }
-    if (verifier_ != nullptr) verifier_->conclude();
-    commit_gradients();
-    if (Observer* const there = observer()) there->backward_ends(*this);
-  } catch (const OutOfMemory& error) {
-    const std::string blocks = describe_blocks();
-    fail();
-    throw OutOfMemory(error.what() + blocks);
-  } catch (...) {
-    fail();
-    throw;
-  }
+  fail_on_error([&] { run_backward(root); });
   finish(State::Consumed);
 }
 
+void Tape::run_backward(Value& root) {
+  if (save_error_) std::rethrow_exception(save_error_);
+  check_policies_acted();
+  mark_reached(root);
+  state_ = State::Backward;
+  if (Observer* const there = observer()) there->backward_begins(nodes_);
+  root.state().gradient = make_gradient(root);
+  fill(root.state().gradient->data(), 1.0, 1, root.dtype(), root.device());
+  for (std::size_t i = nodes_.size(); i-- > 0;) {
+    solve_inputs(nodes_[i]);
+    backward_through(nodes_[i]);
+    retire(nodes_[i]);
+  }
+  if (verifier_ != nullptr) verifier_->conclude();
+  commit_gradients();
+}
+
 void Tape::backward_through(Node& node) {
-  const auto has_gradient = [](const ValuePtr& output) { return output->gradient_ != nullptr; };
+  const auto has_gradient = [](const ValuePtr& output) { return output->state().gradient != nullptr; };
   if (std::none_of(node.outputs.begin(), node.outputs.end(), has_gradient) && !node.op->skip_backward()) return;
   check_versions(node, node.needs.inputs);
   PinSet pins(*this);
@@ -166,17 +161,17 @@ void Tape::backward_through(Node& node) {
   }
   fetch_ahead(node);
   BackwardContext io(*this, node, pins);
-  ObservedRun run(*node.op, &node, node.block.get(), RunKind::Backward);
-  const Work work = observer() != nullptr ? backward_work(node) : Work{};
-  run_op(*node.op, node.inputs, [&] { node.op->backward(io); });
-  run.done([&] { return work; });
+  const Work work = observer() != nullptr ? backward_work(node) : Work{};  // while all that it reads is there
+  run_op(
+      {*node.op, &node, node.block.get(), RunKind::Backward}, node.inputs, [&] { node.op->backward(io); },
+      [&] { return work; });
 }
 
 /// This is the last moment at which the node can be solved for a value that earlier nodes read.
 void Tape::solve_inputs(Node& node) {
   for (Value* value : node.solvable) {
     const auto own = std::count(node.held.begin(), node.held.end(), value);
-    if (!value->present() && (value->readers_ > own || value->handles_ > 0)) restore(*value);
+    if (!value->present() && (value->state().readers > own || value->state().handles > 0)) restore(*value);
   }
 }
 
@@ -192,15 +187,15 @@ void Tape::check_versions(const Node& node, std::uint64_t read) const {
 void Tape::retire(Node& node) {
   // Values that the user still holds must stay readable, and this is the last chance to restore them.
   for (const ValuePtr& output : node.outputs) {
-    if (output->handles_ > 0) restore(*output);
+    if (output->state().handles > 0) restore(*output);
   }
   for (const ValuePtr& output : node.outputs) {
-    output->gradient_.reset();
+    output->state().gradient.reset();
     forget_recipe(*output);
   }
   for (Value* value : node.solvable) forget_recipe(*value);
   for (Value* value : node.held) {
-    --value->readers_;
+    --value->state().readers;
     drop_if_unwanted(*value);
   }
   for (const ValuePtr& output : node.outputs) drop_if_unwanted(*output);
@@ -211,14 +206,14 @@ void Tape::commit_gradients() {
   // Everything that can fail happens before the first gradient changes hands.
   for (const ValuePtr& leaf : leaves_with_gradient_) {
     // What the user may write to is nobody else's: add() passes one gradient on to both of its inputs.
-    make_exclusive(leaf->gradient_ != nullptr ? leaf->gradient_ : leaf_gradients_[leaf.get()], *leaf);
+    make_exclusive(leaf->state().gradient != nullptr ? leaf->state().gradient : leaf_gradients_[leaf.get()], *leaf);
   }
   for (const ValuePtr& leaf : leaves_with_gradient_) {
     std::shared_ptr<Storage>& gradient = leaf_gradients_[leaf.get()];
-    if (leaf->gradient_ == nullptr) {
-      leaf->gradient_ = std::move(gradient);
+    if (leaf->state().gradient == nullptr) {
+      leaf->state().gradient = std::move(gradient);
     } else {
-      add_into(*leaf->gradient_, *gradient, *leaf);
+      add_into(*leaf->state().gradient, *gradient, *leaf);
     }
   }
 }
@@ -258,7 +253,7 @@ void Tape::finish(State state) noexcept {
   state_ = state;
   undo_.clear();
   for (const std::weak_ptr<Value>& waiting : deferred_) {
-    if (const ValuePtr value = waiting.lock()) value->deferred_.reset();
+    if (const ValuePtr value = waiting.lock()) value->state().deferred.reset();
   }
   deferred_.clear();
   leaf_gradients_.clear();
@@ -267,16 +262,16 @@ void Tape::finish(State state) noexcept {
   on_their_way_.clear();
   arenas_.dissolve();
   for (Node& node : nodes_) {
-    for (Value* value : node.held) --value->readers_;
+    for (Value* value : node.held) --value->state().readers;
     for (const ValuePtr& output : node.outputs) {
-      output->gradient_.reset();
-      output->recipe_.reset();
-      output->note_.reset();
-      output->producer_ = nullptr;
-      if (output->handles_ == 0) output->storage_.reset();
+      output->state().gradient.reset();
+      output->state().recipe.reset();
+      output->state().note.reset();
+      output->state().producer = nullptr;
+      if (output->state().handles == 0) output->state().storage.reset();
     }
     for (const ValuePtr& input : node.inputs) {
-      if (input->handles_ == 0) input->storage_.reset();
+      if (input->state().handles == 0) input->state().storage.reset();
     }
   }
   nodes_.clear();
@@ -294,7 +289,7 @@ std::string Tape::describe_blocks() const {
     const std::string name = node.block != nullptr ? node.block->name : "outside every block";
     for (const ValuePtr& output : node.outputs) {
       if (output->present()) bytes[name] += output->bytes();
-      if (output->gradient_ != nullptr) bytes[name] += output->bytes();
+      if (output->state().gradient != nullptr) bytes[name] += output->bytes();
     }
   }
   std::vector<std::pair<std::size_t, std::string>> largest;

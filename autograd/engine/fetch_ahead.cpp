@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include <palimpsest/autograd/engine/tape.hpp>
+#include <palimpsest/autograd/engine/value_state.hpp>
 
 namespace palimpsest {
 namespace {
@@ -27,7 +28,7 @@ std::vector<Value*> read_by(const Node& node) {
 
 void Tape::mark_reached(const Value& loss) {
   const auto mark = [](const Value& value) {
-    if (value.producer_ != nullptr) value.producer_->reached = true;
+    if (value.state().producer != nullptr) value.state().producer->reached = true;
   };
   mark(loss);
   for (std::size_t i = nodes_.size(); i-- > 0;) {
@@ -37,7 +38,7 @@ void Tape::mark_reached(const Value& loss) {
 }
 
 void Tape::fetch_ahead(const Node& node) {
-  std::erase_if(on_their_way_, [](const Value* value) { return value->present() || value->recipe_ == nullptr; });
+  std::erase_if(on_their_way_, [](const Value* value) { return value->present() || value->state().recipe == nullptr; });
   const auto is_on_its_way = [&](const Value* value) {
     return std::find(on_their_way_.begin(), on_their_way_.end(), value) != on_their_way_.end();
   };
@@ -46,10 +47,10 @@ void Tape::fetch_ahead(const Node& node) {
     if (!nodes_[looked_ahead_ - 1].reached) continue;
     for (Value* value : read_by(nodes_[looked_ahead_ - 1])) {
       // What a node must be run for is made again when it is needed.
-      const bool saved = !value->present() && value->saved_ && value->recipe_ != nullptr;
-      if (!saved || value->recipe_->via(*value) != nullptr || is_on_its_way(value)) continue;
+      const bool saved = !value->present() && value->state().saved && value->state().recipe != nullptr;
+      if (!saved || value->state().recipe->via(*value) != nullptr || is_on_its_way(value)) continue;
       if (on_their_way_.size() == most_on_their_way) return;
-      if (value->recipe_->fetch_ahead(*value)) on_their_way_.push_back(value);
+      if (value->state().recipe->fetch_ahead(*value)) on_their_way_.push_back(value);
     }
   }
 }

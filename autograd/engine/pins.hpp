@@ -4,6 +4,7 @@
 #include <vector>
 
 #include <palimpsest/autograd/engine/tape.hpp>
+#include <palimpsest/autograd/engine/value_state.hpp>
 
 namespace palimpsest {
 
@@ -19,12 +20,12 @@ class PinSet {
 
   void pin(Value& value) {
     pinned_.push_back(&value);
-    ++value.pins_;
+    ++value.state().pins;
   }
 
   /// Takes one pin off a value that was pinned here.
   void unpin(Value& value) {
-    --value.pins_;
+    --value.state().pins;
     for (std::size_t i = pinned_.size(); i-- > 0;) {
       if (pinned_[i] != &value) continue;
       pinned_[i] = pinned_.back();
@@ -38,7 +39,7 @@ class PinSet {
   void release_last() {
     Value& value = *pinned_.back();
     pinned_.pop_back();
-    --value.pins_;
+    --value.state().pins;
     tape_.drop_if_unwanted(value);
   }
 

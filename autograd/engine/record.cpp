@@ -4,11 +4,12 @@
 #include <exception>
 #include <unordered_set>
 
-#include <palimpsest/autograd/engine/deferred.hpp>
-#include <palimpsest/autograd/engine/observe.hpp>
+#include <palimpsest/autograd/deferred.hpp>
+#include <palimpsest/autograd/engine/block_recording.hpp>
 #include <palimpsest/autograd/engine/pins.hpp>
 #include <palimpsest/autograd/engine/run_op.hpp>
 #include <palimpsest/autograd/engine/tape.hpp>
+#include <palimpsest/autograd/engine/value_state.hpp>
 #include <palimpsest/autograd/engine/verifier.hpp>
 
 namespace palimpsest {
@@ -16,7 +17,7 @@ namespace {
 
 thread_local bool recording_enabled = true;
 thread_local std::weak_ptr<Tape> current_tape;
-thread_local BlockScope* current_scope = nullptr;
+thread_local BlockRecording* current_recording = nullptr;
 
 /// Whether making `sources` present may take `value` itself. What is present counts as absent: it may be dropped.
 bool depend_on(const std::vector<Value*>& sources, const Value& value) {
@@ -38,7 +39,9 @@ bool is_recorded(std::span<const Tensor> inputs) {
   return recording_enabled && std::any_of(inputs.begin(), inputs.end(), requires_grad);
 }
 
-std::shared_ptr<const BlockInfo> current_block() { return current_scope != nullptr ? current_scope->block() : nullptr; }
+std::shared_ptr<const BlockInfo> current_block() {
+  return current_recording != nullptr ? current_recording->block : nullptr;
+}
 
 /// Runs an op that nobody will differentiate.
 std::vector<Tensor> run_unrecorded(Op& op, std::span<const Tensor> inputs, const std::vector<TensorSpec>& specs) {
@@ -56,7 +59,7 @@ std::vector<Tensor> run_unrecorded(Op& op, std::span<const Tensor> inputs, const
     output_views.push_back(outputs.back() ? outputs.back().view() : View{nullptr, spec.shape, spec.dtype, device});
   }
   ForwardContext io(views, output_views, Phase::First, device, nullptr);
-  run_op(op, views, [&] {
+  run_named(op, views, [&] {
     op.begin(io);
     op.forward(io);
   });
@@ -69,33 +72,32 @@ NoGrad::NoGrad() : before_(recording_enabled) { recording_enabled = false; }
 NoGrad::~NoGrad() { recording_enabled = before_; }
 bool grad_enabled() { return recording_enabled; }
 
-Value::Value(const Shape& shape, Dtype dtype, Device device) : shape_(shape), dtype_(dtype), device_(device) {}
-Value::~Value() = default;
-
 BlockScope::BlockScope(std::shared_ptr<const BlockInfo> block, std::span<const Tensor> inputs)
-    : block_(std::move(block)),
-      outer_(current_scope),
-      recording_(recording_enabled),
-      exceptions_(std::uncaught_exceptions()) {
-  tape_ = recording_enabled ? Tape::current() : nullptr;
-  if (const std::shared_ptr<Tape>& tape = tape_) {
-    // What enters a block is what its policy decides about: it must be there.
-    for (const Tensor& input : inputs) {
-      if (input && input.handle()->tape == tape) tape->compute_deferred(input.value());
-    }
-    branch_start_ = tape->nodes_.size();
-    for (const Tensor& input : inputs) {
-      if (block_->policy == nullptr || !input || input.handle()->tape != tape) continue;
-      tape->offer(input.value(), {Offer::Kind::EntersBlock, nullptr}, *block_->policy, *block_);
-    }
-  }
-  current_scope = this;
+    : recording_(std::make_unique<BlockRecording>(BlockRecording{std::move(block), current_recording,
+                                                                 recording_enabled ? Tape::current() : nullptr,
+                                                                 recording_enabled, std::uncaught_exceptions()})) {
+  if (recording_->tape != nullptr) recording_->tape->enter(*recording_, inputs);
+  current_recording = recording_.get();
 }
 
 BlockScope::~BlockScope() {
-  current_scope = outer_;
-  if (!recording_ || std::uncaught_exceptions() <= exceptions_) return;
-  if (tape_ != nullptr) tape_->fail();
+  current_recording = recording_->outer;
+  if (!recording_->recording || std::uncaught_exceptions() <= recording_->exceptions) return;
+  if (recording_->tape != nullptr) recording_->tape->fail();
+}
+
+void Tape::enter(BlockRecording& recording, std::span<const Tensor> inputs) {
+  const auto is_of_this_step = [this](const Tensor& input) { return input && input.handle()->tape.get() == this; };
+  // What enters a block is what its policy decides about: it must be there.
+  for (const Tensor& input : inputs) {
+    if (is_of_this_step(input)) compute_deferred(input.value());
+  }
+  recording.branch_start = nodes_.size();
+  const BlockInfo& block = *recording.block;
+  for (const Tensor& input : inputs) {
+    if (block.policy == nullptr || !is_of_this_step(input)) continue;
+    offer(input.value(), {Offer::Kind::EntersBlock, nullptr}, *block.policy, block);
+  }
 }
 
 std::vector<TensorSpec> check_inputs(const Op& op, std::span<const Tensor> inputs) {
@@ -117,18 +119,7 @@ std::vector<Tensor> apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs) {
   const std::vector<TensorSpec> specs = check_inputs(*op, inputs);
   if (!is_recorded(inputs)) return run_unrecorded(*op, inputs, specs);
 
-  const std::shared_ptr<Tape> tape = Tape::current_or_new();
-  tape->check_same_step(*op, inputs);
-  for (const Tensor& input : inputs) tape->compute_deferred(input.value());
-  std::vector<Tensor> results;
-  std::vector<ValuePtr> outputs;
-  for (const TensorSpec& spec : specs) {
-    results.push_back(tape->make_result(spec, inputs[0].device()));
-    outputs.push_back(results.back().handle()->value);
-  }
-  tape->fail_on_error(
-      [&] { tape->record(std::move(op), std::move(inputs), std::move(outputs), current_block(), true); });
-  return results;
+  return Tape::current_or_new()->apply(std::move(op), std::move(inputs), specs);
 }
 
 Tensor defer(std::unique_ptr<Op> op, std::vector<Tensor> inputs) {
@@ -137,43 +128,62 @@ Tensor defer(std::unique_ptr<Op> op, std::vector<Tensor> inputs) {
     throw StateError(concat_text("[", op->name(), "] is to be deferred, which takes one output and no coupling"));
   }
   if (!is_recorded(inputs)) return apply_single(std::move(op), std::move(inputs));
+  return Tape::current_or_new()->defer(std::move(op), std::move(inputs), specs.front());
+}
 
-  const std::shared_ptr<Tape> tape = Tape::current_or_new();
-  tape->check_same_step(*op, inputs);
-  for (const Tensor& input : inputs) tape->compute_deferred(input.value());
-  tape->fail_on_error([&] { tape->begin(*op, inputs); });
-  Tensor result = tape->make_result(specs.front(), inputs[0].device());
+Op* deferred_op(const Tensor& x) {
+  const Deferred* const deferred = x.value().state().deferred.get();
+  return deferred != nullptr ? deferred->op.get() : nullptr;
+}
+
+std::unique_ptr<Deferred> take_deferred(Tensor& x) {
+  const ValueState& value = x.value().state();
+  const bool sole = x.handle().use_count() == 1 && value.handles == 1;
+  if (value.deferred == nullptr || !sole || !recording_enabled) return nullptr;
+  if (value.deferred->block != current_block()) return nullptr;
+  return x.handle()->tape->take_deferred(x);
+}
+
+std::vector<Tensor> Tape::apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs,
+                                const std::vector<TensorSpec>& specs) {
+  check_same_step(*op, inputs);
+  for (const Tensor& input : inputs) compute_deferred(input.value());
+  std::vector<Tensor> results;
+  std::vector<ValuePtr> outputs;
+  for (const TensorSpec& spec : specs) {
+    results.push_back(make_result(spec, inputs[0].device()));
+    outputs.push_back(results.back().handle()->value);
+  }
+  fail_on_error([&] { record(std::move(op), std::move(inputs), std::move(outputs), current_block(), true); });
+  return results;
+}
+
+Tensor Tape::defer(std::unique_ptr<Op> op, std::vector<Tensor> inputs, const TensorSpec& spec) {
+  check_same_step(*op, inputs);
+  for (const Tensor& input : inputs) compute_deferred(input.value());
+  fail_on_error([&] { begin(*op, inputs); });
+  Tensor result = make_result(spec, inputs[0].device());
   auto deferred = std::make_unique<Deferred>();
   for (const Tensor& input : inputs) deferred->versions.push_back(input.value().version());
   deferred->op = std::move(op);
   deferred->inputs = std::move(inputs);
   deferred->block = current_block();
-  result.value().deferred_ = std::move(deferred);
-  std::erase_if(tape->deferred_, [](const std::weak_ptr<Value>& other) { return other.expired(); });
-  tape->deferred_.push_back(result.handle()->value);
+  result.value().state().deferred = std::move(deferred);
+  std::erase_if(deferred_, [](const std::weak_ptr<Value>& other) { return other.expired(); });
+  deferred_.push_back(result.handle()->value);
   return result;
 }
 
-Op* deferred_op(const Tensor& x) {
-  const Deferred* const deferred = x.value().deferred_.get();
-  return deferred != nullptr ? deferred->op.get() : nullptr;
-}
-
-std::unique_ptr<Deferred> take_deferred(Tensor& x) {
-  const Value& value = x.value();
-  const bool sole = x.handle().use_count() == 1 && value.handles_ == 1;
-  if (value.deferred_ == nullptr || !sole || !recording_enabled) return nullptr;
-  if (value.deferred_->block != current_block()) return nullptr;
-  const std::shared_ptr<Tape> tape = x.handle()->tape;
-  tape->fail_on_error([&] { tape->check_deferred_versions(value); });
-  std::unique_ptr<Deferred> taken = std::move(x.value().deferred_);
-  taken->tape = tape;
+std::unique_ptr<Deferred> Tape::take_deferred(Tensor& x) {
+  fail_on_error([&] { check_deferred_versions(x.value()); });
+  std::unique_ptr<Deferred> taken = std::move(x.value().state().deferred);
+  taken->tape = shared_from_this();
   x = {};
   return taken;
 }
 
 void Tape::check_deferred_versions(const Value& value) const {
-  const Deferred& deferred = *value.deferred_;
+  const Deferred& deferred = *value.state().deferred;
   for (std::size_t i = 0; i < deferred.inputs.size(); ++i) {
     const Value& input = deferred.inputs[i].value();
     if (input.version() == deferred.versions[i]) continue;
@@ -183,10 +193,10 @@ void Tape::check_deferred_versions(const Value& value) const {
 }
 
 void Tape::compute_deferred(Value& value) {
-  if (value.deferred_ == nullptr) return;
+  if (value.state().deferred == nullptr) return;
   fail_on_error([&] {
     check_deferred_versions(value);
-    const std::unique_ptr<Deferred> deferred = std::move(value.deferred_);
+    const std::unique_ptr<Deferred> deferred = std::move(value.state().deferred);
     record(std::move(deferred->op), std::move(deferred->inputs), {value.shared_from_this()}, deferred->block, false);
   });
 }
@@ -206,8 +216,8 @@ void Tape::fail_on_error(const std::function<void()>& run) {
 
 Tensor Tape::make_result(const TensorSpec& spec, Device device) {
   auto value = std::make_shared<Value>(spec.shape, spec.dtype, device);
-  value->tape_ = this;
-  value->requires_grad_ = true;
+  value->state().tape = this;
+  value->state().requires_grad = true;
   return Tensor(std::make_shared<Handle>(std::move(value), shared_from_this()));
 }
 
@@ -222,14 +232,14 @@ void Tape::begin(Op& op, std::span<const Tensor> inputs) {
     values.push_back(input.handle()->value);
   }
   ForwardContext io(views, {}, Phase::First, inputs[0].device(), this, values);
-  ObservedRun run(op, nullptr, current_scope != nullptr ? current_scope->block_.get() : nullptr, RunKind::Forward);
-  run_op(op, views, [&] { op.begin(io); });
-  run.done([&] { return op.begin_work(views); });
+  run_op(
+      {op, nullptr, current_block().get(), RunKind::Forward}, views, [&] { op.begin(io); },
+      [&] { return op.begin_work(views); });
 }
 
 void Tape::check_same_step(const Op& op, std::span<const Tensor> inputs) const {
   for (std::size_t i = 0; i < inputs.size(); ++i) {
-    const Tape* const other = inputs[i].value().tape_;
+    const Tape* const other = inputs[i].value().state().tape;
     if (other == nullptr || other == this) continue;
     throw StateError(
         concat_text("[", op.name(), "] input ", i, " was made by a step that is over; detach() it to use its value"));
@@ -250,7 +260,7 @@ std::shared_ptr<Tape> Tape::current_or_new() {
   auto tape = std::make_shared<Tape>();
   tape->verifier_ = Verifier::begin_step();
   current_tape = tape;
-  for (BlockScope* scope = current_scope; scope != nullptr; scope = scope->outer_) scope->tape_ = tape;
+  for (BlockRecording* block = current_recording; block != nullptr; block = block->outer) block->tape = tape;
   return tape;
 }
 
@@ -275,29 +285,14 @@ void Tape::record(std::unique_ptr<Op> op, std::vector<Tensor> inputs, std::vecto
   }
 
   node.outputs = std::move(outputs);
-  ObservedRun run(*node.op, &node, node.block.get(), RunKind::Forward);
   std::vector<View> output_views;
-  for (std::size_t o = 0; o < node.outputs.size(); ++o) {
-    Value& value = *node.outputs[o];
-    value.producer_ = &node;
-    value.output_ = o;
-    value.optional_ = node.needs.optional_output(o);
-    RecipePtr recipe = node.policy != nullptr ? node.policy->decide(value, *node.op, *node.block) : nullptr;
-    // What the op can do without never exists unless it is to be kept.
-    if (!value.optional_ || recipe == nullptr) {
-      if (node.policy != nullptr) adopt(value, std::move(recipe));
-      place_output(node, inputs, value);
-      pins.pin(value);
-    }
-    output_views.push_back(value.view());
-  }
-
-  ForwardContext io(input_views, output_views, Phase::First, inputs[0].device(), this, node.inputs);
-  run_op(*node.op, input_views, [&] {
+  const auto run = [&] {
+    for (std::size_t o = 0; o < node.outputs.size(); ++o) output_views.push_back(place_output(node, inputs, o, pins));
+    ForwardContext io(input_views, output_views, Phase::First, inputs[0].device(), this, node.inputs);
     if (begin) node.op->begin(io);
     node.op->forward(io);
-  });
-  run.done([&] {
+  };
+  run_op({*node.op, &node, node.block.get(), RunKind::Forward}, input_views, run, [&] {
     Work work = node.op->forward_work(input_views, output_views);
     if (begin) work += node.op->begin_work(input_views);
     return work;
@@ -306,41 +301,50 @@ void Tape::record(std::unique_ptr<Op> op, std::vector<Tensor> inputs, std::vecto
   make_offers(node);
 }
 
-void Tape::place_output(Node& node, std::span<const Tensor> inputs, Value& output) {
+View Tape::place_output(Node& node, std::span<const Tensor> inputs, std::size_t o, PinSet& pins) {
+  Value& output = *node.outputs[o];
+  output.state().producer = &node;
+  output.state().output = o;
+  output.state().optional = node.needs.optional_output(o);
+  RecipePtr recipe = node.policy != nullptr ? node.policy->decide(output, *node.op, *node.block) : nullptr;
+  // An optional output is made only if it is to be kept.
+  if (output.optional() && recipe != nullptr) return output.view();
+  if (node.policy != nullptr) adopt(output, std::move(recipe));
+  if (!take_over_input(node, inputs, output)) make_memory(output);
+  pins.pin(output);
+  return output.view();
+}
+
+bool Tape::take_over_input(Node& node, std::span<const Tensor> inputs, Value& output) {
   const int overwritable = node.op->overwritable_input();
-  if (overwritable < 0 || !may_overwrite(node, inputs[static_cast<std::size_t>(overwritable)], output)) {
-    make_memory(output);
-    return;
-  }
+  if (overwritable < 0 || !may_overwrite(node, inputs[static_cast<std::size_t>(overwritable)], output)) return false;
   Value& input = inputs[static_cast<std::size_t>(overwritable)].value();
-  if (input.readers_ > 0 || node.needs.input(static_cast<std::size_t>(overwritable))) {
+  if (input.readers() > 0 || node.needs.input(static_cast<std::size_t>(overwritable))) {
     save(input);
   } else if (verifier_ != nullptr) {
     verifier_->leaves(input);  // an offer may still let it be restored
   }
-  if (input.storage_.use_count() > 1) {  // its recipe is still moving the bytes
-    make_memory(output);
-    return;
-  }
+  if (input.state().storage.use_count() > 1) return false;  // its recipe is still moving the bytes
   arenas_.transfer(input, output);
   observe_placed(output);
+  return true;
 }
 
 bool Tape::may_overwrite(const Node& node, const Tensor& input, const Value& output) const {
   const Value& value = input.value();
   // The one handle is the caller's argument, moved to us; the one pin is the recording's own.
-  const bool sole = value.tape_ == this && input.handle().use_count() == 1 && value.handles_ == 1 && value.pins_ == 1 &&
-                    value.storage_.use_count() == 1;
+  const bool sole = value.state().tape == this && input.handle().use_count() == 1 && value.state().handles == 1 &&
+                    value.state().pins == 1 && value.state().storage.use_count() == 1;
   const bool read_again =
-      value.readers_ > 0 || node.op->needs().input(static_cast<std::size_t>(node.op->overwritable_input()));
-  const int arena = output.recipe_ != nullptr ? output.recipe_->arena() : -1;
-  return sole && (value.recipe_ != nullptr || !read_again) && value.arena_ == arena &&
+      value.state().readers > 0 || node.op->needs().input(static_cast<std::size_t>(node.op->overwritable_input()));
+  const int arena = output.state().recipe != nullptr ? output.state().recipe->arena() : -1;
+  return sole && (value.state().recipe != nullptr || !read_again) && value.state().arena == arena &&
          value.bytes() == output.bytes() && value.dtype() == output.dtype();
 }
 
 void Tape::note_readers(Node& node) {
   const auto hold = [&](Value& value) {
-    ++value.readers_;
+    ++value.state().readers;
     node.held.push_back(&value);
   };
   for (std::size_t i = 0; i < node.inputs.size(); ++i) {
@@ -356,7 +360,7 @@ void Tape::make_offers(Node& node) {
   const int solvable = node.op->solvable_input();
   if (solvable < 0 || node.policy == nullptr) return;
   Value& stream = *node.inputs[static_cast<std::size_t>(solvable)];
-  for (std::size_t i = current_scope->branch_start_; i < node.index; ++i) {
+  for (std::size_t i = current_recording->branch_start; i < node.index; ++i) {
     if (nodes_[i].block != node.block) continue;
     for (const ValuePtr& output : nodes_[i].outputs) {
       const bool never_made = output->optional() && !output->present();
@@ -364,7 +368,7 @@ void Tape::make_offers(Node& node) {
         offer(*output, {Offer::Kind::InsideBranch, &node}, *node.policy, *node.block);
     }
   }
-  current_scope->branch_start_ = node.index + 1;
+  current_recording->branch_start = node.index + 1;
   const bool only_once = std::count(node.inputs.begin(), node.inputs.end(), stream.shared_from_this()) == 1;
   if (!stream.leaf() && only_once) offer(stream, {Offer::Kind::Solvable, &node}, *node.policy, *node.block);
 }
@@ -380,37 +384,37 @@ void Tape::offer(Value& value, const Offer& offer, const Policy& policy, const B
 bool Tape::adopt(Value& value, RecipePtr recipe) {
   if (recipe == nullptr) {
     // What has no bytes, or has them in an arena, cannot be kept any more; its recipe still brings it back.
-    if (value.present() && value.arena_ < 0) value.recipe_ = nullptr;
-    return value.recipe_ == nullptr;
+    if (value.present() && value.state().arena < 0) value.state().recipe = nullptr;
+    return value.state().recipe == nullptr;
   }
   const std::vector<Value*> sources = recipe->sources(value);
   for (const Value* source : sources) {
     if (!can_return(*source)) return false;
   }
   // A value that no recipe and no gradient reads is on no way back to itself.
-  if (value.readers_ > 0 && depend_on(sources, value)) return false;
+  if (value.state().readers > 0 && depend_on(sources, value)) return false;
   if (verifier_ != nullptr) {
     for (const Value* source : sources) verifier_->remember(*source);
   }
   Node* const via = const_cast<Node*>(recipe->via(value));
-  Node& last_use = via != nullptr ? *via : *value.producer_;
+  Node& last_use = via != nullptr ? *via : *value.state().producer;
   for (Value* source : sources) {
-    ++source->readers_;
+    ++source->state().readers;
     last_use.held.push_back(source);
   }
-  if (via != nullptr && via != value.producer_) via->solvable.push_back(&value);
-  if (value.arena_ >= 0 && value.arena_ != recipe->arena()) arenas_.release(value);
-  if (value.recipe_ != recipe) value.saved_ = false;
-  value.recipe_ = std::move(recipe);
+  if (via != nullptr && via != value.state().producer) via->solvable.push_back(&value);
+  if (value.state().arena >= 0 && value.state().arena != recipe->arena()) arenas_.release(value);
+  if (value.state().recipe != recipe) value.state().saved = false;
+  value.state().recipe = std::move(recipe);
   return true;
 }
 
 void Tape::make_memory(Value& value) {
-  const int arena = value.recipe_ != nullptr ? value.recipe_->arena() : -1;
+  const int arena = value.state().recipe != nullptr ? value.state().recipe->arena() : -1;
   if (arena >= 0) {
     arenas_.lease(value, arena, [this](Value& tenant) { save(tenant); });
   } else {
-    value.storage_ = std::make_shared<Storage>(value.device(), value.bytes(), Tag::Activation);
+    value.state().storage = std::make_shared<Storage>(value.device(), value.bytes(), Tag::Activation);
   }
   observe_placed(value);
 }
@@ -418,9 +422,9 @@ void Tape::make_memory(Value& value) {
 std::shared_ptr<Note>* ForwardContext::note(std::size_t i) const {
   if (values_.empty() || values_[i]->leaf()) return nullptr;
   Value& value = *values_[i];
-  if (value.note_version_ != value.version()) value.note_ = nullptr;
-  value.note_version_ = value.version();
-  return &value.note_;
+  if (value.state().note_version != value.version()) value.state().note = nullptr;
+  value.state().note_version = value.version();
+  return &value.state().note;
 }
 
 void ForwardContext::on_failure(std::function<void()> undo) const {

@@ -4,35 +4,13 @@
 #include <limits>
 #include <unordered_set>
 
-#include <palimpsest/autograd/engine/observe.hpp>
 #include <palimpsest/autograd/engine/pins.hpp>
 #include <palimpsest/autograd/engine/run_op.hpp>
 #include <palimpsest/autograd/engine/tape.hpp>
+#include <palimpsest/autograd/engine/value_state.hpp>
 #include <palimpsest/autograd/engine/verifier.hpp>
 
 namespace palimpsest {
-
-const Node* Recipe::via(const Value& value) const { return value.producer(); }
-
-std::vector<Value*> Recipe::sources(const Value& value) const {
-  std::vector<Value*> inputs;
-  for (const ValuePtr& input : value.producer()->inputs) inputs.push_back(input.get());
-  return inputs;
-}
-
-void Recipe::save(const View&) {}
-
-bool Recipe::exact(const Value&) const { return true; }
-
-void Recipe::hand_over(const View& bytes, const std::shared_ptr<Storage>&) { save(bytes); }
-
-bool Recipe::fetch_ahead(const Value&) { return false; }
-
-std::optional<RecipePtr> Policy::reconsider(const Value&, const Offer&, const BlockInfo&) const { return std::nullopt; }
-
-void Op::solve(std::span<const View>, const View&, const View&) const {
-  throw StateError(concat_text("[", name(), "] cannot be solved for an input"));
-}
 
 View Restoring::destination() {
   tape_.make_memory(value_);
@@ -41,24 +19,24 @@ View Restoring::destination() {
 
 View Restoring::destination_over(Value& source) {
   // One pin: the restoring itself reads the source, for the last time.
-  const bool free = source.pins_ == 1 && source.handles_ == 0 && source.readers_ == own_readers(source) &&
-                    source.storage_.use_count() == 1;
-  const bool own_memory = source.arena_ < 0 && value_.recipe_->arena() < 0;
+  const bool free = source.state().pins == 1 && source.state().handles == 0 &&
+                    source.state().readers == own_readers(source) && source.state().storage.use_count() == 1;
+  const bool own_memory = source.state().arena < 0 && value_.state().recipe->arena() < 0;
   if (!free || !own_memory || source.bytes() != value_.bytes()) return destination();
-  tape_.arenas_.transfer(source, value_);
+  tape_.arenas().transfer(source, value_);
   observe_placed(value_);
   return value_.view();
 }
 
 void Restoring::take(std::shared_ptr<Storage> memory) {
-  value_.storage_ = std::move(memory);
+  value_.state().storage = std::move(memory);
   observe_placed(value_);
 }
 
 int Restoring::own_readers(const Value& source) const {
-  const Node* const via = value_.recipe_->via(value_);
+  const Node* const via = value_.state().recipe->via(value_);
   // In forward the value may be dropped and restored again; in backward it stays until nobody will read it.
-  if (tape_.state_ != Tape::State::Backward || via == nullptr) return 0;
+  if (tape_.state() != Tape::State::Backward || via == nullptr) return 0;
   const auto is_source = [&](const ValuePtr& other) { return other.get() == &source; };
   for (std::size_t i = 0; i < via->inputs.size(); ++i) {
     if (is_source(via->inputs[i]) && via->needs.input(i)) return 0;
@@ -73,7 +51,7 @@ int Restoring::own_readers(const Value& source) const {
 }
 
 void Restoring::replay() {
-  Node& node = *value_.producer_;
+  Node& node = *value_.state().producer;
   const std::vector<View> inputs = views_of(node.inputs);
   std::vector<View> outputs;
   for (const ValuePtr& output : node.outputs) {
@@ -82,7 +60,7 @@ void Restoring::replay() {
   }
   ForwardContext io(inputs, outputs, Phase::Replay, value_.device(), &tape_);
   node.op->forward(io);
-  if (node.op->cost() == Cost::Heavy) ++tape_.heavy_replays_;
+  if (node.op->cost() == Cost::Heavy) tape_.count_heavy_replay();
 }
 
 namespace {
@@ -145,8 +123,23 @@ Work work_of(const Value& value, const Node* via) {
 
 }  // namespace
 
+void Tape::restore_by_recipe(Value& value) {
+  const Node& producer = *value.state().producer;
+  const Node* const via = value.recipe()->via(value);
+  const Node& run = via != nullptr ? *via : producer;
+  const RunKind kind = via == nullptr ? RunKind::Fetch : via == &producer ? RunKind::Replay : RunKind::Solve;
+  const bool verified = verifier_ != nullptr && via != nullptr;
+  const std::vector<Verifier::Mark> before = verified ? verifier_->state_before(run) : std::vector<Verifier::Mark>{};
+  Restoring restoring(*this, value);
+  run_op(
+      {*run.op, &run, producer.block.get(), kind}, run.inputs, [&] { value.state().recipe->restore(restoring); },
+      [&] { return work_of(value, via); });
+  if (via == nullptr) value.state().storage->version = value.state().saved_version;
+  if (verified) verifier_->check_state(run, before);
+}
+
 void Tape::restore(Value& target) {
-  if (target.deferred_ != nullptr) compute_deferred(target);
+  if (target.state().deferred != nullptr) compute_deferred(target);
   if (target.present()) return;
   const std::vector<Step> steps = plan(target);
   // Every source stays pinned from the moment it is present until its last use in the plan.
@@ -162,26 +155,11 @@ void Tape::restore(Value& target) {
   std::unordered_set<const Value*> passing;
   for (const Step& step : steps) {
     Value& value = *step.value;
-    const Node* const via = value.recipe_->via(value);
-    const auto restore_it = [&] {
-      const Op& op = via != nullptr ? *via->op : *value.producer_->op;
-      const RunKind kind = via == nullptr ? RunKind::Fetch : via == value.producer_ ? RunKind::Replay : RunKind::Solve;
-      ObservedRun run(op, via != nullptr ? via : value.producer_, value.producer_->block.get(), kind);
-      Restoring restoring(*this, value);
-      value.recipe_->restore(restoring);
-      run.done([&] { return work_of(value, via); });
-    };
+    const Node* const via = value.state().recipe->via(value);
     if (via != nullptr) check_versions(*via, all_bits);
     if (verifier_ != nullptr) verifier_->check_sources(value, step.sources);
     try {
-      StateCheck state(verifier_.get(), via);
-      if (via != nullptr) {
-        run_op(*via->op, via->inputs, restore_it);
-      } else {
-        restore_it();
-        value.storage_->version = value.saved_version_;
-      }
-      state.done();
+      restore_by_recipe(value);
       if (verifier_ != nullptr) verifier_->check_restored(value, step.sources);
     } catch (...) {
       if (value.present()) drop(value);
@@ -192,7 +170,7 @@ void Tape::restore(Value& target) {
     for (Value* source : step.sources) {
       if (--uses[source] > 0) continue;
       pins.unpin(*source);
-      const bool read_now = source->pins_ > 0 || source->handles_ > 0;
+      const bool read_now = source->state().pins > 0 || source->state().handles > 0;
       if (passing.contains(source) && !read_now && source->present()) drop(*source);
     }
   }
@@ -200,41 +178,38 @@ void Tape::restore(Value& target) {
 
 void Tape::save(Value& value) {
   if (verifier_ != nullptr) verifier_->leaves(value);
-  if (value.recipe_ == nullptr || value.saved_) return;
-  if (value.storage_.use_count() == 1) {
-    value.recipe_->hand_over(value.view(), value.storage_);
-  } else {
-    value.recipe_->save(value.view());
-  }
-  value.saved_ = true;
-  if (value.recipe_->via(value) == nullptr) value.saved_version_ = value.storage_->version;
+  if (value.state().recipe == nullptr || value.state().saved) return;
+  const bool sole = value.state().storage.use_count() == 1;
+  value.state().recipe->save(value.view(), sole ? value.state().storage : nullptr);
+  value.state().saved = true;
+  if (value.state().recipe->via(value) == nullptr) value.state().saved_version = value.state().storage->version;
 }
 
 bool Tape::can_return(const Value& value) {
   if (value.present()) return true;
   // A recipe that runs no node has nothing but what it has saved.
-  return value.recipe_ != nullptr && (value.saved_ || value.recipe_->via(value) != nullptr);
+  return value.state().recipe != nullptr && (value.state().saved || value.state().recipe->via(value) != nullptr);
 }
 
 void Tape::forget_recipe(Value& value) {
-  value.recipe_ = nullptr;
-  if (value.arena_ >= 0) arenas_.release(value);  // the next tenant would take bytes that nothing can bring back
+  value.state().recipe = nullptr;
+  if (value.state().arena >= 0) arenas_.release(value);  // the next tenant would take bytes that nothing can bring back
 }
 
 void Tape::drop(Value& value) {
-  if (value.arena_ >= 0) {
+  if (value.state().arena >= 0) {
     arenas_.vacate(value);
   } else {
-    value.storage_.reset();
+    value.state().storage.reset();
   }
 }
 
 void Tape::drop_if_unwanted(Value& value) noexcept {
-  if (value.pins_ > 0 || value.handles_ > 0 || !value.present()) return;
-  const bool recipe_will_do = state_ == State::Recording && value.recipe_ != nullptr;
-  if (value.readers_ > 0 && !recipe_will_do) return;
+  if (value.state().pins > 0 || value.state().handles > 0 || !value.present()) return;
+  const bool recipe_will_do = state_ == State::Recording && value.state().recipe != nullptr;
+  if (value.state().readers > 0 && !recipe_will_do) return;
   try {
-    if (value.readers_ > 0) {
+    if (value.state().readers > 0) {
       save(value);
     } else if (verifier_ != nullptr && state_ == State::Recording) {
       verifier_->leaves(value);  // a recipe offered later may still bring it back

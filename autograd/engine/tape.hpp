@@ -18,6 +18,8 @@
 namespace palimpsest {
 
 class Verifier;
+struct BlockRecording;
+struct Deferred;
 
 /// The recorded computation of one step: nodes in the order in which they ran. Made when the first op is recorded, used
 /// up by backward, gone with the last tensor that refers to it. Nothing here recurses over the graph.
@@ -40,7 +42,7 @@ class Tape : public std::enable_shared_from_this<Tape> {
   std::size_t heavy_replays() const { return heavy_replays_; }
 
   /// Makes an absent value present. Throws StateError if nothing can bring it back. Strong guarantee, but for a value
-  /// that has never been made (autograd/engine/deferred.hpp): if making it fails, the step has failed.
+  /// that has never been made (autograd/deferred.hpp): if making it fails, the step has failed.
   void restore(Value& target);
 
   void backward(const Tensor& loss);
@@ -53,19 +55,26 @@ class Tape : public std::enable_shared_from_this<Tape> {
   /// Registers how to undo a change of state if this step fails.
   void on_failure(std::function<void()> undo) { undo_.push_back(std::move(undo)); }
 
- private:
-  friend class BackwardContext;
-  friend class BlockScope;
-  friend class PinSet;
-  friend class Restoring;
-  friend struct Handle;
-  friend class Tensor;
-  friend std::vector<Tensor> apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs);
-  friend Tensor defer(std::unique_ptr<Op> op, std::vector<Tensor> inputs);
-  friend std::unique_ptr<Deferred> take_deferred(Tensor& x);
+  // For the functions and contexts that contracts declare.
 
   static std::shared_ptr<Tape> current_or_new();
+  /// Runs an op for the first time and records it. `specs`: what Op::infer says.
+  std::vector<Tensor> apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs, const std::vector<TensorSpec>& specs);
+  Tensor defer(std::unique_ptr<Op> op, std::vector<Tensor> inputs, const TensorSpec& spec);
+  std::unique_ptr<Deferred> take_deferred(Tensor& x);
+  /// Asks a block's policy about what enters the block.
+  void enter(BlockRecording& block, std::span<const Tensor> inputs);
 
+  Arenas& arenas() { return arenas_; }
+  void make_memory(Value& value);
+  void drop_if_unwanted(Value& value) noexcept;
+  /// The user's last tensor of a value has gone.
+  void let_go(Value& value) noexcept;
+  /// Where a value's gradient is collected.
+  std::shared_ptr<Storage>& gradient_slot(Value& value);
+  void count_heavy_replay() { ++heavy_replays_; }
+
+ private:
   void check_same_step(const Op& op, std::span<const Tensor> inputs) const;
   /// A value that an op recorded here is to make.
   Tensor make_result(const TensorSpec& spec, Device device);
@@ -77,9 +86,12 @@ class Tape : public std::enable_shared_from_this<Tape> {
   /// Records the op that a value waits for, if it does.
   void compute_deferred(Value& value);
   void check_deferred_versions(const Value& value) const;
-  /// Runs a part of the forward pass; what it throws fails the step.
+  /// Runs a part of the step; what it throws fails the step.
   void fail_on_error(const std::function<void()>& run);
-  void place_output(Node& node, std::span<const Tensor> inputs, Value& output);
+  /// Makes memory for an output that is to exist.
+  View place_output(Node& node, std::span<const Tensor> inputs, std::size_t output, PinSet& pins);
+  /// Lets an output have the memory of the input that it may overwrite. Returns whether it does.
+  bool take_over_input(Node& node, std::span<const Tensor> inputs, Value& output);
   bool may_overwrite(const Node& node, const Tensor& input, const Value& output) const;
   void note_readers(Node& node);
   void make_offers(Node& node);
@@ -92,17 +104,16 @@ class Tape : public std::enable_shared_from_this<Tape> {
   /// Whether a value's bytes are there or can be brought back.
   static bool can_return(const Value& value);
 
-  void make_memory(Value& value);
-  void drop_if_unwanted(Value& value) noexcept;
+  /// Brings one value back whose sources are there.
+  void restore_by_recipe(Value& value);
   void drop(Value& value);
   /// Lets a value's recipe save the bytes that are about to go.
   void save(Value& value);
-  /// Called when the user's last tensor of a value has gone.
-  void let_go(Value& value) noexcept;
 
   void check_versions(const Node& node, std::uint64_t read) const;
   /// Marks the nodes that the loss depends on (Node::reached).
   void mark_reached(const Value& loss);
+  void run_backward(Value& root);
   void backward_through(Node& node);
   void solve_inputs(Node& node);
   /// While `node` runs backwards, what those before it will read may be on its way.
@@ -112,7 +123,6 @@ class Tape : public std::enable_shared_from_this<Tape> {
   /// Throws ValueError for a policy, or a part of one, that had nothing to act on in the whole step.
   void check_policies_acted() const;
   std::map<const Policy*, std::vector<const Op*>> ops_by_policy() const;
-  std::shared_ptr<Storage>& gradient_slot(Value& value);
   void finish(State state) noexcept;
   std::string describe_blocks() const;
 

@@ -75,6 +75,12 @@ std::uint64_t DeviceFingerprints::verdict() const {
   return check;
 }
 
+std::unique_ptr<Verifier> Verifier::begin_step() {
+  VerifyScope* const scope = VerifyScope::current();
+  if (scope == nullptr || scope->verify() == Verify::Off) return nullptr;
+  return std::unique_ptr<Verifier>(new Verifier(scope->verify(), scope->begin_step()));
+}
+
 Sample Verifier::sample_of(const Value& value) const {
   if (verify_ == Verify::All) return {};
   const std::uint64_t place = value.producer() != nullptr ? value.producer()->index + value.output() : 0;
@@ -185,16 +191,17 @@ std::string Verifier::describe(const Check& check) const {
   return text;
 }
 
-StateCheck::StateCheck(Verifier* verifier, const Node* node) : verifier_(verifier), node_(node) {
-  if (verifier_ == nullptr || node_ == nullptr) return;
-  for (const View& view : node_->op->state()) before_.push_back(verifier_->take(view, verifier_->sample_of(*node_)));
+std::vector<Verifier::Mark> Verifier::state_before(const Node& node) {
+  std::vector<Mark> marks;
+  for (const View& view : node.op->state()) marks.push_back(take(view, sample_of(node)));
+  return marks;
 }
 
-void StateCheck::done() {
-  if (before_.empty()) return;
-  const std::vector<View> after = node_->op->state();
+void Verifier::check_state(const Node& node, const std::vector<Mark>& before) {
+  if (before.empty()) return;
+  const std::vector<View> after = node.op->state();
   for (std::size_t i = 0; i < after.size(); ++i) {
-    verifier_->compare(after[i], before_[i], {Verifier::Check::Kind::State, nullptr, node_});
+    compare(after[i], before[i], {Check::Kind::State, nullptr, &node});
   }
 }
 

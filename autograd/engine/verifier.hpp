@@ -65,15 +65,18 @@ class Verifier {
   /// Throws the VerificationError that a device has found.
   void conclude() const;
 
- private:
-  friend class StateCheck;
-
   struct Mark {
-    Fingerprint bytes = {};  // on the CPU
-    std::size_t number = 0;  // in device memory, elsewhere
+    Fingerprint bytes = {};  ///< on the CPU
+    std::size_t number = 0;  ///< in device memory, elsewhere
     Sample sample = {};
     std::uint64_t version = 0;
   };
+  /// The state of the node's op (Op::state), which is about to be run again.
+  std::vector<Mark> state_before(const Node& node);
+  /// The run is over and may have changed none of it. Throws VerificationError.
+  void check_state(const Node& node, const std::vector<Mark>& before);
+
+ private:
   /// Something that was compared, for the message if it differs.
   struct Check {
     enum class Kind { Source, Restored, State };
@@ -104,20 +107,6 @@ class Verifier {
   std::unordered_set<const Value*> compared_;  // in this plan
   std::map<Device, DeviceFingerprints> devices_;
   std::vector<Check> checks_;  // that wait for a verdict
-};
-
-/// Sees to it that running an op again changes nothing that its first forward has changed in the model (Op::state).
-class StateCheck {
- public:
-  /// `verifier` and `node` may be null: nothing is checked then. The run is about to begin.
-  StateCheck(Verifier* verifier, const Node* node);
-  /// The run is over. Throws VerificationError.
-  void done();
-
- private:
-  Verifier* verifier_;
-  const Node* node_;
-  std::vector<Verifier::Mark> before_;
 };
 
 }  // namespace palimpsest

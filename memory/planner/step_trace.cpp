@@ -3,7 +3,7 @@
 #include <new>
 #include <utility>
 
-#include <palimpsest/autograd/engine/tape.hpp>
+#include <palimpsest/autograd/value.hpp>
 
 namespace palimpsest::memory {
 
@@ -152,11 +152,11 @@ void StepRecorder::gradient_placed(const palimpsest::Value& value, const void* a
   allocation.gradient = true;
 }
 
-void StepRecorder::backward_begins(const Tape& tape) {
+void StepRecorder::backward_begins(const std::deque<Node>& nodes) {
   if (stopped_) return;
   record_.backward_event = record_.events.size();
   record_.backward_run = record_.runs.size();
-  for (const Node& node : tape.nodes()) {
+  for (const Node& node : nodes) {
     const int number = number_of(node);
     const auto reads = [&](const ValuePtr& value) {
       std::vector<int>& readers = record_.values[static_cast<std::size_t>(number_of(*value))].read_by;

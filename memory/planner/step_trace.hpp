@@ -119,7 +119,7 @@ class StepRecorder : public Observer, public AllocationListener {
   void run_ends(const Work& work) noexcept override;
   void placed(const palimpsest::Value& value) override;
   void gradient_placed(const palimpsest::Value& value, const void* address) override;
-  void backward_begins(const Tape& tape) override;
+  void backward_begins(const std::deque<Node>& nodes) override;
   void allocated(const void* address, std::size_t bytes, Tag tag) noexcept override;
   void released(const void* address, std::size_t bytes, Tag tag) noexcept override;
 

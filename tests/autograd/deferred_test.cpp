@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include <palimpsest/autograd/engine/deferred.hpp>
+#include <palimpsest/autograd/deferred.hpp>
 #include <palimpsest/ops/relu.hpp>
 #include "tests/support/fused_layers.hpp"
 #include "tests/support/op_support.hpp"

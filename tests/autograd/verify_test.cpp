@@ -234,7 +234,7 @@ TEST_F(VerifyTest, AFetchThatBringsOtherBytesIsCaught) {
     std::string_view name() const override { return "corrupt fetch"; }
     const Node* via(const Value&) const override { return nullptr; }
     std::vector<Value*> sources(const Value&) const override { return {}; }
-    void save(const View& bytes) override { copy_ = floats_of(bytes); }
+    void save(const View& bytes, const std::shared_ptr<Storage>&) override { copy_ = floats_of(bytes); }
     void restore(Restoring& restoring) override {
       copy_[1] = -copy_[1];
       write(restoring.destination(), copy_);

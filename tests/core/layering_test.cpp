@@ -137,6 +137,19 @@ TEST(Layering, EveryFolderIncludesOnlyWhatItMay) {
   }
 }
 
+TEST(Layering, TheEngineIsNobodyElsesAndContractsDoNotNeedIt) {
+  for (const auto& [folder, may] : allowed) {
+    for (const fs::path& source : sources(folder)) {
+      const bool inside = source.string().starts_with("autograd/") && source.extension() == ".cpp";
+      const bool engine = source.string().starts_with("autograd/engine/");
+      if (inside || engine || folder == "tests") continue;
+      for (const std::string& header : includes_of(source).library) {
+        EXPECT_FALSE(header.starts_with("autograd/engine/")) << source << " includes " << header;
+      }
+    }
+  }
+}
+
 TEST(Layering, HeadersOfTheLibraryAreBracketed) {
   const std::set<std::string> beside = {"tests", "examples", "bench"};  // not installed
   std::size_t headers = 0;

@@ -58,10 +58,7 @@ class ForwardingRecipe : public Recipe {
   bool exact(const Value& value) const override { return recipe_->exact(value); }
   int arena() const override { return recipe_->arena(); }
   int nesting() const override { return recipe_->nesting(); }
-  void save(const View& bytes) override { recipe_->save(bytes); }
-  void hand_over(const View& bytes, const std::shared_ptr<Storage>& memory) override {
-    recipe_->hand_over(bytes, memory);
-  }
+  void save(const View& bytes, const std::shared_ptr<Storage>& memory) override { recipe_->save(bytes, memory); }
   bool fetch_ahead(const Value& value) override { return recipe_->fetch_ahead(value); }
   void restore(Restoring& restoring) override { recipe_->restore(restoring); }
 

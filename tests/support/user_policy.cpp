@@ -49,7 +49,7 @@ class Fetch : public Recipe {
   const Node* via(const Value&) const override { return nullptr; }
   std::vector<Value*> sources(const Value&) const override { return {}; }
 
-  void save(const View& bytes) override {
+  void save(const View& bytes, const std::shared_ptr<Storage>&) override {
     const auto count = static_cast<std::size_t>(bytes.shape.count());
     copy_ = std::make_unique<HostCopy>(budget_, count * size_of(bytes.dtype));
     copy_bytes(copy_->data(), Device::Cpu, bytes.data, bytes.device, copy_->size());
