@@ -17,6 +17,8 @@ namespace {
 
 #if defined(PALIMPSEST_HAS_CUDA)
 
+const bool build::has_cuda = true;
+
 namespace {
 
 void require_device() {
@@ -77,6 +79,8 @@ Pinned::~Pinned() {
 }
 
 #else
+
+const bool build::has_cuda = false;
 
 int cuda_device_count() { return 0; }
 std::string cuda_unavailable_reason() { return "this build has no CUDA (configure with -Dcuda=enabled)"; }

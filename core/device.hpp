@@ -11,11 +11,7 @@ namespace palimpsest {
 
 /// What this build was made with.
 namespace build {
-#if defined(PALIMPSEST_HAS_CUDA)
-inline constexpr bool has_cuda = true;
-#else
-inline constexpr bool has_cuda = false;
-#endif
+extern const bool has_cuda;
 }  // namespace build
 
 /// Number of CUDA devices that can be used: 0 without CUDA in the build, without a driver or without a device.
