@@ -219,7 +219,6 @@ int main(int argc, char** argv) {
     const Options options(argc, argv);
     set_thread_count(static_cast<int>(options.number("threads")));
     const Device device = device_of(options["device"]);
-    if (!options["offload-dir"].empty()) memory::set_offload_directory(options["offload-dir"]);
     set_precision(precision_of(options["precision"]));
     const train::Task task = task_of(options);
     const train::Options how = run_options(options, device);

@@ -84,4 +84,16 @@ std::string concat_text(const Parts&... parts) {
   return out.str();
 }
 
+/// The printed forms of a range's elements, separated: "a, b, c".
+template <class Range>
+std::string join(const Range& range, std::string_view separator = ", ") {
+  std::ostringstream out;
+  std::string_view before;
+  for (const auto& element : range) {
+    out << before << element;
+    before = separator;
+  }
+  return out.str();
+}
+
 }  // namespace palimpsest

@@ -92,14 +92,13 @@ void measure(memory::Calibration& calibration,
     training.model().set_memory(policy);
     training.step(batch);
   };
-  calibration.measure(step, flags.rounds);
+  calibration.measure(step, flags.rounds, memory::offload({.directory = flags.offload_dir}));
 }
 
 void calibrate(const Flags& flags) {
   const train::WholeFile file(flags.out);
   const Device device = flags::choose_device(flags.device);
   set_thread_count(flags.threads);
-  if (!flags.offload_dir.empty()) memory::set_offload_directory(flags.offload_dir);
   memory::Calibration calibration(device);
   const auto densenet = [](nn::Init init) {
     return std::make_unique<nn::DenseNet>(nn::DenseNetOptions::cifar(40, 12), std::move(init));

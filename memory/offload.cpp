@@ -17,7 +17,7 @@ namespace palimpsest::memory {
 /// wanted before that.
 class Fetch : public Recipe {
  public:
-  Fetch() = default;
+  explicit Fetch(std::shared_ptr<const OffloadOptions> options) : options_(std::move(options)) {}
   ~Fetch() override {
     if (store_ == nullptr) return;
     const std::lock_guard<std::mutex> lock(store_->mutex());
@@ -32,7 +32,7 @@ class Fetch : public Recipe {
   std::vector<Value*> sources(const Value&) const override { return {}; }
 
   void save(const View& bytes, const std::shared_ptr<Storage>& memory) override {
-    if (store_ == nullptr) store_ = offload_store(bytes.device);
+    if (store_ == nullptr) store_ = offload_store(bytes.device, *options_);
     const std::lock_guard<std::mutex> lock(store_->mutex());
     while (memory != nullptr && store_->leaving().size() >= most_leaving) store_->leaving().front()->leave();
     write(bytes);
@@ -104,6 +104,7 @@ class Fetch : public Recipe {
     if (place_ != nullptr) store_->give(std::exchange(place_, nullptr), bytes_);
   }
 
+  std::shared_ptr<const OffloadOptions> options_;
   std::shared_ptr<OffloadStore> store_;
   void* place_ = nullptr;
   std::size_t bytes_ = 0;
@@ -112,6 +113,6 @@ class Fetch : public Recipe {
   std::exception_ptr failure_;
 };
 
-RecipePtr fetch() { return std::make_shared<Fetch>(); }
+RecipePtr fetch(std::shared_ptr<const OffloadOptions> options) { return std::make_shared<Fetch>(std::move(options)); }
 
 }  // namespace palimpsest::memory

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
+#include <vector>
 
 #include <palimpsest/core/device.hpp>
 #include <palimpsest/core/error.hpp>
@@ -38,17 +40,22 @@ class PinnedStore : public OffloadStore {
 
 struct Stores {
   std::mutex mutex;
-  std::string directory;  // empty: the system's folder for temporary files
-  std::shared_ptr<OffloadStore> cpu;
+  std::map<std::string, std::shared_ptr<OffloadStore>> cpu;  // by folder
   std::shared_ptr<OffloadStore> cuda;
   std::shared_ptr<OffloadStore> meta_cpu = std::make_shared<NoStore>();
   std::shared_ptr<OffloadStore> meta_cuda = std::make_shared<NoStore>();
 
-  std::string folder() const {
-    if (!directory.empty()) return directory;
-    std::error_code error;
-    const std::filesystem::path usual = std::filesystem::temp_directory_path(error);
-    return error ? "/tmp" : usual.string();
+  /// Those of the device that have been made.
+  std::vector<std::shared_ptr<OffloadStore>> of(Device device) const {
+    std::vector<std::shared_ptr<OffloadStore>> made;
+    if (device == Device::Cpu) {
+      for (const auto& [folder, store] : cpu) made.push_back(store);
+    } else if (device == Device::Cuda) {
+      if (cuda != nullptr) made.push_back(cuda);
+    } else {
+      made.push_back(device == Device::MetaCpu ? meta_cpu : meta_cuda);
+    }
+    return made;
   }
 };
 
@@ -89,13 +96,15 @@ void* PlaceNumbers::take(std::size_t bytes, std::size_t& granted) {
   return address;
 }
 
-std::shared_ptr<OffloadStore> offload_store(Device device) {
+std::shared_ptr<OffloadStore> offload_store(Device device, const OffloadOptions& options) {
   Stores& all = stores();
   const std::lock_guard<std::mutex> lock(all.mutex);
   switch (device) {
-    case Device::Cpu:
-      if (all.cpu == nullptr) all.cpu = make_file_store(all.folder());
-      return all.cpu;
+    case Device::Cpu: {
+      const std::string folder = offload_directory(options);
+      if (const auto made = all.cpu.find(folder); made != all.cpu.end()) return made->second;
+      return all.cpu.emplace(folder, make_file_store(folder)).first->second;
+    }
     case Device::Cuda:
       if (all.cuda == nullptr) all.cuda = std::make_shared<PinnedStore>();
       return all.cuda;
@@ -107,32 +116,26 @@ std::shared_ptr<OffloadStore> offload_store(Device device) {
   throw DeviceError("no such device");
 }
 
-void set_offload_directory(const std::string& directory) {
-  if (directory.empty()) throw OffloadError("offload: the name of the folder is empty");
-  std::shared_ptr<OffloadStore> made = make_file_store(directory);
-  Stores& all = stores();
-  const std::lock_guard<std::mutex> lock(all.mutex);
-  all.directory = directory;
-  all.cpu.swap(made);
+std::string offload_directory(const OffloadOptions& options) {
+  if (!options.directory.empty()) return options.directory;
+  std::error_code error;
+  const std::filesystem::path usual = std::filesystem::temp_directory_path(error);
+  return error ? "/tmp" : usual.string();
 }
 
-std::string offload_directory() {
-  Stores& all = stores();
-  const std::lock_guard<std::mutex> lock(all.mutex);
-  return all.folder();
-}
+void prepare_offload(const OffloadOptions& options) { offload_store(Device::Cpu, options); }
 
 OffloadStats offload_stats(Device device) {
-  std::shared_ptr<OffloadStore> store;
-  {
-    Stores& all = stores();
-    const std::lock_guard<std::mutex> lock(all.mutex);
-    store = device == Device::Cpu       ? all.cpu
-            : device == Device::Cuda    ? all.cuda
-            : device == Device::MetaCpu ? all.meta_cpu
-                                        : all.meta_cuda;
+  Stores& all = stores();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  OffloadStats sum;
+  for (const auto& store : all.of(device)) {
+    const OffloadStats stats = store->stats();
+    sum.held += stats.held;
+    sum.peak += stats.peak;
+    sum.reserved += stats.reserved;
   }
-  return store != nullptr ? store->stats() : OffloadStats{};
+  return sum;
 }
 
 }  // namespace palimpsest::memory

@@ -67,7 +67,7 @@ class PlaceNumbers : public MemorySource {
 /// A file without a name in `directory`, and a thread that writes and reads it. Throws OffloadError.
 std::shared_ptr<OffloadStore> make_file_store(const std::string& directory);
 
-/// The device's store, made on first use. Throws OffloadError, DeviceError.
-std::shared_ptr<OffloadStore> offload_store(Device device);
+/// The device's store, on the CPU that of the options' folder, made on first use. Throws OffloadError, DeviceError.
+std::shared_ptr<OffloadStore> offload_store(Device device, const OffloadOptions& options);
 
 }  // namespace palimpsest::memory

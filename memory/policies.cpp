@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include <palimpsest/memory/budget.hpp>
 #include <palimpsest/memory/recipes.hpp>
 
 namespace palimpsest::memory {
@@ -75,23 +76,23 @@ class Reversible : public Policy {
 
 class Offload : public Policy {
  public:
-  explicit Offload(std::size_t at_least) : at_least_(at_least) {}
+  explicit Offload(const OffloadOptions& options) : options_(std::make_shared<const OffloadOptions>(options)) {}
 
   std::string_view name() const override { return "offload"; }
   RecipePtr decide(const Value& value, const Op&, const BlockInfo&) const override {
     if (value.optional()) return replay();  // never made
-    return value.bytes() < at_least_ ? nullptr : fetch();
+    return value.bytes() < options_->at_least ? nullptr : fetch(options_);
   }
 
  private:
-  std::size_t at_least_;
+  std::shared_ptr<const OffloadOptions> options_;
 };
 
 /// The library's policies in the order in which names() has them.
 const std::array<PolicyPtr, 5>& built_in() {
   static const std::array<PolicyPtr, 5> policies = {std::make_shared<StoreAll>(), std::make_shared<Shared>(),
                                                     std::make_shared<Checkpoint>(), std::make_shared<Reversible>(),
-                                                    std::make_shared<Offload>(worth_moving)};
+                                                    std::make_shared<Offload>(OffloadOptions{})};
   return policies;
 }
 
@@ -151,13 +152,12 @@ class Composed : public Policy {
   std::string name_;
 };
 
-PolicyPtr parse_name(std::string_view name) {
+PolicyPtr parse_name(std::string_view name, const OffloadOptions& options) {
+  if (name == offload()->name()) return offload(options);
   for (const PolicyPtr& policy : built_in()) {
     if (policy->name() == name) return policy;
   }
-  std::string known;
-  for (const std::string_view other : names()) known += concat_text(known.empty() ? "" : ", ", other);
-  throw ValueError(concat_text("unknown memory policy '", name, "', expected one of ", known));
+  throw ValueError(concat_text("unknown memory policy '", name, "', expected one of ", join(names())));
 }
 
 }  // namespace
@@ -171,21 +171,27 @@ PolicyPtr shared() { return built_in()[1]; }
 PolicyPtr checkpoint() { return built_in()[2]; }
 PolicyPtr reversible() { return built_in()[3]; }
 PolicyPtr offload() { return built_in()[4]; }
-PolicyPtr offload(std::size_t at_least) { return std::make_shared<Offload>(at_least); }
+PolicyPtr offload(const OffloadOptions& options) { return std::make_shared<Offload>(options); }
+
+bool offloads(const Policy& policy) {
+  const std::vector<const Policy*> parts = policy.parts();
+  return std::any_of(parts.begin(), parts.end(),
+                     [](const Policy* part) { return dynamic_cast<const Offload*>(part) != nullptr; });
+}
 
 std::optional<int> shared_arena(Cost cost, std::size_t bytes, std::size_t input_bytes, std::size_t streams) {
   if (cost == Cost::Heavy || bytes < input_bytes) return std::nullopt;
   return streams > 1 ? joins_arena : rest_arena;
 }
 
-std::vector<PolicyPtr> combinations() {
+std::vector<PolicyPtr> combinations(const OffloadOptions& options) {
   return {store_all(),
           shared(),
           checkpoint(),
           reversible(),
           compose(checkpoint(), shared()),
           compose(reversible(), shared()),
-          offload()};
+          offload(options)};
 }
 
 std::vector<std::string_view> names() {
@@ -194,11 +200,16 @@ std::vector<std::string_view> names() {
   return all;
 }
 
-PolicyPtr parse(std::string_view text) {
+PolicyPtr parse(std::string_view text, const OffloadOptions& options) {
+  if (is_budget(text)) {
+    throw ValueError(concat_text("memory policy '", text,
+                                 "': a budget needs a step to rehearse, from which "
+                                 "memory::Planner::within() makes its policy"));
+  }
   PolicyPtr policy;
   for (std::size_t begin = 0; begin <= text.size();) {
     const std::size_t end = std::min(text.find('+', begin), text.size());
-    PolicyPtr next = parse_name(text.substr(begin, end - begin));
+    PolicyPtr next = parse_name(text.substr(begin, end - begin), options);
     policy = policy == nullptr ? std::move(next) : compose(std::move(policy), std::move(next));
     begin = end + 1;
   }

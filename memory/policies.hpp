@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <palimpsest/autograd/policy.hpp>
+#include <palimpsest/memory/offload.hpp>
 
 namespace palimpsest::memory {
 
@@ -30,11 +31,13 @@ PolicyPtr checkpoint();
 PolicyPtr reversible();
 
 /// Offloading: what backward reads leaves the device's memory when forward has no more use for it and comes back ahead
-/// of need, from pinned host memory on CUDA and from a file on the CPU (memory/offload.hpp). Nothing is computed again.
-/// What an op can do without never exists, and values of fewer than `at_least` bytes (64 KiB) stay.
-inline constexpr std::size_t worth_moving = std::size_t{64} << 10;
+/// of need, from pinned host memory on CUDA and from a file in the options' folder on the CPU. Nothing is computed
+/// again. Optional outputs (Value::optional) are never made, and values of fewer than `at_least` bytes stay.
 PolicyPtr offload();
-PolicyPtr offload(std::size_t at_least);
+PolicyPtr offload(const OffloadOptions& options);
+
+/// True if the policy, or one that it is composed of, is an offload().
+bool offloads(const Policy& policy);
 
 /// Two policies at once, called "outer+inner".
 ///
@@ -59,13 +62,14 @@ PolicyPtr offload(std::size_t at_least);
 PolicyPtr compose(PolicyPtr outer, PolicyPtr inner);
 
 /// All policies and their compositions that make a difference.
-std::vector<PolicyPtr> combinations();
+std::vector<PolicyPtr> combinations(const OffloadOptions& options = {});
 
 /// The policies' names, as a flag takes them: "store-all", "shared", "checkpoint", "reversible", "offload".
 std::vector<std::string_view> names();
 
 /// The policy of that name, or those of several names joined by '+', composed from left (outer) to right (inner).
-/// Throws ValueError, listing the names, for any other.
-PolicyPtr parse(std::string_view text);
+/// The options are those of "offload". Throws ValueError, listing the names, for any other, and for a budget, whose
+/// policy is planned from a rehearsed step (memory/planner/planner.hpp).
+PolicyPtr parse(std::string_view text, const OffloadOptions& options = {});
 
 }  // namespace palimpsest::memory

@@ -2,6 +2,7 @@
 
 #include <palimpsest/autograd/policy.hpp>
 #include <palimpsest/autograd/value.hpp>
+#include <palimpsest/memory/offload.hpp>
 
 namespace palimpsest::memory {
 
@@ -17,10 +18,10 @@ inline constexpr int rest_arena = 1;
 RecipePtr replay_into_arena(int arena);
 
 /// Move the bytes out of the device's memory when forward has no more use for them and fetch them for backward, both
-/// beside the computation: from CUDA to pinned host memory, from the CPU to a file (memory/offload.hpp). For one value:
-/// each needs a recipe of its own. Two values at a time may be on their way out, and two on their way back (see
+/// beside the computation: from CUDA to pinned host memory, from the CPU to a file in the options' folder. For one
+/// value: each needs a recipe of its own. Two values at a time may be on their way out, and two on their way back (see
 /// Recipe::fetch_ahead); they still, or already, take memory. What goes wrong is an OffloadError of the step.
-RecipePtr fetch();
+RecipePtr fetch(std::shared_ptr<const OffloadOptions> options = std::make_shared<OffloadOptions>());
 
 /// Solve `coupling` for the value (Gomez et al. 2017): its output and other inputs are known when backward gets there.
 RecipePtr invert(const Node& coupling);

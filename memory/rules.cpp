@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include <palimpsest/memory/budget.hpp>
 #include <palimpsest/memory/policies.hpp>
 
 namespace palimpsest::memory {
@@ -19,18 +20,12 @@ std::vector<std::string_view> split(std::string_view text, char at) {
   return parts;
 }
 
-std::string joined(const auto& names) {
-  std::string all;
-  for (const auto& name : names) all += concat_text(all.empty() ? "" : ", ", name);
-  return all;
-}
-
-Rule parse_rule(std::string_view text) {
+Rule parse_rule(std::string_view text, const OffloadOptions& options) {
   const std::size_t equals = text.find('=');
   if (equals == std::string_view::npos || equals == 0 || equals + 1 == text.size()) {
     throw ValueError(concat_text("memory policy '", text, "', expected PATTERN=POLICY"));
   }
-  return {std::string(text.substr(0, equals)), parse(text.substr(equals + 1))};
+  return {std::string(text.substr(0, equals)), parse(text.substr(equals + 1), options)};
 }
 
 bool matches_whole(std::string_view pattern, std::string_view text) {
@@ -58,17 +53,21 @@ bool matches_whole(std::string_view pattern, std::string_view text) {
 
 }  // namespace
 
-std::vector<Rule> parse_rules(std::string_view text) {
-  if (text.find('=') == std::string_view::npos && text.find(',') == std::string_view::npos) {
-    return {{std::string(whole_model), parse(text)}};
+std::vector<Rule> parse_rules(std::string_view text, const OffloadOptions& options) {
+  if (is_budget(text) || (text.find('=') == std::string_view::npos && text.find(',') == std::string_view::npos)) {
+    return {{std::string(whole_model), parse(text, options)}};
   }
   std::vector<Rule> rules;
-  for (const std::string_view part : split(text, ',')) rules.push_back(parse_rule(part));
+  for (const std::string_view part : split(text, ',')) rules.push_back(parse_rule(part, options));
   return rules;
 }
 
+bool offloads(std::span<const Rule> rules) {
+  return std::any_of(rules.begin(), rules.end(), [](const Rule& rule) { return offloads(*rule.policy); });
+}
+
 std::string rules_help() {
-  return concat_text(joined(names()), "; composed as checkpoint+shared; by block as 'dense1=shared,*=checkpoint'");
+  return concat_text(join(names()), "; composed as checkpoint+shared; by block as 'dense1=shared,*=checkpoint'");
 }
 
 bool matches(std::string_view pattern, std::string_view block) {
@@ -95,8 +94,8 @@ std::vector<PolicyPtr> assign(std::span<const Rule> rules, std::span<const std::
                                    "' decides about no block: earlier patterns match all of its blocks"));
     }
     if (!matched) {
-      throw ValueError(concat_text("memory policy: '", rule.pattern, "' matches no block of this model, which has ",
-                                   joined(blocks)));
+      throw ValueError(
+          concat_text("memory policy: '", rule.pattern, "' matches no block of this model, which has ", join(blocks)));
     }
   }
   return policies;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <palimpsest/autograd/policy.hpp>
+#include <palimpsest/memory/offload.hpp>
 
 namespace palimpsest::memory {
 
@@ -22,10 +23,14 @@ struct Rule {
 ///     checkpoint+shared                            composed, see compose()
 ///     dense1=shared,transition*=store-all,*=checkpoint    by block: the first pattern that matches decides
 ///
-/// Blocks that no pattern names keep everything. Throws ValueError, saying what was expected where.
-std::vector<Rule> parse_rules(std::string_view text);
+/// Blocks that no pattern names keep everything. The options are those of "offload". Throws ValueError, saying what was
+/// expected where; a budget is none of these (parse()).
+std::vector<Rule> parse_rules(std::string_view text, const OffloadOptions& options = {});
 
-/// What parse_rules() takes, for help texts.
+/// True if one of the rules' policies is, or is composed of, an offload().
+bool offloads(std::span<const Rule> rules);
+
+/// The texts that parse_rules() takes, for help.
 std::string rules_help();
 
 bool matches(std::string_view pattern, std::string_view block);

@@ -38,7 +38,7 @@ std::string memory_advice(const train::Task& task, const train::Options& options
   train::Rehearsal training(task, options);
   const memory::Rehearsal rehearsal = training.step_under();
   std::string fitting = fitting_policies(rehearsal, options, most);
-  const memory::Planner planner(rehearsal, train::rates_for(options), train::may_offload(options));
+  const memory::Planner planner(rehearsal, train::rates_for(options), train::plan_offloading(options));
   const std::size_t least = planner.candidates().front().forecast.peak;
   if (least <= most) {
     fitting +=

@@ -35,7 +35,7 @@ class Table {
 
   std::vector<PlanRow> rows() {
     for (const PolicyPtr& policy : memory::combinations()) add_policy(policy);
-    if (!train::is_budget(options_.memory) && !has_row(options_.memory)) {
+    if (!memory::is_budget(options_.memory) && !has_row(options_.memory)) {
       add(options_.memory, train::choose_memory(task_, options_));
     }
     for (const std::string& text : budgets()) finish(budget_row(text));
@@ -82,14 +82,12 @@ class Table {
             .planned = choice.planned != nullptr};
   }
 
-  std::size_t bytes_of(const std::string& text) const {
-    return memory::parse_bytes(text, train::device_bytes(options_.device));
-  }
+  std::size_t bytes_of(const std::string& text) const { return memory::parse_bytes(text, options_.device); }
 
   /// The budgets that have a row: the run's own and the table's.
   std::vector<std::string> budgets() const {
     std::vector<std::string> asked;
-    if (train::is_budget(options_.memory)) asked.push_back(budget_of(options_.memory));
+    if (memory::is_budget(options_.memory)) asked.push_back(budget_of(options_.memory));
     if (budget_ != 0 && (asked.empty() || bytes_of(asked[0]) != budget_)) asked.push_back(plan_.budget);
     return asked;
   }
@@ -140,7 +138,7 @@ class Table {
   std::int64_t depth_known_to_fit(const std::string& text) const {
     std::int64_t deepest = 0;
     for (const PlanRow& row : rows_) {
-      const bool allowed = row.policy.find("offload") == std::string::npos || train::may_offload(options_);
+      const bool allowed = row.recipes.offloaded == 0 || train::plan_offloading(options_);
       const bool by_itself = row.policy != options_.memory && !row.planned;
       if (bytes_of(text) >= budget_ && allowed && by_itself && row.largest_depth) {
         deepest = std::max(deepest, row.largest_depth->number);
@@ -151,7 +149,7 @@ class Table {
 
   MemoryChoice thriftiest_plan(const Task& task, const Options& options) const {
     train::Rehearsal training(task, options);
-    const memory::Planner planner(training.step_under(), rates_, train::may_offload(options));
+    const memory::Planner planner(training.step_under(), rates_, train::plan_offloading(options));
     return {.planned = planner.candidates().front().policy};
   }
   std::size_t thriftiest_bytes(const Task& task, const Options& options) const {
@@ -281,7 +279,7 @@ class LinePrinter {
 std::size_t width_of_names(const Options& options, const PlanOptions& plan) {
   const std::size_t prefix = std::string_view("least, above ").size();
   std::size_t width = std::max(options.memory.size(), prefix + plan.budget.size());
-  if (train::is_budget(options.memory)) width = std::max(width, prefix + budget_of(options.memory).size());
+  if (memory::is_budget(options.memory)) width = std::max(width, prefix + budget_of(options.memory).size());
   for (const PolicyPtr& policy : memory::combinations()) width = std::max(width, policy->name().size());
   return width;
 }
@@ -355,7 +353,7 @@ void print_plan(std::ostream& out, const Task& task, const Options& options, con
   Printer printer(out, task, options, plan);
   plan_rows(task, options, plan, [&](const PlanRow& row) { printer.row(row); });
   printer.notes();
-  if (train::is_budget(options.memory)) return;
+  if (memory::is_budget(options.memory)) return;
   train::Rehearsal training(task, options);
   out << "\nBlocks under " << options.memory << ":\n";
   print_blocks(out, training.model(), memory::parse_rules(options.memory));

@@ -37,9 +37,9 @@ std::vector<std::string> policies_to_ask(const std::string& own) {
 
 Saving saving_of(double fraction, const memory::Candidate& chosen, const memory::StepForecast& now,
                  const train::OptionNames& names) {
-  const std::string name(chosen.policy->name());
   const std::size_t mebibytes = (chosen.forecast.peak >> 20) + 1;
-  const std::string text = name == memory::planned_name ? concat_text("budget=", mebibytes, "MiB") : name;
+  const std::string text =
+      chosen.planned ? concat_text("budget=", mebibytes, "MiB") : std::string(chosen.policy->name());
   return {.fraction = fraction,
           .peak = chosen.forecast.peak,
           .time_factor = chosen.forecast.seconds / now.seconds,
@@ -76,7 +76,7 @@ std::vector<Saving> cheapest_savings(const train::Task& task, const train::Optio
   const memory::Rehearsal rehearsal = training.step_under();
   const memory::Rates rates = train::rates_for(options);
   const memory::Planner planner =
-      memory.planner ? *memory.planner : memory::Planner(rehearsal, rates, train::may_offload(options));
+      memory.planner ? *memory.planner : memory::Planner(rehearsal, rates, train::plan_offloading(options));
   memory.apply(training.model());
   const memory::StepForecast now = memory::forecast(rehearsal, nullptr, rates);
   std::vector<Saving> savings;

@@ -11,9 +11,9 @@ namespace {
 
 /// A folder that cannot hold the file of the offload policy is found out before anything takes long.
 void prepare_offload(const train::Options& options) {
-  const bool asked = !options.offload_dir.empty() || options.memory.find("offload") != std::string::npos;
-  if (options.device != Device::Cpu || !asked) return;
-  memory::set_offload_directory(options.offload_dir.empty() ? memory::offload_directory() : options.offload_dir);
+  if (options.device != Device::Cpu) return;
+  const bool asked = !memory::is_budget(options.memory) && memory::offloads(memory::parse_rules(options.memory));
+  if (asked || !options.offload_dir.empty()) memory::prepare_offload(train::offload_options(options));
 }
 
 }  // namespace
@@ -34,7 +34,7 @@ Run::Run(train::Task task, train::Options options, Files files)
 }
 
 void Run::check_device() const {
-  const std::size_t there = train::device_bytes(options_.device);
+  const std::size_t there = memory::device_bytes(options_.device);
   const auto has = [&] { return concat_text(", ", options_.device, " has ", format_mebibytes(there)); };
   if (forecast_.peak.total > there) {
     throw OutOfMemory(concat_text("a step under ", options_.memory, " needs ", format_mebibytes(forecast_.peak.total),

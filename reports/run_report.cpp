@@ -120,7 +120,9 @@ namespace {
 
 void print_offloaded(std::ostream& out, const RunReport& report) {
   if (report.offloaded.peak == 0) return;
-  const std::string where = report.card ? "pinned host memory" : "a file in " + memory::offload_directory();
+  const std::string where = report.card
+                                ? "pinned host memory"
+                                : "a file in " + memory::offload_directory(train::offload_options(report.options));
   out << "  offloaded      " << format_mebibytes(report.offloaded.peak) << " at once, to " << where << " of "
       << format_mebibytes(report.offloaded.reserved) << '\n';
 }

@@ -1,14 +1,10 @@
 #include <palimpsest/train/memory_choice.hpp>
 
-#include <unistd.h>
-
 #include <palimpsest/core/device.hpp>
 #include <palimpsest/train/rehearsal.hpp>
 
 namespace palimpsest::train {
 namespace {
-
-constexpr std::string_view budget_prefix = "budget=";
 
 /// How to a budget that no plan keeps to would become feasible, behind the planner's own message.
 [[noreturn]] void refuse_budget(const ValueError& error, const memory::Planner& planner, std::size_t with_offloading,
@@ -25,13 +21,13 @@ MemoryChoice plan_for(const Task& task, const Options& options, std::size_t budg
   Rehearsal rehearsal(task, options);
   const memory::Rehearsal step = rehearsal.step_under();
   const memory::Rates rates = rates_for(options);
-  const memory::Planner planner(step, rates, may_offload(options));
+  const memory::Planner planner(step, rates, plan_offloading(options));
   try {
     const PolicyPtr& policy = planner.within(budget).policy;
     return {{}, policy, budget, planner, memory::count_recipes(memory::rehearse(step, policy))};
   } catch (const ValueError& error) {
-    if (may_offload(options)) throw;
-    const memory::Planner offloading(step, rates, true);
+    if (plan_offloading(options)) throw;
+    const memory::Planner offloading(step, rates, offload_options(options));
     refuse_budget(error, planner, offloading.candidates().front().forecast.peak, options.names);
   }
 }
@@ -46,8 +42,6 @@ void MemoryChoice::apply(nn::Module& model) const {
   }
 }
 
-bool is_budget(const std::string& memory) { return memory.starts_with(budget_prefix); }
-
 std::string describe(const memory::RecipeCounts& recipes, const OptionNames& names) {
   std::string text = "recipes: " + memory::to_text(recipes);
   if (recipes.inexact > 0) {
@@ -56,22 +50,22 @@ std::string describe(const memory::RecipeCounts& recipes, const OptionNames& nam
   return text;
 }
 
-std::size_t device_bytes(Device device) {
-  if (device == Device::Cuda) return cuda_device_memory().total;
-  return static_cast<std::size_t>(::sysconf(_SC_PHYS_PAGES)) * static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
-}
-
 memory::Rates rates_for(const Options& options) {
   return options.rates.empty() ? memory::Rates::standard(options.device)
                                : memory::Rates::load(options.rates, options.device);
 }
 
-bool may_offload(const Options& options) { return options.device == Device::Cuda || !options.offload_dir.empty(); }
+memory::OffloadOptions offload_options(const Options& options) { return {.directory = options.offload_dir}; }
+
+std::optional<memory::OffloadOptions> plan_offloading(const Options& options) {
+  if (options.device != Device::Cuda && options.offload_dir.empty()) return std::nullopt;
+  return offload_options(options);
+}
 
 MemoryChoice choose_memory(const Task& task, const Options& options) {
-  if (!is_budget(options.memory)) return {.rules = memory::parse_rules(options.memory)};
-  const std::string bytes = options.memory.substr(budget_prefix.size());
-  return plan_for(task, options, memory::parse_bytes(bytes, device_bytes(options.device)));
+  const std::optional<std::size_t> budget = memory::parse_budget(options.memory, options.device);
+  if (budget) return plan_for(task, options, *budget);
+  return {.rules = memory::parse_rules(options.memory, offload_options(options))};
 }
 
 }  // namespace palimpsest::train

@@ -24,22 +24,20 @@ struct MemoryChoice {
   void apply(nn::Module& model) const;
 };
 
-/// Whether the text of Options::memory is a budget ("budget=2GiB").
-bool is_budget(const std::string& memory);
-
 /// What a plan does with a step's values: "recipes: 412 kept, ...", and whether that costs exactness.
 std::string describe(const memory::RecipeCounts& recipes, const OptionNames& names = {});
-
-/// Bytes of the device's memory: of the card or of the machine.
-std::size_t device_bytes(Device device);
 
 /// The rates that forecasts use: those of Options::rates, else the library's. Throws DataError.
 memory::Rates rates_for(const Options& options);
 
-/// Whether a plan for a budget may move values off the device: to the host's memory on CUDA, to Options::offload_dir on
-/// the CPU. Without a folder a budget causes no traffic on a disk that nobody has asked for; and the system's folder
-/// for temporary files, the default of the policy offload, is often memory itself, which a budget is to save.
-bool may_offload(const Options& options);
+/// The options with which values may leave the device: to the host's memory on CUDA, to Options::offload_dir on the
+/// CPU.
+memory::OffloadOptions offload_options(const Options& options);
+
+/// The same for a plan, nullopt if it must keep values on the device: on the CPU without a folder. A budget then causes
+/// no traffic on a disk that nobody has asked for; and the system's folder for temporary files, the default of the
+/// policy offload, is often memory itself, which a budget is to save.
+std::optional<memory::OffloadOptions> plan_offloading(const Options& options);
 
 /// Reads Options::memory. For a budget the task is rehearsed on meta until the planner knows what fits. Throws
 /// ValueError for a text that makes no sense and for a budget that is too small, stating the least feasible bytes and,

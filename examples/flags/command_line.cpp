@@ -86,7 +86,7 @@ CLI::Validator byte_count() {
 
 CLI::Validator memory_policy() {
   const auto check = [](std::string& given) -> std::string {
-    if (train::is_budget(given)) return complaint_about_bytes(given.substr(given.find('=') + 1));
+    if (memory::is_budget(given)) return complaint_about_bytes(given.substr(given.find('=') + 1));
     try {
       memory::parse_rules(given);
       return "";

@@ -159,7 +159,7 @@ class RunTimer : public Observer {
 };
 
 /// The offload policy's computation, without its moves.
-PolicyPtr move_nothing() { return offload(std::numeric_limits<std::size_t>::max()); }
+PolicyPtr move_nothing() { return offload({.at_least = std::numeric_limits<std::size_t>::max()}); }
 
 }  // namespace
 
@@ -240,10 +240,10 @@ void Calibration::take_turn(const Step& step, Series& series) const {
   series.steps.push_back(seconds);
 }
 
-void Calibration::measure(const Step& step, int rounds) {
+void Calibration::measure(const Step& step, int rounds, const PolicyPtr& offloading) {
   if (rounds < 1) throw ValueError(concat_text("expected at least one round of steps, not ", rounds));
   std::vector<Series> turns;
-  for (const PolicyPtr& policy : {store_all(), shared(), checkpoint(), reversible(), move_nothing(), offload()}) {
+  for (const PolicyPtr& policy : {store_all(), shared(), checkpoint(), reversible(), move_nothing(), offloading}) {
     Series series{.policy = policy, .steps = {}, .runs = {}};
     try {
       take_turn(step, series);
@@ -256,7 +256,7 @@ void Calibration::measure(const Step& step, int rounds) {
     for (Series& series : turns) take_turn(step, series);
   }
   for (const Series& series : turns) runs_.insert(runs_.end(), series.runs.begin(), series.runs.end());
-  if (turns.size() < 2 || turns.back().policy != offload() || turns.back().fetched_bytes == 0) return;
+  if (turns.size() < 2 || turns.back().policy != offloading || turns.back().fetched_bytes == 0) return;
   const Series& in_place = *std::prev(turns.end(), 2);
   std::vector<double> ratios;
   for (int round = 0; round < rounds; ++round) {

@@ -7,6 +7,7 @@
 
 #include <palimpsest/autograd/policy.hpp>
 #include <palimpsest/memory/planner/rates.hpp>
+#include <palimpsest/memory/policies.hpp>
 
 namespace palimpsest::memory {
 
@@ -45,9 +46,10 @@ class Calibration {
   /// With another clock than the system's.
   Calibration(Device device, Clock clock) : device_(device), clock_(std::move(clock)) {}
 
-  /// Times `rounds` steps under each policy that acts on the model, after one that is not timed. Throws ValueError for
+  /// Times `rounds` steps under each policy that acts on the model, after one that is not timed. `offloading` is an
+  /// offload() to the folder that is to be measured. Throws ValueError for
   /// less than one round, StateError if a step does not consist of the same runs every time, and what the step throws.
-  void measure(const Step& step, int rounds);
+  void measure(const Step& step, int rounds, const PolicyPtr& offloading = offload());
 
   /// From all that has been measured; what has not been is as in Rates::standard. Throws ValueError as fit_rates.
   Rates rates() const;

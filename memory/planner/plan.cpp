@@ -11,7 +11,8 @@ namespace {
 
 class PlannedPolicy : public Policy {
  public:
-  PlannedPolicy(Plan plan, std::string name) : plan_(std::move(plan)), name_(std::move(name)) {}
+  PlannedPolicy(Plan plan, std::string name, std::shared_ptr<const OffloadOptions> options)
+      : plan_(std::move(plan)), name_(std::move(name)), options_(std::move(options)) {}
 
   std::string_view name() const override { return name_; }
   bool covers_the_rest() const override { return true; }
@@ -30,7 +31,7 @@ class PlannedPolicy : public Policy {
       case Way::Arena:
         return replay_into_arena(choice.arena);
       case Way::Fetch:
-        return fetch();
+        return fetch(options_);
       case Way::Keep:
       case Way::Invert:  // when the coupling is recorded
       case Way::Other:
@@ -51,6 +52,7 @@ class PlannedPolicy : public Policy {
 
   Plan plan_;
   std::string name_;
+  std::shared_ptr<const OffloadOptions> options_;
 };
 
 }  // namespace
@@ -70,6 +72,8 @@ std::size_t Plan::count(Way way) const {
       std::count_if(choices_.begin(), choices_.end(), [way](const Choice& choice) { return choice.way == way; }));
 }
 
-PolicyPtr Plan::policy(std::string name) const { return std::make_shared<PlannedPolicy>(*this, std::move(name)); }
+PolicyPtr Plan::policy(std::string name, std::shared_ptr<const OffloadOptions> options) const {
+  return std::make_shared<PlannedPolicy>(*this, std::move(name), std::move(options));
+}
 
 }  // namespace palimpsest::memory

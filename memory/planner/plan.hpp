@@ -5,6 +5,7 @@
 #include <vector>
 
 #include <palimpsest/autograd/policy.hpp>
+#include <palimpsest/memory/offload.hpp>
 #include <palimpsest/memory/planner/step_trace.hpp>
 
 namespace palimpsest::memory {
@@ -37,7 +38,9 @@ class Plan {
 
   /// The policy that follows the plan. It covers the whole model, what is outside every block included. In a step that
   /// records other ops than the planned one it throws StateError; other shapes (a smaller last batch) are all right.
-  PolicyPtr policy(std::string name) const;
+  /// Offloaded values go to the options' folder.
+  PolicyPtr policy(std::string name,
+                   std::shared_ptr<const OffloadOptions> options = std::make_shared<OffloadOptions>()) const;
 
  private:
   std::size_t index(int op, int output) const {

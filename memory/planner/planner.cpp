@@ -1,8 +1,6 @@
 #include <palimpsest/memory/planner/planner.hpp>
 
 #include <algorithm>
-#include <charconv>
-#include <cmath>
 #include <map>
 
 #include <palimpsest/memory/planner/search.hpp>
@@ -94,11 +92,12 @@ StepTrace rehearse(const Rehearsal& rehearsal, const PolicyPtr& policy) {
   return log.take();
 }
 
-Planner::Planner(const Rehearsal& rehearsal, const Rates& rates, bool may_offload) : may_offload_(may_offload) {
+Planner::Planner(const Rehearsal& rehearsal, const Rates& rates, const std::optional<OffloadOptions>& offloading)
+    : may_offload_(offloading.has_value()) {
   std::vector<Candidate> found;
-  const auto try_out = [&](const PolicyPtr& policy) {
+  const auto try_out = [&](const PolicyPtr& policy, bool planned) {
     ++rehearsals_;
-    found.push_back({policy, forecast(rehearsal, policy, rates)});
+    found.push_back({policy, forecast(rehearsal, policy, rates), planned});
     return found.back().forecast;
   };
   const auto watch = [&](const PolicyPtr& policy) {
@@ -106,19 +105,21 @@ Planner::Planner(const Rehearsal& rehearsal, const Rates& rates, bool may_offloa
     return rehearse(rehearsal, policy);
   };
   const StepTrace step = watch(store_all());
+  const auto options = std::make_shared<const OffloadOptions>(offloading.value_or(OffloadOptions{}));
+  const auto policy_of = [&](const Plan& plan) { return plan.policy(std::string(planned_name), options); };
   Search search(
-      step, rates, [&](const Plan& plan) { return try_out(plan.policy(std::string(planned_name))); },
-      [&](const Plan& plan) { return watch(plan.policy(std::string(planned_name))); });
-  for (const PolicyPtr& policy : combinations()) {
-    if (policy == offload() && !may_offload) continue;
+      step, rates, [&](const Plan& plan) { return try_out(policy_of(plan), true); },
+      [&](const Plan& plan) { return watch(policy_of(plan)); });
+  for (const PolicyPtr& policy : combinations(*options)) {
+    if (offloads(*policy) && !may_offload_) continue;
     try {
-      try_out(policy);
+      try_out(policy, false);
     } catch (const ValueError&) {
       continue;  // it has nothing to act on in this model
     }
     search.begin_with(watch(policy));
   }
-  search.run(may_offload);
+  search.run(offloading);
   candidates_ = frontier(std::move(found));
   pinned_by_ = owners_of_peak(rehearse(rehearsal, candidates_.front().policy));
 }
@@ -134,29 +135,6 @@ const Candidate& Planner::within(std::size_t budget) const {
                                  may_offload_ ? "" : "; values may not be offloaded in this plan"));
   }
   return *std::prev(beyond);
-}
-
-std::size_t parse_bytes(std::string_view text, std::size_t device_bytes) {
-  const auto fail = [&]() {
-    throw ValueError(concat_text("'", text, "' is no number of bytes, expected one like 2GiB, 1500MB, 750MiB or 40%"));
-  };
-  double number = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (error != std::errc() || !std::isfinite(number) || number <= 0) fail();
-  std::string_view unit = text.substr(static_cast<std::size_t>(end - text.data()));
-  while (unit.starts_with(' ')) unit.remove_prefix(1);
-  static const std::map<std::string_view, double> units = {{"", 1},         {"B", 1},        {"kB", 1e3},
-                                                           {"KB", 1e3},     {"MB", 1e6},     {"GB", 1e9},
-                                                           {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}};
-  if (unit == "%") {
-    if (number > 100) fail();
-    if (device_bytes == 0)
-      throw ValueError("the size of the device's memory is not known, expected bytes instead of %");
-    return static_cast<std::size_t>(number / 100 * static_cast<double>(device_bytes));
-  }
-  const auto found = units.find(unit);
-  if (found == units.end() || number * found->second < 1 || number * found->second > 0x1p60) fail();
-  return static_cast<std::size_t>(number * found->second);
 }
 
 }  // namespace palimpsest::memory

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include <palimpsest/memory/budget.hpp>
 #include <palimpsest/memory/planner/plan.hpp>
 #include <palimpsest/memory/planner/rates.hpp>
 
@@ -35,6 +36,7 @@ struct StepForecast {
 struct Candidate {
   PolicyPtr policy;
   StepForecast forecast;
+  bool planned = false;  ///< a plan; otherwise one of combinations()
 };
 
 /// Runs the step once and says what it takes.
@@ -42,7 +44,7 @@ StepForecast forecast(const Rehearsal& rehearsal, const PolicyPtr& policy, const
 /// The same with the record of everything that happened.
 StepTrace rehearse(const Rehearsal& rehearsal, const PolicyPtr& policy);
 
-/// The name of the policies that the planner makes.
+/// The name of the planned policies, for people.
 inline constexpr std::string_view planned_name = "budget";
 
 /// Chooses recipes so that a step stays within a budget of bytes and takes the least predicted time.
@@ -62,8 +64,9 @@ inline constexpr std::string_view planned_name = "budget";
 class Planner {
  public:
   /// `rehearsal` must outlive the planner's construction, in which all the searching is done.
-  /// `may_offload`: values may also be moved elsewhere (memory/offload.hpp).
-  Planner(const Rehearsal& rehearsal, const Rates& rates, bool may_offload = false);
+  /// `offloading`: values may also be moved elsewhere, with these options; nullopt: they stay on the device.
+  Planner(const Rehearsal& rehearsal, const Rates& rates,
+          const std::optional<OffloadOptions>& offloading = std::nullopt);
 
   /// From the least memory to the least time.
   const std::vector<Candidate>& candidates() const { return candidates_; }
@@ -79,8 +82,5 @@ class Planner {
   bool may_offload_;
   std::string pinned_by_;  // what is live at the peak of the thriftiest candidate
 };
-
-/// Reads "2GiB", "1500 MB", "750MiB", "123456" (bytes) or "40%", which is of `device_bytes`. Throws ValueError.
-std::size_t parse_bytes(std::string_view text, std::size_t device_bytes);
 
 }  // namespace palimpsest::memory

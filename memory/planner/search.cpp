@@ -253,10 +253,11 @@ void Search::relax(Draft draft, std::size_t budget) {
   }
 }
 
-Search::Draft Search::offloaded(Draft draft) const {
+Search::Draft Search::offloaded(Draft draft, const OffloadOptions& options) const {
   for (std::size_t i = 0; i < items_.size(); ++i) {
     const Item& item = items_[i];
-    if (draft.choices[i].way == Way::Keep && item.needed && item.bytes >= worth_moving) draft.choices[i] = {Way::Fetch};
+    if (draft.choices[i].way == Way::Keep && item.needed && item.bytes >= options.at_least)
+      draft.choices[i] = {Way::Fetch};
   }
   return draft;
 }
@@ -273,7 +274,7 @@ void Search::begin_with(const StepTrace& step) {
   attempt(draft);
 }
 
-void Search::run(bool may_offload) {
+void Search::run(const std::optional<OffloadOptions>& offloading) {
   std::size_t all = 0;
   std::vector<double> sorted;  // seconds a byte
   for (const Item& item : items_) {
@@ -291,9 +292,9 @@ void Search::run(bool may_offload) {
       attempt(segments(size == 0 ? 0 : bytes, limit, false));
     }
     attempt(segments(0, limit, true));
-    if (may_offload) attempt(offloaded(segments(0, limit, false)));
+    if (offloading) attempt(offloaded(segments(0, limit, false), *offloading));
   }
-  if (may_offload) attempt(offloaded(everything(Way::Keep)));
+  if (offloading) attempt(offloaded(everything(Way::Keep), *offloading));
   for (std::size_t part = 1; part <= inversions && !couplings_.empty(); ++part) {
     const std::size_t count = std::max<std::size_t>(1, couplings_.size() * part / inversions);
     attempt(inverted(count, 0));

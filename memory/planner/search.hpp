@@ -21,7 +21,7 @@ class Search {
 
   /// Another plan to begin with: the recipes of this step's values.
   void begin_with(const StepTrace& step);
-  void run(bool may_offload);
+  void run(const std::optional<OffloadOptions>& offloading);
 
  private:
   /// A value of the step and what it would cost to do without its bytes.
@@ -58,7 +58,7 @@ class Search {
   void keep_at_cuts(Draft& draft, std::size_t segment_bytes) const;
   Draft segments(std::size_t segment_bytes, double dearest, bool arenas) const;
   /// What a draft keeps for gradients is moved elsewhere instead.
-  Draft offloaded(Draft draft) const;
+  Draft offloaded(Draft draft, const OffloadOptions& options) const;
   Draft inverted(std::size_t couplings, std::size_t segment_bytes) const;
   /// Results of links are kept, or replayed with a nesting; all else is replayed when its link's turn comes.
   Draft linked(const Chain& chain, const std::function<int(int link)>& nesting) const;

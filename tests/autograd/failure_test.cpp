@@ -178,16 +178,16 @@ void sweep_limits(const std::function<Training()>& make) {
 }
 
 TEST_F(StepFailureTest, EveryLimitLeavesADenseNetAlone) {
-  for (const PolicyPtr& policy :
-       {memory::store_all(), memory::shared(), memory::checkpoint(), user::offload(), memory::offload(0)}) {
+  for (const PolicyPtr& policy : {memory::store_all(), memory::shared(), memory::checkpoint(), user::offload(),
+                                  memory::offload({.at_least = 0})}) {
     SCOPED_TRACE(policy->name());
     sweep_limits([&] { return densenet(policy); });
   }
 }
 
 TEST_F(StepFailureTest, EveryLimitLeavesARevNetAlone) {
-  for (const PolicyPtr& policy :
-       {memory::store_all(), memory::shared(), memory::checkpoint(), memory::reversible(), memory::offload(0)}) {
+  for (const PolicyPtr& policy : {memory::store_all(), memory::shared(), memory::checkpoint(), memory::reversible(),
+                                  memory::offload({.at_least = 0})}) {
     SCOPED_TRACE(policy->name());
     sweep_limits([&] { return revnet(policy); });
   }

@@ -156,8 +156,8 @@ TEST_F(StaleReadTest, ManyArenas) {
 // --- Policies that meet ----------------------------------------------------------------------------------------------
 
 TEST_F(StaleReadTest, ATenantOfOneBlockEntersAnother) {
-  for (const PolicyPtr& second :
-       {memory::shared(), memory::checkpoint(), memory::reversible(), user::offload(), memory::offload(0)}) {
+  for (const PolicyPtr& second : {memory::shared(), memory::checkpoint(), memory::reversible(), user::offload(),
+                                  memory::offload({.at_least = 0})}) {
     expect_same(
         [](const Tensor& x, const std::vector<PolicyPtr>& policies) {
           Tensor y = in_block(policies[0], x, [](Tensor z) { return ops::relu(conv(z, 1)); });
@@ -205,7 +205,7 @@ TEST_F(StaleReadTest, PoliciesChangedBetweenForwardAndBackwardActFromTheNextForw
 
 TEST_F(StaleReadTest, NestedBlocks) {
   const std::vector<PolicyPtr> policies = {memory::store_all(),  memory::shared(), memory::checkpoint(),
-                                           memory::reversible(), user::offload(),  memory::offload(0)};
+                                           memory::reversible(), user::offload(),  memory::offload({.at_least = 0})};
   for (const PolicyPtr& outer : policies) {
     for (const PolicyPtr& inner : policies) {
       expect_same(

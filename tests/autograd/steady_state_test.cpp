@@ -22,8 +22,8 @@ TEST_F(SteadyStateTest, StepsAfterTheFirstMakeNoSystemCall) {
   nn::DenseNetOptions spec;
   spec.layers = {3, 3};
   spec.growth_rate = 8;
-  for (const PolicyPtr& policy :
-       {memory::store_all(), memory::shared(), memory::checkpoint(), user::offload(), memory::offload(0)}) {
+  for (const PolicyPtr& policy : {memory::store_all(), memory::shared(), memory::checkpoint(), user::offload(),
+                                  memory::offload({.at_least = 0})}) {
     nn::DenseNet model(spec, nn::Init(1, device()));
     model.set_memory(policy);
     nn::Sgd sgd(model.parameters(), {});

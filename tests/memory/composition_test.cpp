@@ -36,7 +36,7 @@ using Names = std::vector<std::string>;
 const std::string arena = "replay into arena";
 
 TEST_F(CompositionTest, WhatEntersABlockIsKeptUnlessItCanBeMoved) {
-  const PolicyPtr offload = memory::offload(0);
+  const PolicyPtr offload = memory::offload({.at_least = 0});
   const PolicyPtr checkpoint = memory::checkpoint();
   const PolicyPtr shared = memory::shared();
   EXPECT_EQ(recipes(checkpoint), (Names{"replay", "keep", "replay", "replay"}));
@@ -55,13 +55,13 @@ TEST_F(CompositionTest, SmallInputsOfBlocksAreKept) {
 }
 
 TEST_F(CompositionTest, WhatThePolicyOfItsBlockKeepsStays) {
-  const PolicyPtr composed = compose(memory::offload(0), memory::checkpoint());
+  const PolicyPtr composed = compose(memory::offload({.at_least = 0}), memory::checkpoint());
   EXPECT_EQ(recipes(memory::store_all(), composed), (Names{"keep", "keep", "replay", "replay"}));
-  EXPECT_EQ(recipes(memory::offload(0), composed), (Names{"fetch", "fetch", "replay", "replay"}));
+  EXPECT_EQ(recipes(memory::offload({.at_least = 0}), composed), (Names{"fetch", "fetch", "replay", "replay"}));
 }
 
 TEST_F(CompositionTest, AnInputOfTwoBlocksIsMovedOnce) {
-  const PolicyPtr composed = compose(memory::offload(0), memory::checkpoint());
+  const PolicyPtr composed = compose(memory::offload({.at_least = 0}), memory::checkpoint());
   const auto relu = [](Tensor z) { return ops::relu(std::move(z)); };
   const auto gradient = [&](const PolicyPtr& policy) {
     const Tensor x = random_parameter({1, 2, 8, 8}, 1);
@@ -98,9 +98,9 @@ void expect_less(const Peak& peak, const Peak& than) {
 
 TEST_F(CompositionTest, ADenseNetsBlockInputsAreOffloaded) {
   const Peak checkpoint = expect_exact(small_densenet(), memory::checkpoint());
-  const Peak offload = expect_exact(small_densenet(), memory::offload(0));
-  const Peak outer = expect_exact(small_densenet(), compose(memory::checkpoint(), memory::offload(0)));
-  const Peak inner = expect_exact(small_densenet(), compose(memory::offload(0), memory::checkpoint()));
+  const Peak offload = expect_exact(small_densenet(), memory::offload({.at_least = 0}));
+  const Peak outer = expect_exact(small_densenet(), compose(memory::checkpoint(), memory::offload({.at_least = 0})));
+  const Peak inner = expect_exact(small_densenet(), compose(memory::offload({.at_least = 0}), memory::checkpoint()));
   expect_less(outer, checkpoint);
   EXPECT_TRUE(outer == offload);  // which takes all there is
   EXPECT_GT(inner.out, 0U);
@@ -110,15 +110,15 @@ TEST_F(CompositionTest, ADenseNetsBlockInputsAreOffloaded) {
 TEST_F(CompositionTest, WithMoreBlocksCheckpointsAreMostOfWhatCanBeOffloaded) {
   // While a unit is replayed, the inputs of two others are on their way back, and the rest are elsewhere.
   const Peak checkpoint = expect_exact(small_revnet(), memory::checkpoint());
-  const Peak outer = expect_exact(small_revnet(), compose(memory::checkpoint(), memory::offload(0)));
-  const Peak inner = expect_exact(small_revnet(), compose(memory::offload(0), memory::checkpoint()));
+  const Peak outer = expect_exact(small_revnet(), compose(memory::checkpoint(), memory::offload({.at_least = 0})));
+  const Peak inner = expect_exact(small_revnet(), compose(memory::offload({.at_least = 0}), memory::checkpoint()));
   expect_less(outer, checkpoint);
   expect_less(inner, checkpoint);
 }
 
 TEST_F(CompositionTest, CompositionsOfSeveralAreExact) {
-  const PolicyPtr offload = memory::offload(0);
-  const PolicyPtr large = memory::offload(std::size_t{16} << 10);
+  const PolicyPtr offload = memory::offload({.at_least = 0});
+  const PolicyPtr large = memory::offload({.at_least = std::size_t{16} << 10});
   const PolicyPtr checkpoint = memory::checkpoint();
   const PolicyPtr reversible = memory::reversible();
   for (const PolicyPtr& policy : {compose(checkpoint, large), compose(compose(offload, checkpoint), memory::shared()),

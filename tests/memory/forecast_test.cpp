@@ -216,7 +216,7 @@ std::vector<Policy> policies(const Case& network, std::int64_t batch) {
     all.push_back({name, [policy](nn::Module& model) { model.set_memory(policy); }});
   };
   for (const PolicyPtr& policy : memory::combinations()) add(policy, std::string(policy->name()));
-  add(memory::offload(0), "offload all");
+  add(memory::offload({.at_least = 0}), "offload all");
   for (const std::string& rules : network.rules) {
     all.push_back({rules, [rules](nn::Module& model) {
                      model.set_memory(memory::assign(memory::parse_rules(rules), model.block_names()));
@@ -228,7 +228,7 @@ std::vector<Policy> policies(const Case& network, std::int64_t batch) {
                                       if (policy != nullptr) run.model().set_memory(policy);
                                       run.step();
                                     }};
-  const memory::Planner planner(rehearsal, memory::Rates::standard(device()), /*may_offload=*/true);
+  const memory::Planner planner(rehearsal, memory::Rates::standard(device()), memory::OffloadOptions{});
   const std::vector<memory::Candidate>& plans = planner.candidates();
   add(plans.front().policy, "least budget");
   add(plans[plans.size() / 2].policy, "budget in the middle");

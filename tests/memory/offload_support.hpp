@@ -24,19 +24,18 @@ class OffloadTest : public TapeTest {
     std::string name = (std::filesystem::temp_directory_path() / "offload-test-XXXXXX").string();
     ASSERT_NE(::mkdtemp(name.data()), nullptr);
     folder_ = name;
-    before_ = memory::offload_directory();
-    memory::set_offload_directory(name);
   }
   void TearDown() override {
     EXPECT_EQ(memory::offload_stats(device()).held, 0U) << "values are still out after the test";
     EXPECT_TRUE(std::filesystem::is_empty(folder_)) << "the file has a name";
-    memory::set_offload_directory(before_);
     std::filesystem::remove_all(folder_);
     TapeTest::TearDown();
   }
 
+  /// Offloads everything, to the test's folder.
+  PolicyPtr everything() const { return memory::offload({.at_least = 0, .directory = folder_}); }
+
   std::filesystem::path folder_;
-  std::string before_;
 };
 
 /// A loss of one image.

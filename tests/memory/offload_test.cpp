@@ -29,21 +29,21 @@ namespace fs = std::filesystem;
 
 TEST_F(OffloadTest, GivesTheBitsOfStoreAll) {
   for (const MakeTraining& make : {small_densenet(), small_revnet()})
-    EXPECT_EQ(digest_after(3, make, memory::offload(0)), digest_after(3, make, memory::store_all()));
+    EXPECT_EQ(digest_after(3, make, everything()), digest_after(3, make, memory::store_all()));
 }
 
 TEST_F(OffloadTest, GivesTheBitsOfStoreAllOnTwoThreads) {
   const std::string expected = digest_after(3, small_densenet(), memory::store_all());
   set_thread_count(2);
-  EXPECT_EQ(digest_after(3, small_densenet(), memory::offload(0)), expected);
+  EXPECT_EQ(digest_after(3, small_densenet(), everything()), expected);
 }
 
 TEST_F(OffloadTest, WhatAUserChangesOnTheWayIsNotWhatComesBack) {
   // A detached tensor shares the bytes; they are saved before the user can write to them.
-  const auto gradient = [](bool change) {
+  const auto gradient = [&](bool change) {
     const Tensor x = random_parameter({1, 2, 8, 8}, 1);
     Tensor shared;
-    const Tensor y = in_block(memory::offload(0), x, [&](Tensor z) {
+    const Tensor y = in_block(everything(), x, [&](Tensor z) {
       Tensor f = ops::relu(std::move(z));
       shared = f.detach();
       return ops::add(ops::relu(std::move(f)), random_tensor({1, 2, 8, 8}, 2));
@@ -56,11 +56,11 @@ TEST_F(OffloadTest, WhatAUserChangesOnTheWayIsNotWhatComesBack) {
 }
 
 TEST_F(OffloadTest, AChangeInPlaceIsKnownWhereverTheBytesAre) {
-  const auto step = [](bool before_the_product) {
+  const auto step = [&](bool before_the_product) {
     const Tensor x = random_parameter({4, 8}, 1);
     const Tensor weight = random_parameter({3, 8}, 2);
     const Tensor bias = random_parameter({3}, 3);
-    const Tensor y = in_block(memory::offload(0), x, [&](Tensor z) {
+    const Tensor y = in_block(everything(), x, [&](Tensor z) {
       Tensor f = ops::relu(std::move(z));
       Tensor shared = f.detach();
       if (before_the_product) shared.assign(random_tensor({4, 8}, 4));
@@ -78,7 +78,7 @@ TEST_F(OffloadTest, AChangeInPlaceIsKnownWhereverTheBytesAre) {
 TEST_F(OffloadTest, WhatTheUserHoldsCanBeReadThroughout) {
   const Tensor x = random_parameter({1, 2, 8, 8}, 1);
   Tensor held;
-  const Tensor y = in_block(memory::offload(0), x, [&](Tensor z) {
+  const Tensor y = in_block(everything(), x, [&](Tensor z) {
     for (int i = 0; i < 6; ++i) {
       z = ops::relu(std::move(z));
       if (i == 2) held = z;
@@ -92,12 +92,12 @@ TEST_F(OffloadTest, WhatTheUserHoldsCanBeReadThroughout) {
 
 // --- Memory ----------------------------------------------------------------------------------------------------------
 
-void expect_predicted(const MakeTraining& make) {
-  const Peak measured = peak_of_second_step(make, memory::offload(0));
+void expect_predicted(const MakeTraining& make, const PolicyPtr& policy) {
+  const Peak measured = peak_of_second_step(make, policy);
   for (int i = 0; i < 3; ++i) {  // whatever the threads do meanwhile
-    EXPECT_TRUE((peak_of_second_step(make, memory::offload(0)) == measured));
+    EXPECT_TRUE((peak_of_second_step(make, policy) == measured));
   }
-  EXPECT_TRUE((peak_of_second_step(make, memory::offload(0), meta_device()) == measured));
+  EXPECT_TRUE((peak_of_second_step(make, policy, meta_device()) == measured));
   EXPECT_GT(measured.out, 0U);
   const Peak stored = peak_of_second_step(make, memory::store_all());
   // Not of the whole: in a model as small as this, CUDA's bounded workspace is most of it.
@@ -105,8 +105,8 @@ void expect_predicted(const MakeTraining& make) {
   EXPECT_LT(measured.by_tag[activation], stored.by_tag[activation] / 2);
 }
 
-TEST_F(OffloadTest, ThePeakOfADenseNetIsThePredictedOne) { expect_predicted(small_densenet()); }
-TEST_F(OffloadTest, ThePeakOfARevNetIsThePredictedOne) { expect_predicted(small_revnet()); }
+TEST_F(OffloadTest, ThePeakOfADenseNetIsThePredictedOne) { expect_predicted(small_densenet(), everything()); }
+TEST_F(OffloadTest, ThePeakOfARevNetIsThePredictedOne) { expect_predicted(small_revnet(), everything()); }
 
 TEST_F(OffloadTest, TwoValuesAreOnTheirWayOutAndTwoOnTheirWayBack) {
   // After each relu, which reads its output in backward, an op tells how many values there are.
@@ -117,7 +117,7 @@ TEST_F(OffloadTest, TwoValuesAreOnTheirWayOutAndTwoOnTheirWayBack) {
   std::vector<std::size_t> forward;
   std::vector<std::size_t> backward;
   const std::size_t before = live_activations();
-  Tensor y = in_block(memory::offload(0), x, [&](Tensor z) {
+  Tensor y = in_block(everything(), x, [&](Tensor z) {
     for (std::size_t i = 0; i < layers; ++i) {
       z = watch(ops::relu(std::move(z)), [&](Moment moment) {
         (moment == Moment::First ? forward : backward).push_back((live_activations() - before) / bytes);
@@ -141,7 +141,7 @@ TEST_F(OffloadTest, TwoValuesAreOnTheirWayOutAndTwoOnTheirWayBack) {
 
 /// Activations, in values, when each of six relus has run backwards, and the peak. With `aside` there are three more in
 /// their midst, of values eight times as large, which nothing is made from.
-std::pair<std::vector<std::size_t>, std::size_t> backward_of_chain(bool aside, Device where) {
+std::pair<std::vector<std::size_t>, std::size_t> backward_of_chain(const PolicyPtr& policy, bool aside, Device where) {
   const Shape shape{1, 2, 8, 8};
   const std::size_t bytes = static_cast<std::size_t>(shape.count()) * sizeof(float);
   Allocator& memory = allocator(where);
@@ -150,7 +150,7 @@ std::pair<std::vector<std::size_t>, std::size_t> backward_of_chain(bool aside, D
   std::vector<std::size_t> alive;
   const Tensor x = !is_meta(where) ? random_parameter(shape, 1)
                                    : Tensor::empty(shape, Dtype::Float32, where, Tag::Parameter).requires_grad();
-  const Tensor y = in_block(memory::offload(0), x, [&](Tensor z) {
+  const Tensor y = in_block(policy, x, [&](Tensor z) {
     for (int i = 0; i < 6; ++i) {
       z = watch(ops::relu(std::move(z)), [&](Moment moment) {
         if (moment == Moment::Backward) alive.push_back((live() - before) / bytes);
@@ -167,16 +167,16 @@ std::pair<std::vector<std::size_t>, std::size_t> backward_of_chain(bool aside, D
 }
 
 TEST_F(OffloadTest, NothingIsFetchedForWhatGetsNoGradient) {
-  const auto chain = backward_of_chain(false, device());
-  const auto branched = backward_of_chain(true, device());
+  const auto chain = backward_of_chain(everything(), false, device());
+  const auto branched = backward_of_chain(everything(), true, device());
   ASSERT_EQ(chain.first.size(), 6U);
   EXPECT_EQ(std::count(chain.first.begin() + 1, chain.first.end() - 1, chain.first[1]), 4);  // as many on their way
   EXPECT_EQ(branched, chain);
-  EXPECT_EQ(backward_of_chain(true, meta_device()), branched);
+  EXPECT_EQ(backward_of_chain(everything(), true, meta_device()), branched);
 }
 
 TEST_F(OffloadTest, NothingGrowsAfterTheFirstStep) {
-  Training training = small_densenet()(memory::offload(0), device());
+  Training training = small_densenet()(everything(), device());
   training.step();
   const memory::OffloadStats first = memory::offload_stats(device());
   EXPECT_EQ(first.held, 0U);
@@ -200,7 +200,7 @@ TEST_F(OffloadTest, SmallValuesStay) {
 
 TEST_F(OffloadTest, WhatNobodyWillReadDoesNotLeave) {
   const Tensor x = random_parameter({1, 2, 8, 8}, 1);
-  const Tensor y = in_block(memory::offload(0), x, [&](Tensor z) {
+  const Tensor y = in_block(everything(), x, [&](Tensor z) {
     for (int i = 0; i < 4; ++i) z = ops::add(std::move(z), z);  // no gradient reads a sum or what it is of
     return z;
   });
@@ -249,9 +249,9 @@ std::size_t size_of_file(int descriptor) {
 
 /// Fails a step in `fail`, which is to leave all as it was, and goes on as if nothing had been.
 template <class Fail>
-void expect_clean_failure(const Fail& fail) {
-  Training reference = small_densenet()(memory::offload(0), device());
-  Training training = small_densenet()(memory::offload(0), device());
+void expect_clean_failure(const PolicyPtr& policy, const Fail& fail) {
+  Training reference = small_densenet()(policy, device());
+  Training training = small_densenet()(policy, device());
   reference.step();
   training.step();
   const std::string before = training.digest();
@@ -267,10 +267,10 @@ void expect_clean_failure(const Fail& fail) {
 
 TEST_F(OffloadTest, AFullDiskFailsTheStepAlone) {
   if (device() != Device::Cpu) GTEST_SKIP() << "the CPU's file";
-  small_densenet()(memory::offload(0), device()).step();
+  small_densenet()(everything(), device()).step();
   const std::size_t needed = memory::offload_stats(device()).peak;
   for (int part = 0; part < 8; ++part) {
-    expect_clean_failure([&](Training& training) {
+    expect_clean_failure(everything(), [&](Training& training) {
       const FileLimit limit(needed * static_cast<std::size_t>(part) / 8);
       const std::string message = message_of<OffloadError>([&] { training.step(); });
       EXPECT_NE(message.find("cannot write"), std::string::npos) << message;
@@ -282,8 +282,7 @@ TEST_F(OffloadTest, AFullDiskFailsTheStepAlone) {
 
 TEST_F(OffloadTest, AShortReadFailsTheStepAlone) {
   if (device() != Device::Cpu) GTEST_SKIP() << "the CPU's file";
-  expect_clean_failure([&](Training& training) {
-    memory::set_offload_directory(folder_);  // an empty file
+  expect_clean_failure(everything(), [&](Training& training) {
     const Tensor loss = training.forward();
     const int file = descriptor_in(folder_);
     ASSERT_GE(file, 0);
@@ -306,9 +305,9 @@ TEST_F(OffloadTest, WhatCouldNotBeWrittenIsNeverRead) {
   const auto relu = [](Tensor z) { return ops::relu(std::move(z)); };
   const Tensor x = random_parameter({1, 2, 8, 8}, 1);
   const FileLimit limit(0);
-  const Tensor held = in_block(memory::shared(), in_block(memory::offload(0), x, relu), relu);
+  const Tensor held = in_block(memory::shared(), in_block(everything(), x, relu), relu);
   const Tensor tenant = in_block(memory::shared(), x, relu);  // takes the arena that `held` was in
-  const Tensor y = in_block(memory::offload(0), x, [&](Tensor z) {
+  const Tensor y = in_block(everything(), x, [&](Tensor z) {
     const Tensor a = relu(std::move(z));
     const Tensor b = relu(a);
     return relu(b);  // the others leave as the block does, when nobody can be told
@@ -319,29 +318,46 @@ TEST_F(OffloadTest, WhatCouldNotBeWrittenIsNeverRead) {
 }
 
 TEST_F(OffloadTest, AFolderThatIsNoneIsRefused) {
-  const std::string in_force = memory::offload_directory();
   const std::string missing = (folder_ / "nowhere").string();
-  const std::string message = message_of<OffloadError>([&] { memory::set_offload_directory(missing); });
+  const std::string message = message_of<OffloadError>([&] { memory::prepare_offload({.directory = missing}); });
   EXPECT_NE(message.find(missing), std::string::npos) << message;
   EXPECT_NE(message.find("No such file or directory"), std::string::npos) << message;
-  EXPECT_NE(message_of<OffloadError>([&] { memory::set_offload_directory("/dev/null"); }).find("Not a directory"),
-            std::string::npos);
-  EXPECT_THROW(memory::set_offload_directory(""), OffloadError);
-  EXPECT_EQ(memory::offload_directory(), in_force);
+  EXPECT_NE(
+      message_of<OffloadError>([&] { memory::prepare_offload({.directory = "/dev/null"}); }).find("Not a directory"),
+      std::string::npos);
+  EXPECT_NO_THROW(memory::prepare_offload({}));
+  EXPECT_EQ(memory::offload_directory({}), fs::temp_directory_path());
 }
 
-TEST_F(OffloadTest, AnotherFolderLeavesWhatIsOutWhereItIs) {
+TEST_F(OffloadTest, AFolderThatIsNoneFailsTheStepAlone) {
+  if (device() != Device::Cpu) GTEST_SKIP() << "the CPU's file";
+  const PolicyPtr nowhere = memory::parse("checkpoint+offload", {.at_least = 0, .directory = folder_ / "nowhere"});
+  expect_clean_failure(everything(), [&](Training& training) {
+    training.model().set_memory(nowhere);
+    EXPECT_NE(message_of<OffloadError>([&] { training.step(); }).find("nowhere"), std::string::npos);
+    training.model().set_memory(everything());
+  });
+}
+
+TEST_F(OffloadTest, PoliciesWithFoldersOfTheirOwnWorkSideBySide) {
+  if (device() != Device::Cpu) GTEST_SKIP() << "the CPU's file";
+  const fs::path other = folder_ / "other";
+  fs::create_directory(other);
   Training reference = small_densenet()(memory::store_all(), device());
-  Training training = small_densenet()(memory::offload(0), device());
-  for (Training* each : {&reference, &training}) {
-    Tensor loss = each->forward();
-    memory::set_offload_directory(fs::temp_directory_path());
-    loss.backward();
-  }
-  memory::set_offload_directory(folder_);
+  Training training = small_densenet()(everything(), device());
+  std::vector<PolicyPtr> policies(training.model().block_names().size(), everything());
+  policies.back() = memory::offload({.at_least = 0, .directory = other});
+  training.model().set_memory(policies);
   reference.step();
   training.step();
   EXPECT_EQ(training.digest(), reference.digest());
+  for (const fs::path& folder : {folder_, other}) {
+    const int file = descriptor_in(folder);
+    ASSERT_GE(file, 0) << folder;
+    EXPECT_GT(size_of_file(file), 0U) << folder;
+  }
+  EXPECT_TRUE(fs::is_empty(other)) << "the file has a name";
+  fs::remove(other);
 }
 
 }  // namespace

@@ -274,5 +274,28 @@ TEST(ParseBytes, UnitsAndShares) {
   EXPECT_THROW(memory::parse_bytes("40%", 0), ValueError);
 }
 
+TEST(ParseBudget, OfADevice) {
+  EXPECT_EQ(memory::parse_budget("shared", Device::Cpu), std::nullopt);
+  EXPECT_EQ(memory::parse_budget("dense1=shared", Device::Cpu), std::nullopt);
+  EXPECT_EQ(memory::parse_budget("budget=2GiB", Device::Cuda), std::size_t{2} << 30);  // with a card or without
+  EXPECT_EQ(memory::parse_budget("budget=50%", Device::MetaCpu), memory::device_bytes(Device::Cpu) / 2);
+  EXPECT_THROW(memory::parse_budget("budget=", Device::Cpu), ValueError);
+  EXPECT_THROW(memory::parse_budget("budget=shared", Device::Cpu), ValueError);
+}
+
+TEST(PlanTest, OffloadsToTheFolderThatIsAskedFor) {
+  Training training = cases()[2].make(2, test::meta_device());
+  const memory::OffloadOptions nowhere{.at_least = 0, .directory = testing::TempDir() + "nowhere"};
+  const Planner planner(rehearsal_of(training), Rates::standard(Device::Cpu), nowhere);
+  Training real = cases()[2].make(2, Device::Cpu);
+  real.model().set_memory(planner.candidates().front().policy);
+  try {
+    real.step();
+    FAIL() << "the thriftiest plan offloads nothing";
+  } catch (const OffloadError& error) {
+    EXPECT_NE(std::string(error.what()).find(nowhere.directory), std::string::npos) << error.what();
+  }
+}
+
 }  // namespace
 }  // namespace palimpsest

@@ -53,6 +53,12 @@ TEST(RulesTest, WhatIsWrongIsNamed) {
   EXPECT_NE(error_of("shared,checkpoint").find("PATTERN=POLICY"), std::string::npos);
   EXPECT_NE(error_of("a=b=shared").find("'b=shared'"), std::string::npos);
   EXPECT_NE(error_of("").find("''"), std::string::npos);
+  for (const char* text : {"budget=60MiB", "budget=60MiB,*=shared"}) {
+    const std::string message = error_of(text);
+    for (const char* part : {text, "a budget needs a step to rehearse", "memory::Planner::within()"})
+      EXPECT_NE(message.find(part), std::string::npos) << message;
+    EXPECT_THROW(memory::parse(text), ValueError);
+  }
 }
 
 TEST(RulesTest, AnUnmatchedPatternListsTheBlocks) {

@@ -31,9 +31,13 @@ class Lenient : public Policy {
 };
 
 inline std::vector<PolicyPtr> all_policies() {
-  std::vector<PolicyPtr> policies = {memory::store_all(),  memory::shared(), memory::checkpoint(),
-                                     memory::reversible(), user::offload(),  user::keep_every_other(),
-                                     memory::offload(0)};
+  std::vector<PolicyPtr> policies = {memory::store_all(),
+                                     memory::shared(),
+                                     memory::checkpoint(),
+                                     memory::reversible(),
+                                     user::offload(),
+                                     user::keep_every_other(),
+                                     memory::offload({.at_least = 0})};
   for (PolicyPtr& policy : policies) policy = std::make_shared<Lenient>(policy);
   return policies;
 }
