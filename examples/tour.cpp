@@ -34,15 +34,15 @@ struct Unit : nn::Block<nn::Streams(nn::Streams)> {
   nn::Residual f, g;  // BN-ReLU-convolution, twice
 };
 
-struct Model : nn::Classifier {
-  explicit Model(nn::Init init) : stem(init, 3, 32, {.padding = ops::Padding::all(1)}), head(init, 32, 10, 0.1) {
+struct Model : nn::Model<Tensor(Tensor)> {
+  explicit Model(nn::Init init) : stem(init, 3, 32, {.padding = ops::Padding::all(1)}), head(init, 32, 10) {
     add_module("stem", stem);
     for (int i = 0; i < 8; ++i) add_module(concat_text("unit", i), units.emplace_back(init));
     add_module("head", head);
   }
 
-  Tensor forward(const Tensor& images) override {
-    auto halves = ops::split(ops::round_to_grid(stem(images), grid), std::array<std::int64_t, 2>{16, 16});
+  Tensor forward(Tensor images) override {
+    auto halves = ops::split(ops::round_to_grid(stem(std::move(images)), grid), std::array<std::int64_t, 2>{16, 16});
     nn::Streams streams{std::move(halves[0]), std::move(halves[1])};
     for (Unit& unit : units) streams = unit(std::move(streams));
     return head(ops::global_avg_pool(ops::concat(std::vector{streams.a, streams.b})));

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <palimpsest/autograd/policy.hpp>
@@ -34,9 +36,10 @@ class Module {
   void train(bool on = true);
   bool training() const { return training_; }
 
-  /// The memory policy of every block in this module, from the next forward on.
+  /// The memory policy of every block in this module, from the next forward on, and, if it plans a whole step
+  /// (Policy::covers_the_rest), of a model's ops outside every block. Null, as before the first call: keep everything.
   void set_memory(const PolicyPtr& policy);
-  /// The memory policy of each block, in the order of block_names(); null: keep everything. To give policies by names:
+  /// The memory policy of each block, in the order of block_names(). To give policies by names:
   /// set_memory(memory::assign(memory::parse_rules("dense1=shared,*=checkpoint"), block_names())). Throws ValueError
   /// for another number of policies; nothing has changed then.
   void set_memory(std::span<const PolicyPtr> policies);
@@ -47,18 +50,29 @@ class Module {
   /// A 128-bit digest, in hexadecimal, of the bytes of all parameters and buffers.
   std::string state_digest() const;
 
+  /// Checks that an optimiser given parameters() trains every leaf that a backward from `outputs` would reach, except
+  /// `inputs`: a leaf beside those belongs to a module that add_module() was not called for. Throws ValueError, naming
+  /// its shape and an op that reads it; the step has failed then.
+  void check_registered(std::span<const Tensor> outputs, std::span<const Tensor> inputs = {}) const;
+
  protected:
-  /// Registers a leaf, asks for its gradient, and returns it.
+  /// The ops whose memory a module's policy is about: of a block, or those of a model outside every block.
+  enum class Scope { None, Block, Model };
+  explicit Module(Scope scope);
+
+  /// Registers a leaf, asks for its gradient, and returns it. Throws ValueError (as all three do) for a name that is
+  /// empty or taken in this module.
   Tensor add_parameter(std::string name, Tensor tensor);
   Tensor add_buffer(std::string name, Tensor tensor);
-  /// Registers a part, which must live as long as this module.
+  /// Registers a part, which must live as long as this module. Its name may be a path ("stage1.unit2"). Throws
+  /// ValueError for a part that is registered already: its parameters would be stepped twice.
   void add_module(std::string name, Module& part);
 
-  /// What a block tells policies about itself; null for a module that is no block.
-  virtual BlockInfo* block_info() { return nullptr; }
-  /// What a whole model tells policies about its ops outside every block (Policy::covers_the_rest); null for a module
-  /// that leaves those alone.
-  virtual BlockInfo* rest_info() { return nullptr; }
+  /// The block or model as policies see it; null for a module that is neither.
+  const std::shared_ptr<BlockInfo>& scope_info() const { return info_; }
+
+  /// Those of a model's inputs whose gradients the caller has asked for.
+  static std::vector<Tensor> trained_inputs(const std::vector<Tensor>& inputs);
 
  private:
   struct Part {
@@ -66,14 +80,20 @@ class Module {
     Module* module;
   };
 
-  template <class Visit>
-  void visit(const std::string& path, const Visit& visit);
+  template <class Self, class Visit>
+  static void visit(Self& module, const std::string& path, const Visit& visit);
+  template <class Tensors>
+  std::vector<NamedTensor> collect(Tensors Module::* tensors) const;
   void prefix_block_names(const std::string& prefix);
+  void check_name(std::string_view kind, const std::string& name) const;
 
   std::vector<NamedTensor> parameters_;
   std::vector<NamedTensor> buffers_;
   std::vector<Part> parts_;
+  Scope scope_ = Scope::None;
+  std::shared_ptr<BlockInfo> info_;
   bool training_ = true;
+  bool registered_ = false;
 };
 
 }  // namespace palimpsest::nn

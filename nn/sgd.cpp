@@ -30,7 +30,7 @@ Sgd::Sgd(std::vector<NamedTensor> parameters, const SgdOptions& spec) : spec_(sp
                                     " like ", parameters.front().name));
     }
     const bool decays = spec.decay_norm_and_bias || parameter.shape().rank() > 1;
-    slots_.push_back({parameter, {}, decays ? spec.weight_decay : 0.0});
+    slots_.push_back({name, parameter, {}, decays ? spec.weight_decay : 0.0});
   }
 }
 
@@ -41,6 +41,14 @@ void Sgd::set_learning_rate(double rate) {
 
 void Sgd::zero_grad() {
   for (const Slot& slot : slots_) slot.parameter.zero_grad();
+}
+
+std::vector<NamedTensor> Sgd::state() const {
+  std::vector<NamedTensor> velocities;
+  for (const Slot& slot : slots_) {
+    if (slot.velocity) velocities.push_back({slot.name + ".velocity", slot.velocity});
+  }
+  return velocities;
 }
 
 void Sgd::allocate_velocities() {

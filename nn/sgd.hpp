@@ -1,5 +1,6 @@
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include <palimpsest/nn/optimiser.hpp>
@@ -29,8 +30,12 @@ class Sgd : public Optimiser {
   double learning_rate() const override { return spec_.learning_rate; }
   void set_learning_rate(double rate) override;
 
+  /// The velocities.
+  std::vector<NamedTensor> state() const override;
+
  private:
   struct Slot {
+    std::string name;
     Tensor parameter;
     Tensor velocity;  // empty before the first step with a gradient
     double weight_decay;

@@ -12,6 +12,8 @@ Training::Training(Task task, nn::Init init)
 Tensor Training::step(std::span<const Tensor> batch, const std::function<void(const Tensor& loss)>& before_backward) {
   optimiser_->zero_grad();
   Tensor loss = this->loss(batch);
+  if (!checked_) model_->check_registered({&loss, 1}, batch);
+  checked_ = true;
   if (before_backward) before_backward(loss);
   loss.backward();
   optimiser_->step();

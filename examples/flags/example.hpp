@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include <palimpsest/nn/classifier.hpp>
+#include <palimpsest/nn/model.hpp>
 #include <palimpsest/reports/plan_table.hpp>
 #include <palimpsest/reports/run.hpp>
 #include "examples/flags/command_line.hpp"

@@ -9,6 +9,7 @@ namespace palimpsest::nn {
 namespace {
 
 constexpr std::int64_t bottleneck_width = 4;  // channels of a bottleneck in growth rates
+constexpr BatchNormOptions norm_relu = {.relu = true};
 
 Conv2dOptions same_size(std::int64_t kernel) { return {.kernel = kernel, .padding = ops::Padding::all(kernel / 2)}; }
 
@@ -73,12 +74,12 @@ DenseNetOptions DenseNetOptions::imagenet(std::int64_t depth, std::int64_t growt
 
 DenseLayer::DenseLayer(Init& init, const DenseNetOptions& spec, std::int64_t in) : dropout_(init, spec.dropout) {
   const std::int64_t width = spec.bottleneck ? bottleneck_width * spec.growth_rate : spec.growth_rate;
-  norm1_ = std::make_unique<BatchNorm2d>(init, in);
+  norm1_ = std::make_unique<BatchNorm2d>(init, in, norm_relu);
   conv1_ = std::make_unique<Conv2d>(init, in, width, same_size(spec.bottleneck ? 1 : 3));
   add_module("norm1", *norm1_);
   add_module("conv1", *conv1_);
   if (!spec.bottleneck) return;
-  norm2_ = std::make_unique<BatchNorm2d>(init, width);
+  norm2_ = std::make_unique<BatchNorm2d>(init, width, norm_relu);
   conv2_ = std::make_unique<Conv2d>(init, width, spec.growth_rate, same_size(3));
   add_module("norm2", *norm2_);
   add_module("conv2", *conv2_);
@@ -103,7 +104,7 @@ Tensor DenseBlock::forward(Tensor x) {
 }
 
 Transition::Transition(Init& init, std::int64_t in, std::int64_t out, double dropout)
-    : norm_(init, in), conv_(init, in, out, same_size(1)), dropout_(init, dropout) {
+    : norm_(init, in, norm_relu), conv_(init, in, out, same_size(1)), dropout_(init, dropout) {
   add_module("norm", norm_);
   add_module("conv", conv_);
 }
@@ -118,7 +119,7 @@ DenseNet::DenseNet(const DenseNetOptions& spec, Init init) {
   conv0_ = std::make_unique<Conv2d>(init, spec.image_channels, channels, stem);
   add_module("conv0", *conv0_);
   if (spec.imagenet_stem) {
-    norm0_ = std::make_unique<BatchNorm2d>(init, channels);
+    norm0_ = std::make_unique<BatchNorm2d>(init, channels, norm_relu);
     add_module("norm0", *norm0_);
   }
   for (std::size_t b = 0; b < spec.layers.size(); ++b) {
@@ -132,14 +133,14 @@ DenseNet::DenseNet(const DenseNetOptions& spec, Init init) {
     add_module(concat_text("transition", b + 1), *transitions_.back());
     channels = passed;
   }
-  norm_ = std::make_unique<BatchNorm2d>(init, channels);
-  classifier_ = std::make_unique<Linear>(init, channels, spec.classes, 1 / std::sqrt(static_cast<double>(channels)));
+  norm_ = std::make_unique<BatchNorm2d>(init, channels, norm_relu);
+  classifier_ = std::make_unique<Linear>(init, channels, spec.classes);
   add_module("norm", *norm_);
   add_module("classifier", *classifier_);
 }
 
-Tensor DenseNet::forward(const Tensor& images) {
-  Tensor x = (*conv0_)(images);
+Tensor DenseNet::forward(Tensor images) {
+  Tensor x = (*conv0_)(std::move(images));
   if (norm0_ != nullptr) x = ops::max_pool2d((*norm0_)(std::move(x)), 3, 2, 1);
   for (std::size_t b = 0; b < blocks_.size(); ++b) {
     x = (*blocks_[b])(std::move(x));

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include <palimpsest/nn/block.hpp>
-#include <palimpsest/nn/classifier.hpp>
+#include <palimpsest/nn/model.hpp>
 #include <palimpsest/nn/layers.hpp>
 
 namespace palimpsest::nn {
@@ -75,7 +75,7 @@ class DenseNet : public Classifier {
   DenseNet(const DenseNetOptions& spec, Init init);
 
  protected:
-  Tensor forward(const Tensor& images) override;
+  Tensor forward(Tensor images) override;
 
  private:
   std::unique_ptr<Conv2d> conv0_;

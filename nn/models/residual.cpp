@@ -1,7 +1,5 @@
 #include <palimpsest/nn/models/residual.hpp>
 
-#include <cmath>
-
 #include <palimpsest/ops/pad_channels.hpp>
 #include <palimpsest/ops/pool.hpp>
 
@@ -13,8 +11,10 @@ constexpr BatchNormOptions norm_options = {
 
 /// TensorFlow's SAME padding on even sizes: a strided 3x3 convolution is padded at the bottom and the right only.
 Conv2dOptions conv_options(std::int64_t kernel, std::int64_t stride) {
-  Conv2dOptions options{
-      .kernel = kernel, .stride = stride, .padding = ops::Padding::all(kernel / 2), .truncated_init = true};
+  Conv2dOptions options{.kernel = kernel,
+                        .stride = stride,
+                        .padding = ops::Padding::all(kernel / 2),
+                        .initialisation = Initialisation::HeTruncatedNormal};
   if (kernel > 1 && stride > 1) options.padding = {0, 0, 1, 1};
   return options;
 }
@@ -96,7 +96,7 @@ ResidualNetwork::ResidualNetwork(const ResidualOptions& spec, Init& init)
 void ResidualNetwork::add_head(const ResidualOptions& spec, Init& init) {
   const std::int64_t channels = spec.stage_channels(spec.filters.size() - 1);
   norm_ = std::make_unique<BatchNorm2d>(init, channels, norm_options);
-  classifier_ = std::make_unique<Linear>(init, channels, spec.classes, std::sqrt(3 / static_cast<double>(channels)));
+  classifier_ = std::make_unique<Linear>(init, channels, spec.classes, Initialisation::LecunUniform);
   add_module("norm", *norm_);
   add_module("classifier", *classifier_);
 }

@@ -3,7 +3,7 @@
 #include <memory>
 #include <optional>
 
-#include <palimpsest/nn/classifier.hpp>
+#include <palimpsest/nn/model.hpp>
 #include <palimpsest/nn/layers.hpp>
 
 namespace palimpsest::nn {
@@ -76,7 +76,7 @@ class ResidualNetwork : public Classifier {
   /// Registered after the stages, so that the order of parameters is that of the computation.
   void add_head(const ResidualOptions& spec, Init& init);
 
-  Tensor stem(const Tensor& images) const { return norm0_(conv0_(images)); }
+  Tensor stem(Tensor images) const { return norm0_(conv0_(std::move(images))); }
   Tensor head(Tensor x) const;
 
   /// The shape change of unit `u` of stage `s`, for the whole width.

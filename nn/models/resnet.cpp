@@ -34,8 +34,8 @@ ResidualOptions ResNet::cifar(std::int64_t depth, bool bottleneck) {
   return spec;
 }
 
-Tensor ResNet::forward(const Tensor& images) {
-  Tensor x = stem(images);
+Tensor ResNet::forward(Tensor images) {
+  Tensor x = stem(std::move(images));
   for (const auto& unit : units_) x = (*unit)(std::move(x));
   return head(std::move(x));
 }

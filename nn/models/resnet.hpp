@@ -28,7 +28,7 @@ class ResNet : public ResidualNetwork {
   static ResidualOptions cifar(std::int64_t depth, bool bottleneck = false);
 
  protected:
-  Tensor forward(const Tensor& images) override;
+  Tensor forward(Tensor images) override;
 
  private:
   std::vector<std::unique_ptr<ResNetUnit>> units_;

@@ -68,8 +68,8 @@ ResidualOptions RevNet::cifar(std::int64_t depth, bool bottleneck) {
   return spec;
 }
 
-Tensor RevNet::forward(const Tensor& images) {
-  Tensor x = stem(images);
+Tensor RevNet::forward(Tensor images) {
+  Tensor x = stem(std::move(images));
   if (grid_) x = ops::round_to_grid(std::move(x), *grid_);
   const std::array<std::int64_t, 2> halves = {stem_channels_ / 2, stem_channels_ / 2};
   std::vector<Tensor> parts = ops::split(x, halves);

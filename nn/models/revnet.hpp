@@ -45,7 +45,7 @@ class RevNet : public ResidualNetwork {
   static ResidualOptions cifar(std::int64_t depth, bool bottleneck = false);
 
  protected:
-  Tensor forward(const Tensor& images) override;
+  Tensor forward(Tensor images) override;
 
  private:
   std::vector<std::unique_ptr<RevNetUnit>> units_;

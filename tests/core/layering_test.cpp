@@ -118,7 +118,7 @@ const std::map<std::string, std::set<std::string>> allowed = {
     {"autograd", {"core", "autograd"}},
     {"ops", {"core", "autograd", "ops"}},
     {"memory", {"core", "autograd", "memory"}},
-    {"nn", {"core", "autograd", "ops", "memory", "nn"}},
+    {"nn", {"core", "autograd", "ops", "nn"}},
     {"datasets", {"core", "datasets"}},
     {"train", {"core", "autograd", "ops", "memory", "nn", "datasets", "train"}},
     {"reports", {"core", "autograd", "memory", "nn", "train", "reports"}},
@@ -215,12 +215,7 @@ std::vector<std::string> policies_named(const fs::path& source) {
 TEST(Layering, ModelsAndOpsNameNoPolicy) {
   for (const char* folder : {"ops", "nn"}) {
     for (const fs::path& source : sources(folder)) {
-      // A block's policy before anybody has chosen one.
-      const bool default_policy = source == "nn/block.hpp";
-      const std::vector<std::string> expected =
-          default_policy ? std::vector<std::string>{"memory::", "store_all("} : std::vector<std::string>{};
-      EXPECT_EQ(policies_named(source), expected) << source;
-      if (default_policy) continue;
+      EXPECT_EQ(policies_named(source), std::vector<std::string>{}) << source;
       for (const std::string& header : includes_of(source).library) EXPECT_NE(folder_of(header), "memory") << source;
     }
   }
