@@ -4,8 +4,8 @@
 
 #include <palimpsest/nn/models/densenet.hpp>
 #include <palimpsest/nn/sgd.hpp>
+#include <palimpsest/ops/activation.hpp>
 #include <palimpsest/ops/cross_entropy.hpp>
-#include <palimpsest/ops/relu.hpp>
 #include "tests/support/fused_layers.hpp"
 #include "tests/support/op_support.hpp"
 #include "tests/support/policies.hpp"

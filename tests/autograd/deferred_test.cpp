@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <palimpsest/autograd/deferred.hpp>
-#include <palimpsest/ops/relu.hpp>
+#include <palimpsest/ops/activation.hpp>
 #include "tests/support/fused_layers.hpp"
 #include "tests/support/op_support.hpp"
 #include "tests/support/policies.hpp"

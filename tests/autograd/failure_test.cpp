@@ -3,11 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <palimpsest/ops/activation.hpp>
 #include <palimpsest/ops/add.hpp>
 #include <palimpsest/ops/conv2d.hpp>
 #include <palimpsest/ops/cross_entropy.hpp>
 #include <palimpsest/ops/dropout.hpp>
-#include <palimpsest/ops/relu.hpp>
 #include "tests/support/random_graph.hpp"
 #include "tests/support/training.hpp"
 #include "tests/support/user_policy.hpp"

@@ -11,8 +11,8 @@
 
 #include <palimpsest/autograd/gradcheck.hpp>
 #include <palimpsest/core/device.hpp>
+#include <palimpsest/ops/activation.hpp>
 #include <palimpsest/ops/dropout.hpp>
-#include <palimpsest/ops/relu.hpp>
 #include "tests/support/op_support.hpp"
 
 namespace palimpsest::test {

@@ -5,11 +5,11 @@
 
 #include <palimpsest/autograd/gradcheck.hpp>
 #include <palimpsest/core/generator.hpp>
+#include <palimpsest/ops/activation.hpp>
 #include <palimpsest/ops/add.hpp>
 #include <palimpsest/ops/batch_norm.hpp>
 #include <palimpsest/ops/couple.hpp>
 #include <palimpsest/ops/dropout.hpp>
-#include <palimpsest/ops/relu.hpp>
 #include "tests/support/tape_support.hpp"
 
 namespace palimpsest::test {

@@ -9,11 +9,11 @@
 #include <palimpsest/nn/models/densenet.hpp>
 #include <palimpsest/nn/models/revnet.hpp>
 #include <palimpsest/nn/sgd.hpp>
+#include <palimpsest/ops/activation.hpp>
 #include <palimpsest/ops/add.hpp>
 #include <palimpsest/ops/concat.hpp>
 #include <palimpsest/ops/conv2d.hpp>
 #include <palimpsest/ops/cross_entropy.hpp>
-#include <palimpsest/ops/relu.hpp>
 #include "tests/support/policies.hpp"
 #include "tests/support/random_graph.hpp"
 

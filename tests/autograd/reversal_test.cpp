@@ -9,6 +9,7 @@
 #include <palimpsest/core/elementwise.hpp>
 #include <palimpsest/nn/models/densenet.hpp>
 #include <palimpsest/nn/models/revnet.hpp>
+#include <palimpsest/ops/activation.hpp>
 #include <palimpsest/ops/add.hpp>
 #include <palimpsest/ops/batch_norm.hpp>
 #include <palimpsest/ops/conv2d.hpp>
@@ -16,7 +17,6 @@
 #include <palimpsest/ops/cross_entropy.hpp>
 #include <palimpsest/ops/linear.hpp>
 #include <palimpsest/ops/pool.hpp>
-#include <palimpsest/ops/relu.hpp>
 #include "tests/support/tape_support.hpp"
 
 namespace palimpsest::test {

@@ -12,9 +12,9 @@
 #include <palimpsest/core/allocator.hpp>
 #include <palimpsest/core/parallel.hpp>
 #include <palimpsest/nn/sgd.hpp>
+#include <palimpsest/ops/activation.hpp>
 #include <palimpsest/ops/add.hpp>
 #include <palimpsest/ops/cross_entropy.hpp>
-#include <palimpsest/ops/relu.hpp>
 #include "tests/support/test_device.hpp"
 
 namespace palimpsest::test {

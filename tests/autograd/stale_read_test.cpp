@@ -5,12 +5,12 @@
 
 #include <palimpsest/memory/recipes.hpp>
 #include <palimpsest/nn/models/densenet.hpp>
+#include <palimpsest/ops/activation.hpp>
 #include <palimpsest/ops/add.hpp>
 #include <palimpsest/ops/concat.hpp>
 #include <palimpsest/ops/conv2d.hpp>
 #include <palimpsest/ops/couple.hpp>
 #include <palimpsest/ops/cross_entropy.hpp>
-#include <palimpsest/ops/relu.hpp>
 #include "tests/support/tape_support.hpp"
 #include "tests/support/user_policy.hpp"
 

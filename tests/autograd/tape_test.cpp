@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <palimpsest/ops/activation.hpp>
 #include <palimpsest/ops/add.hpp>
 #include <palimpsest/ops/bias.hpp>
 #include <palimpsest/ops/concat.hpp>
@@ -11,7 +12,6 @@
 #include <palimpsest/ops/cross_entropy.hpp>
 #include <palimpsest/ops/linear.hpp>
 #include <palimpsest/ops/pool.hpp>
-#include <palimpsest/ops/relu.hpp>
 #include "tests/support/tape_support.hpp"
 
 namespace palimpsest::test {

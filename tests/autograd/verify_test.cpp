@@ -9,13 +9,13 @@
 
 #include <palimpsest/core/philox.hpp>
 #include <palimpsest/memory/recipes.hpp>
+#include <palimpsest/ops/activation.hpp>
 #include <palimpsest/ops/add.hpp>
 #include <palimpsest/ops/batch_norm_op.hpp>
 #include <palimpsest/ops/conv2d.hpp>
 #include <palimpsest/ops/couple.hpp>
 #include <palimpsest/ops/dropout.hpp>
 #include <palimpsest/ops/pool.hpp>
-#include <palimpsest/ops/relu.hpp>
 #include "tests/support/disturbed_op.hpp"
 #include "tests/support/policies.hpp"
 #include "tests/support/tape_support.hpp"

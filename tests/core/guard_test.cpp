@@ -5,13 +5,13 @@
 
 #include <palimpsest/memory/recipes.hpp>
 #include <palimpsest/nn/sgd.hpp>
+#include <palimpsest/ops/activation.hpp>
 #include <palimpsest/ops/add.hpp>
 #include <palimpsest/ops/concat.hpp>
 #include <palimpsest/ops/conv2d.hpp>
 #include <palimpsest/ops/couple.hpp>
 #include <palimpsest/ops/linear.hpp>
 #include <palimpsest/ops/pool.hpp>
-#include <palimpsest/ops/relu.hpp>
 #include "tests/support/tape_support.hpp"
 
 namespace palimpsest::test {

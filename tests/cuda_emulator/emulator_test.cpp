@@ -1,5 +1,5 @@
-// Things that only the emulator can show: kernels whose threads run in another order, a card of a fixed size, and the mistakes
-// that a card forgives.
+// Things that only the emulator can show: kernels whose threads run in another order, a card of a fixed size, and the
+// mistakes that a card forgives.
 
 #include <gtest/gtest.h>
 
@@ -10,9 +10,9 @@
 #include <palimpsest/memory/policies.hpp>
 #include <palimpsest/nn/models/densenet.hpp>
 #include <palimpsest/nn/sgd.hpp>
+#include <palimpsest/ops/activation.hpp>
 #include <palimpsest/ops/conv2d.hpp>
 #include <palimpsest/ops/cross_entropy.hpp>
-#include <palimpsest/ops/relu.hpp>
 #include "cuda_runtime.h"
 #include "tests/ops/norm_conv_case.hpp"
 #include "tests/support/op_support.hpp"

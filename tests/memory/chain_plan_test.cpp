@@ -9,6 +9,7 @@
 #include <palimpsest/autograd/verify.hpp>
 #include <palimpsest/memory/planner/chain.hpp>
 #include <palimpsest/memory/planner/planner.hpp>
+#include <palimpsest/ops/activation.hpp>
 #include <palimpsest/ops/batch_norm.hpp>
 #include <palimpsest/ops/bias.hpp>
 #include <palimpsest/ops/conv2d.hpp>
@@ -17,7 +18,6 @@
 #include <palimpsest/ops/linear.hpp>
 #include <palimpsest/ops/pad_channels.hpp>
 #include <palimpsest/ops/pool.hpp>
-#include <palimpsest/ops/relu.hpp>
 #include "tests/support/tape_support.hpp"
 
 namespace palimpsest::test {

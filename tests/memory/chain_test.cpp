@@ -4,8 +4,8 @@
 #include <limits.h>
 #include <pthread.h>
 
+#include <palimpsest/ops/activation.hpp>
 #include <palimpsest/ops/couple.hpp>
-#include <palimpsest/ops/relu.hpp>
 #include "tests/support/tape_support.hpp"
 
 namespace palimpsest::test {

@@ -3,8 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <palimpsest/ops/activation.hpp>
 #include <palimpsest/ops/add.hpp>
-#include <palimpsest/ops/relu.hpp>
 #include "tests/memory/offload_support.hpp"
 
 namespace palimpsest::test {

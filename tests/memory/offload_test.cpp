@@ -14,10 +14,10 @@
 #include <filesystem>
 #include <thread>
 
+#include <palimpsest/ops/activation.hpp>
 #include <palimpsest/ops/add.hpp>
 #include <palimpsest/ops/linear.hpp>
 #include <palimpsest/ops/pad_channels.hpp>
-#include <palimpsest/ops/relu.hpp>
 #include "tests/memory/offload_support.hpp"
 
 namespace palimpsest::test {

@@ -7,8 +7,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include <palimpsest/ops/activation.hpp>
 #include <palimpsest/ops/linear.hpp>
-#include <palimpsest/ops/relu.hpp>
 #include "tests/support/fused_layers.hpp"
 #include "tests/support/op_support.hpp"
 #include "tests/support/policies.hpp"

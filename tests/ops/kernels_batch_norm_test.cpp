@@ -8,9 +8,9 @@
 #include <limits>
 #include <vector>
 
+#include <palimpsest/ops/kernels/activation.hpp>
 #include <palimpsest/ops/kernels/add.hpp>
 #include <palimpsest/ops/kernels/batch_norm.hpp>
-#include <palimpsest/ops/kernels/relu.hpp>
 #include "tests/ops/kernels_support.hpp"
 
 namespace palimpsest::kernels {
@@ -273,13 +273,13 @@ TYPED_TEST(KernelsTest, LargeOutputsAreWrittenAsSmallOnesAre) {
       CALL_ON(isa, batch_norm_input_gradient<T>(shape.rows, shape.channels, the.x.data(), in_place.data(), the.n,
                                                 the.sum_dy.data(), the.sum_dy_xhat.data(), in_place.data(), false));
       EXPECT_EQ(std::memcmp(out, in_place.data(), bytes), 0);
-      CALL_ON(isa, relu_forward<T>(count, the.x.data(), out));
+      CALL_ON(isa, activate<Relu, T>({}, count, the.x.data(), out));
       in_place = the.x;
-      CALL_ON(isa, relu_forward<T>(count, in_place.data(), in_place.data()));
+      CALL_ON(isa, activate<Relu, T>({}, count, in_place.data(), in_place.data()));
       EXPECT_EQ(std::memcmp(out, in_place.data(), bytes), 0);
-      CALL_ON(isa, relu_backward<T>(count, the.x.data(), the.dy.data(), out, false));
+      CALL_ON(isa, activate_backward<Relu, T>({}, count, the.x.data(), the.dy.data(), out, false));
       in_place = the.dy;
-      CALL_ON(isa, relu_backward<T>(count, the.x.data(), in_place.data(), in_place.data(), false));
+      CALL_ON(isa, activate_backward<Relu, T>({}, count, the.x.data(), in_place.data(), in_place.data(), false));
       EXPECT_EQ(std::memcmp(out, in_place.data(), bytes), 0);
       CALL_ON(isa, add<T>(count, the.x.data(), the.dy.data(), out));
       in_place = the.x;

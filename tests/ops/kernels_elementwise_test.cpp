@@ -9,7 +9,6 @@
 
 #include <palimpsest/ops/kernels/add.hpp>
 #include <palimpsest/ops/kernels/couple.hpp>
-#include <palimpsest/ops/kernels/relu.hpp>
 #include "tests/ops/kernels_support.hpp"
 
 namespace palimpsest::kernels {
@@ -52,36 +51,6 @@ void expect_in_place(double tolerance, const Reference& reference, const Run& ru
       run(isa, count, x.data(), out.data());
       return out;
     });
-  }
-}
-
-TYPED_TEST(KernelsTest, Relu) {
-  using T = TypeParam;
-  expect_in_place<T>(
-      0, [](double x, double) { return std::max(0.0, x); },
-      [](Isa isa, std::int64_t count, const T* x, T* y) { CALL_ON(isa, relu_forward<T>(count, x, y)); });
-  expect_elementwise<T>(
-      0, [](double y, double dy) { return y > 0 ? dy : 0; },
-      [](Isa isa, std::int64_t count, const T* y, const T* dy, T* dx) {
-        CALL_ON(isa, relu_backward<T>(count, y, dy, dx, false));
-      });
-  expect_in_place<T>(
-      rounding<T>, [](double y, double before) { return before + (y > 0 ? y : 0); },
-      [](Isa isa, std::int64_t count, const T* y, T* dx) { CALL_ON(isa, relu_backward<T>(count, y, y, dx, true)); });
-}
-
-TYPED_TEST(KernelsTest, ReluOfSpecialValues) {
-  using T = TypeParam;
-  const T infinity = std::numeric_limits<T>::infinity();
-  for (const Isa isa : machine_isas()) {
-    std::vector<T> x = {T{-0.0}, std::numeric_limits<T>::quiet_NaN(), infinity, -infinity,
-                        std::numeric_limits<T>::denorm_min()};
-    CALL_ON(isa, relu_forward<T>(5, x.data(), x.data()));
-    EXPECT_FALSE(std::signbit(x[0]));
-    EXPECT_TRUE(std::isnan(x[1]));
-    EXPECT_EQ(x[2], infinity);
-    EXPECT_EQ(x[3], 0);
-    EXPECT_EQ(x[4], std::numeric_limits<T>::denorm_min());
   }
 }
 

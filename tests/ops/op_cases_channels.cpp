@@ -1,4 +1,4 @@
-// Cases of elementwise ops and those that move channels about.
+// Cases of sums and of ops that move channels about.
 
 #include <memory>
 
@@ -8,7 +8,6 @@
 #include <palimpsest/ops/concat.hpp>
 #include <palimpsest/ops/dropout.hpp>
 #include <palimpsest/ops/pad_channels.hpp>
-#include <palimpsest/ops/relu.hpp>
 #include "tests/support/op_case_support.hpp"
 
 namespace palimpsest::test {
@@ -23,16 +22,6 @@ void add_elementwise_cases(std::vector<OpCase>& cases) {
     sum.reference = [](Arrays in) { return std::vector{sum_of(in[0], in[1])}; };
     sum.exact_on_integers = true;
     cases.push_back(sum);
-
-    OpCase relu;
-    relu.name = "relu_" + suffix;
-    relu.inputs = {{shape, spaced}};
-    relu.run = [](Tensors in) { return std::vector{ops::relu(in[0])}; };
-    relu.reference = [](Arrays in) {
-      return std::vector{map_values(in[0], [](double value) { return std::max(value, 0.0); })};
-    };
-    relu.exact_on_integers = true;
-    cases.push_back(relu);
   };
   add("scalar", {});
   add("one_element", {1, 1, 1, 1});
@@ -203,7 +192,6 @@ void add_bad_elementwise(std::vector<BadCall>& calls) {
   add_bad<DtypeError>(calls, "add_integers", "[add] input 0 is int32, expected float32 or float64", [] {
     ops::add(int32_zeros({2, 3}), int32_zeros({2, 3}));
   });
-  add_bad<DtypeError>(calls, "relu_integers", "[relu] input 0 is int32", [] { ops::relu(int32_zeros({2, 3})); });
   add_bad<ShapeError>(calls, "add_bias_rank", "[add_bias] input 0 is (2, 3, 4), expected (N, C, H, W) or (N, C)", [] {
     ops::add_bias(leaf({2, 3, 4}), leaf({3}));
   });

@@ -13,8 +13,8 @@
 #include <palimpsest/autograd/engine/tape.hpp>
 #include <palimpsest/core/allocator.hpp>
 #include <palimpsest/core/device.hpp>
+#include <palimpsest/ops/activation.hpp>
 #include <palimpsest/ops/add.hpp>
-#include <palimpsest/ops/relu.hpp>
 #include "tests/support/op_support.hpp"
 
 namespace palimpsest::test {

@@ -6,12 +6,14 @@
 #include <functional>
 #include <limits>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include <palimpsest/autograd/engine/tape.hpp>
+#include <palimpsest/ops/activation.hpp>
 #include <palimpsest/ops/add.hpp>
 #include <palimpsest/ops/batch_norm.hpp>
 #include <palimpsest/ops/bias.hpp>
@@ -19,8 +21,8 @@
 #include <palimpsest/ops/couple.hpp>
 #include <palimpsest/ops/cross_entropy.hpp>
 #include <palimpsest/ops/dropout.hpp>
+#include <palimpsest/ops/kernels/activation.hpp>
 #include <palimpsest/ops/pool.hpp>
-#include <palimpsest/ops/relu.hpp>
 #include "tests/support/op_support.hpp"
 
 namespace palimpsest::test {
@@ -34,6 +36,7 @@ struct InplaceCase {
   std::string name;
   Shape other;
   Inplace run;
+  bool in_place = true;  // whether it takes the memory
 };
 
 std::ostream& operator<<(std::ostream& out, const InplaceCase& inplace) { return out << inplace.name; }
@@ -42,7 +45,6 @@ const Shape inplace_shape = {2, 3, 5, 7};
 
 const std::vector<InplaceCase> inplace_cases = {
     {"add", inplace_shape, [](Tensor&& x, const Tensor& other) { return ops::add(other, std::move(x)); }},
-    {"relu", inplace_shape, [](Tensor&& x, const Tensor&) { return ops::relu(std::move(x)); }},
     {"add_bias", {3}, [](Tensor&& x, const Tensor& other) { return ops::add_bias(std::move(x), other); }},
     {"couple", inplace_shape, [](Tensor&& x, const Tensor& other) { return ops::couple(other, std::move(x)); }},
     {"couple_on_grid", inplace_shape,
@@ -50,6 +52,11 @@ const std::vector<InplaceCase> inplace_cases = {
     {"round_to_grid", inplace_shape, [](Tensor&& x, const Tensor&) { return ops::round_to_grid(std::move(x), 12); }},
     {"dropout", inplace_shape,
      [](Tensor&& x, const Tensor&) { return ops::dropout(std::move(x), 0.3, std::make_shared<Generator>()); }},
+#define CASE(Function, function, ...)                                                               \
+  {#function, inplace_shape, [](Tensor&& x, const Tensor&) { return ops::function(std::move(x)); }, \
+   kernels::Function::from_output},
+    PALIMPSEST_ACTIVATIONS(CASE)
+#undef CASE
 };
 
 class InplaceTest : public ::testing::TestWithParam<InplaceCase> {};
@@ -80,8 +87,21 @@ TEST_P(InplaceTest, TakesTheMemoryOfATemporaryAndGivesTheSameBits) {
   const InplaceOutcome copied = run_inplace(GetParam(), false);
   const InplaceOutcome moved = run_inplace(GetParam(), true);
   EXPECT_EQ(copied.allocated, static_cast<std::size_t>(inplace_shape.count()) * sizeof(float));
-  EXPECT_EQ(moved.allocated, 0U);
+  EXPECT_EQ(moved.allocated, GetParam().in_place ? 0U : copied.allocated);
   expect_same_bits(moved.values, copied.values, "result or gradient");
+}
+
+TEST(InplaceTest, EveryOpThatWorksInPlaceHasACase) {
+  std::set<std::string> known;
+  for (const InplaceCase& inplace : inplace_cases) known.insert(inplace.name);
+  for (const OpCase& op_case : op_cases()) {
+    const std::vector<Tensor> inputs = make_inputs(op_case, Dtype::Float32);
+    const std::vector<Tensor> outputs = op_case.run(inputs);
+    for (const Node& node : Tape::current()->nodes()) {
+      if (node.op->overwritable_input() < 0) continue;
+      EXPECT_TRUE(known.contains(std::string(node.op->name()))) << op_case;
+    }
+  }
 }
 
 // State: running statistics and random counters.
@@ -200,6 +220,13 @@ TEST(DropoutTest, DrawsAnotherMaskEachTime) {
 
 constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 constexpr double infinity = std::numeric_limits<double>::infinity();
+
+TEST(ReluTest, ZeroHasNoSignAndTheSmallestNumberStays) {
+  const double smallest = std::numeric_limits<double>::denorm_min();
+  const std::vector<double> y = ops::relu(from_vector<double>({2}, {-0.0, smallest})).to_vector<double>();
+  EXPECT_FALSE(std::signbit(y[0]));
+  EXPECT_EQ(y[1], smallest);
+}
 
 TEST(ReluTest, NanStaysNanAndZeroTakesNoGradient) {
   const Tensor x = from_vector<double>({4}, {nan, 0, -infinity, infinity}).requires_grad();

@@ -131,6 +131,7 @@ void add_bad(std::vector<BadCall>& calls, const std::string& name, const std::st
 // --- The families, in the order of the list --------------------------------------------------------------------------
 
 void add_convolution_cases(std::vector<OpCase>& cases);
+void add_activation_cases(std::vector<OpCase>& cases);
 void add_channel_cases(std::vector<OpCase>& cases);
 void add_pool_cases(std::vector<OpCase>& cases);
 void add_couple_cases(std::vector<OpCase>& cases);
@@ -138,6 +139,7 @@ void add_training_cases(std::vector<OpCase>& cases);
 void add_fused_cases(std::vector<OpCase>& cases);
 
 void add_bad_convolutions(std::vector<BadCall>& calls);
+void add_bad_activations(std::vector<BadCall>& calls);
 void add_bad_channels(std::vector<BadCall>& calls);
 void add_bad_pools(std::vector<BadCall>& calls);
 void add_bad_couplings(std::vector<BadCall>& calls);

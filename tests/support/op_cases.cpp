@@ -33,6 +33,7 @@ namespace {
 std::vector<OpCase> make_cases() {
   std::vector<OpCase> cases;
   add_convolution_cases(cases);
+  add_activation_cases(cases);
   add_channel_cases(cases);
   add_pool_cases(cases);
   add_couple_cases(cases);
@@ -44,6 +45,7 @@ std::vector<OpCase> make_cases() {
 std::vector<BadCall> make_bad_calls() {
   std::vector<BadCall> calls;
   add_bad_convolutions(calls);
+  add_bad_activations(calls);
   add_bad_channels(calls);
   add_bad_pools(calls);
   add_bad_couplings(calls);

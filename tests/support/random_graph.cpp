@@ -4,6 +4,7 @@
 #include <array>
 
 #include <palimpsest/memory/recipes.hpp>
+#include <palimpsest/ops/activation.hpp>
 #include <palimpsest/ops/add.hpp>
 #include <palimpsest/ops/concat.hpp>
 #include <palimpsest/ops/conv2d.hpp>
@@ -12,7 +13,6 @@
 #include <palimpsest/ops/dropout.hpp>
 #include <palimpsest/ops/linear.hpp>
 #include <palimpsest/ops/pool.hpp>
-#include <palimpsest/ops/relu.hpp>
 #include "tests/support/user_policy.hpp"
 
 namespace palimpsest::test {

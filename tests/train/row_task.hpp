@@ -11,7 +11,7 @@
 #include <palimpsest/core/philox.hpp>
 #include <palimpsest/nn/block.hpp>
 #include <palimpsest/nn/sgd.hpp>
-#include <palimpsest/ops/relu.hpp>
+#include <palimpsest/ops/activation.hpp>
 #include <palimpsest/train/task.hpp>
 
 namespace palimpsest::test {

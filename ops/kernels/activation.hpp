@@ -1,0 +1,149 @@
+#pragma once
+
+// Activations: functions of one element each, as objects that every instruction set and CUDA compile into one loop, and
+// the list of them. Adding one takes an object here, an entry in the list, a declaration in ops/activation.hpp and a
+// case in tests/ops/op_cases_activation.cpp.
+
+#include <cstdint>
+#include <string_view>
+
+#include <palimpsest/core/kernel.hpp>
+
+namespace palimpsest::kernels {
+
+/// An object has
+/// - `name`, as messages and reports print it;
+/// - `from_output`: whether the gradient follows from the result y (the op then keeps y, and may work in place), or is
+///   computed from the input x;
+/// - `operations` of one element, forward or backward; a function of the C library counts 20;
+/// - value(x) = y;
+/// - gradient(kept, dy) = dx, where `kept` is y or x as `from_output` says.
+/// All its functions are inlined everywhere: no instruction set may get another one's copy. Use builtins, which are
+/// calls of the C library or CUDA's, and no <cmath>.
+#define PALIMPSEST_INLINE [[gnu::always_inline]] constexpr
+
+/// The builtin of T's precision.
+#define PALIMPSEST_BUILTIN(function, x) \
+  (sizeof(x) == sizeof(float) ? static_cast<T>(__builtin_##function##f(x)) : static_cast<T>(__builtin_##function(x)))
+
+struct Relu {
+  static constexpr std::string_view name = "relu";
+  static constexpr bool from_output = true;
+  static constexpr double operations = 1;
+
+  /// -0 becomes 0.
+  template <class T>
+  PALIMPSEST_INLINE T value(T x) const {
+    return x <= 0 ? 0 : x;
+  }
+  template <class T>
+  PALIMPSEST_INLINE T gradient(T y, T dy) const {
+    return y > 0 ? dy : 0;
+  }
+};
+
+struct LeakyRelu {
+  static constexpr std::string_view name = "leaky_relu";
+  static constexpr bool from_output = true;
+  static constexpr double operations = 2;
+
+  double slope;  // at least 0: y has the sign of x
+
+  template <class T>
+  PALIMPSEST_INLINE T value(T x) const {
+    const T sloped = static_cast<T>(slope) * x;
+    return x > 0 ? x : sloped;
+  }
+  template <class T>
+  PALIMPSEST_INLINE T gradient(T y, T dy) const {
+    const T sloped = static_cast<T>(slope) * dy;
+    return y > 0 ? dy : sloped;
+  }
+};
+
+struct Sigmoid {
+  static constexpr std::string_view name = "sigmoid";
+  static constexpr bool from_output = true;
+  static constexpr double operations = 22;
+
+  template <class T>
+  PALIMPSEST_INLINE T value(T x) const {
+    return 1 / (1 + PALIMPSEST_BUILTIN(exp, -x));
+  }
+  template <class T>
+  PALIMPSEST_INLINE T gradient(T y, T dy) const {
+    return dy * (y * (1 - y));
+  }
+};
+
+struct Tanh {
+  static constexpr std::string_view name = "tanh";
+  static constexpr bool from_output = true;
+  static constexpr double operations = 20;
+
+  template <class T>
+  PALIMPSEST_INLINE T value(T x) const {
+    return PALIMPSEST_BUILTIN(tanh, x);
+  }
+  template <class T>
+  PALIMPSEST_INLINE T gradient(T y, T dy) const {
+    return dy * ((1 - y) * (1 + y));
+  }
+};
+
+struct Gelu {
+  static constexpr std::string_view name = "gelu";
+  static constexpr bool from_output = false;
+  static constexpr double operations = 25;
+
+  /// The standard normal distribution function; erfc keeps its digits where 1 + erf would cancel.
+  template <class T>
+  PALIMPSEST_INLINE T below(T x) const {
+    return PALIMPSEST_BUILTIN(erfc, x * static_cast<T>(-0.70710678118654752440)) / 2;
+  }
+  template <class T>
+  PALIMPSEST_INLINE T value(T x) const {
+    return x * below(x);
+  }
+  template <class T>
+  PALIMPSEST_INLINE T gradient(T x, T dy) const {
+    const T density = PALIMPSEST_BUILTIN(exp, x * x / -2) * static_cast<T>(0.39894228040143267794);
+    return dy * (below(x) + x * density);
+  }
+};
+
+struct Silu {
+  static constexpr std::string_view name = "silu";
+  static constexpr bool from_output = false;
+  static constexpr double operations = 25;
+
+  template <class T>
+  PALIMPSEST_INLINE T value(T x) const {
+    return x / (1 + PALIMPSEST_BUILTIN(exp, -x));
+  }
+  template <class T>
+  PALIMPSEST_INLINE T gradient(T x, T dy) const {
+    const T sigmoid = Sigmoid{}.value(x);
+    return dy * (sigmoid * (1 + x * (1 - sigmoid)));
+  }
+};
+
+/// F(object, function of ops/activation.hpp, type of the object's parameter if it has one).
+#define PALIMPSEST_ACTIVATIONS(F)  \
+  F(Relu, relu)                    \
+  F(LeakyRelu, leaky_relu, double) \
+  F(Sigmoid, sigmoid)              \
+  F(Tanh, tanh)                    \
+  F(Gelu, gelu)                    \
+  F(Silu, silu)
+
+PALIMPSEST_KERNELS(
+
+    /// y = function.value(x) over `count` contiguous elements, T = float and double. y may be x.
+    template <class Function, class T> void activate(Function function, std::int64_t count, const T* x, T* y);
+
+    /// dx = function.gradient(kept, dy). dx may be dy (unless it accumulates). Adds to dx where `accumulate`.
+    template <class Function, class T>
+    void activate_backward(Function function, std::int64_t count, const T* kept, const T* dy, T* dx, bool accumulate);)
+
+}  // namespace palimpsest::kernels
