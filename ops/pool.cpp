@@ -52,20 +52,26 @@ class AvgPool2d : public Pool2d {
   void forward(ForwardContext& io) override {
     const View& x = io.input(0);
     const View& y = io.output();
-    run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
-      using T = decltype(zero);
-      PALIMPSEST_RUN(io.device(), avg_pool2d_forward<T>(pool_shape(x.shape, y.shape), x.as<T>(), y.as<T>()));
+    const kernels::PoolShape windows = pool_shape(x.shape, y.shape);
+    run_kernels(name(), io.device(), x.dtype, [&]<class T>(T) {
+      PALIMPSEST_RUN(io.device(), sum_windows<T>(windows, share<T>(windows), x.as<T>(), y.as<T>(), false));
     });
   }
 
   void backward(BackwardContext& io) override {
     const View dy = io.grad_output();
     const GradientTarget dx = io.grad_input(0);
-    run_kernels(name(), io.device(), dy.dtype, [&](auto zero) {
-      using T = decltype(zero);
-      PALIMPSEST_RUN(io.device(), avg_pool2d_backward<T>(pool_shape(dx.view.shape, dy.shape), dy.as<T>(),
-                                                         dx.view.as<T>(), dx.accumulate));
+    const kernels::PoolShape windows = pool_shape(dx.view.shape, dy.shape);
+    run_kernels(name(), io.device(), dy.dtype, [&]<class T>(T) {
+      PALIMPSEST_RUN(io.device(),
+                     spread_windows<T>(windows, share<T>(windows), dy.as<T>(), dx.view.as<T>(), dx.accumulate));
     });
+  }
+
+ private:
+  template <class T>
+  static T share(const kernels::PoolShape& windows) {
+    return T{1} / static_cast<T>(windows.kernel * windows.kernel);
   }
 };
 
@@ -95,6 +101,47 @@ class MaxPool2d : public Pool2d {
                                                          dx.view.as<T>(), dx.accumulate));
     });
   }
+};
+
+/// Every pixel of the small image is a window of the large one.
+class UpsampleNearest2d : public Op {
+ public:
+  explicit UpsampleNearest2d(std::int64_t factor) : factor_(factor) {}
+
+  std::string_view name() const override { return "upsample_nearest2d"; }
+  Cost cost() const override { return Cost::Cheap; }
+  Needs needs() const override { return {}; }
+
+  std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override {
+    check_same_float(name(), inputs);
+    const Shape& x = inputs[0].shape;
+    check_rank(name(), 0, x, 4, "(N, C, H, W)");
+    if (factor_ < 1) throw ValueError(concat_text("[", name(), "] factor is ", factor_, ", expected at least 1"));
+    return {{{x.n(), x.c(), x.h() * factor_, x.w() * factor_}, inputs[0].dtype}};
+  }
+
+  void forward(ForwardContext& io) override {
+    const View& x = io.input(0);
+    run_kernels(name(), io.device(), x.dtype, [&]<class T>(T) {
+      PALIMPSEST_RUN(io.device(), spread_windows<T>(windows(x.shape), T{1}, x.as<T>(), io.output().as<T>(), false));
+    });
+  }
+
+  void backward(BackwardContext& io) override {
+    const View dy = io.grad_output();
+    const GradientTarget dx = io.grad_input(0);
+    run_kernels(name(), io.device(), dy.dtype, [&]<class T>(T) {
+      PALIMPSEST_RUN(io.device(),
+                     sum_windows<T>(windows(dx.view.shape), T{1}, dy.as<T>(), dx.view.as<T>(), dx.accumulate));
+    });
+  }
+
+ private:
+  kernels::PoolShape windows(const Shape& x) const {
+    return {x.n(), x.h() * factor_, x.w() * factor_, x.c(), factor_, factor_, 0, x.h(), x.w()};
+  }
+
+  std::int64_t factor_;
 };
 
 class GlobalAvgPool : public Op {
@@ -134,6 +181,10 @@ class GlobalAvgPool : public Op {
 
 Tensor avg_pool2d(const Tensor& x, std::int64_t kernel, std::int64_t stride) {
   return apply_single(std::make_unique<AvgPool2d>(kernel, stride), {x});
+}
+
+Tensor upsample_nearest2d(const Tensor& x, std::int64_t factor) {
+  return apply_single(std::make_unique<UpsampleNearest2d>(factor), {x});
 }
 
 Tensor global_avg_pool(const Tensor& x) { return apply_single(std::make_unique<GlobalAvgPool>(), {x}); }

@@ -8,6 +8,10 @@ namespace palimpsest::ops {
 /// ...), rounded down. Throws ShapeError unless a window fits, ValueError for a kernel or stride below 1, DtypeError.
 Tensor avg_pool2d(const Tensor& x, std::int64_t kernel, std::int64_t stride);
 
+/// Each pixel as a square of factor x factor pixels: (N, C, H, W) -> (N, C, H * factor, W * factor). Throws ShapeError,
+/// ValueError for a factor below 1, DtypeError.
+Tensor upsample_nearest2d(const Tensor& x, std::int64_t factor);
+
 /// Mean over all pixels: (N, C, H, W) -> (N, C). Throws ShapeError, DtypeError.
 Tensor global_avg_pool(const Tensor& x);
 

@@ -19,18 +19,27 @@ double exponential_sum(std::int64_t classes, const T* logits, double largest) {
   return sum;
 }
 
+/// The number of rows that count; 1 where none does, for quotients.
+std::int64_t rows_counted(std::int64_t n, const std::int32_t* labels, std::int64_t ignored) {
+  std::int64_t counted = 0;
+  for (std::int64_t row = 0; row < n; ++row) counted += labels[row] != ignored;
+  return larger(1, counted);
+}
+
 std::int64_t rows_of_task(std::int64_t classes) { return larger(1, 512 / classes); }
 
 }  // namespace
 
 template <class T>
-void cross_entropy_forward(std::int64_t n, std::int64_t classes, const T* logits, const std::int32_t* labels, T* loss) {
+void cross_entropy_forward(std::int64_t n, std::int64_t classes, const T* logits, const std::int32_t* labels,
+                           std::int64_t ignored, T* loss) {
   constexpr std::int64_t max_tasks = 64;
   double losses[max_tasks] = {};
   const std::int64_t block = larger(rows_of_task(classes), divide_up(n, max_tasks));
   parallel_blocks(n, block, [&](std::int64_t begin, std::int64_t end) {
     double sum = 0;
     for (std::int64_t row = begin; row < end; ++row) {
+      if (labels[row] == ignored) continue;
       const T* x = logits + row * classes;
       const double largest = largest_of(classes, x);
       sum += __builtin_log(exponential_sum(classes, x, largest)) + (largest - x[labels[row]]);
@@ -39,13 +48,13 @@ void cross_entropy_forward(std::int64_t n, std::int64_t classes, const T* logits
   });
   double total = 0;
   for (const double sum : losses) total += sum;
-  *loss = static_cast<T>(total / static_cast<double>(n));
+  *loss = static_cast<T>(total / static_cast<double>(rows_counted(n, labels, ignored)));
 }
 
 template <class T>
 void cross_entropy_backward(std::int64_t n, std::int64_t classes, const T* logits, const std::int32_t* labels,
-                            const T* upstream, T* dlogits, bool accumulate) {
-  const double factor = static_cast<double>(*upstream) / static_cast<double>(n);
+                            std::int64_t ignored, const T* upstream, T* dlogits, bool accumulate, std::int64_t*) {
+  const double share = static_cast<double>(*upstream) / static_cast<double>(rows_counted(n, labels, ignored));
   parallel_blocks(n, rows_of_task(classes), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; ++row) {
       const T* x = logits + row * classes;
@@ -54,7 +63,8 @@ void cross_entropy_backward(std::int64_t n, std::int64_t classes, const T* logit
       const double sum = exponential_sum(classes, x, largest);
       for (std::int64_t c = 0; c < classes; ++c) {
         const double softmax = __builtin_exp(x[c] - largest) / sum;
-        const T gradient = static_cast<T>((softmax - (c == labels[row] ? 1 : 0)) * factor);
+        const T own = static_cast<T>((softmax - (c == labels[row] ? 1 : 0)) * share);
+        const T gradient = labels[row] == ignored ? 0 : own;
         dx[c] = accumulate ? dx[c] + gradient : gradient;
       }
     }
@@ -63,7 +73,7 @@ void cross_entropy_backward(std::int64_t n, std::int64_t classes, const T* logit
 
 template <class T>
 void argmax_correct(std::int64_t n, std::int64_t classes, const T* logits, const std::int32_t* labels,
-                    std::int64_t* correct) {
+                    std::int64_t ignored, std::int64_t* correct) {
   std::int64_t count = 0;
   for (std::int64_t row = 0; row < n; ++row) {
     const T* x = logits + row * classes;
@@ -73,15 +83,16 @@ void argmax_correct(std::int64_t n, std::int64_t classes, const T* logits, const
       best = x[c] > x[best] ? c : best;
       ordered = ordered && x[c] == x[c];
     }
-    count += ordered && best == labels[row] ? 1 : 0;
+    count += ordered && best == labels[row] && best != ignored ? 1 : 0;
   }
   *correct = count;
 }
 
-#define INSTANTIATE(T)                                                                                                 \
-  template void cross_entropy_forward(std::int64_t, std::int64_t, const T*, const std::int32_t*, T*);                  \
-  template void cross_entropy_backward(std::int64_t, std::int64_t, const T*, const std::int32_t*, const T*, T*, bool); \
-  template void argmax_correct(std::int64_t, std::int64_t, const T*, const std::int32_t*, std::int64_t*);
+#define INSTANTIATE(T)                                                                                              \
+  template void cross_entropy_forward(std::int64_t, std::int64_t, const T*, const std::int32_t*, std::int64_t, T*); \
+  template void cross_entropy_backward(std::int64_t, std::int64_t, const T*, const std::int32_t*, std::int64_t,     \
+                                       const T*, T*, bool, std::int64_t*);                                          \
+  template void argmax_correct(std::int64_t, std::int64_t, const T*, const std::int32_t*, std::int64_t, std::int64_t*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

@@ -98,15 +98,15 @@ struct Winners {
 }  // namespace
 
 template <class T>
-void avg_pool2d_forward(const PoolShape& shape, const T* x, T* y) {
-  const T factor = T{1} / static_cast<T>(shape.kernel * shape.kernel);
+void sum_windows(const PoolShape& shape, T share, const T* x, T* y, bool accumulate) {
   const std::int64_t channels = shape.channels;
   const std::int64_t row_elements = shape.out_width * channels;
   parallel_image_rows(shape.n, shape.out_height, row_elements, [&](std::int64_t image, std::int64_t out_row) {
     T* to = y + (image * shape.out_height + out_row) * row_elements;
     for (std::int64_t out_column = 0; out_column < shape.out_width; ++out_column, to += channels) {
       for_window(shape, image, out_row, out_column, [&](std::int64_t at, int place) {
-        place == 0 ? add_scaled<false>(channels, factor, x + at, to) : add_scaled<true>(channels, factor, x + at, to);
+        accumulate || place > 0 ? add_scaled<true>(channels, share, x + at, to)
+                                : add_scaled<false>(channels, share, x + at, to);
       });
     }
   });
@@ -114,12 +114,11 @@ void avg_pool2d_forward(const PoolShape& shape, const T* x, T* y) {
 
 // Gathers, pixel of dx by pixel, so that overlapping windows need no order among tasks.
 template <class T>
-void avg_pool2d_backward(const PoolShape& shape, const T* dy, T* dx, bool accumulate) {
-  const T factor = T{1} / static_cast<T>(shape.kernel * shape.kernel);
+void spread_windows(const PoolShape& shape, T share, const T* y, T* x, bool accumulate) {
   const std::int64_t channels = shape.channels;
   parallel_image_rows(shape.n, shape.height, shape.width * channels, [&](std::int64_t image, std::int64_t row) {
     const Range out_rows = windows_of(shape, row, shape.out_height);
-    T* to = dx + (image * shape.height + row) * shape.width * channels;
+    T* to = x + (image * shape.height + row) * shape.width * channels;
     for (std::int64_t column = 0; column < shape.width; ++column, to += channels) {
       const Range out_columns = windows_of(shape, column, shape.out_width);
       const bool covered = out_rows.begin < out_rows.end && out_columns.begin < out_columns.end;
@@ -128,8 +127,8 @@ void avg_pool2d_backward(const PoolShape& shape, const T* dy, T* dx, bool accumu
       for (std::int64_t i = out_rows.begin; i < out_rows.end; ++i) {
         for (std::int64_t j = out_columns.begin; j < out_columns.end; ++j) {
           const std::int64_t window = (image * shape.out_height + i) * shape.out_width + j;
-          add ? add_scaled<true>(channels, factor, dy + window * channels, to)
-              : add_scaled<false>(channels, factor, dy + window * channels, to);
+          add ? add_scaled<true>(channels, share, y + window * channels, to)
+              : add_scaled<false>(channels, share, y + window * channels, to);
           add = true;
         }
       }
@@ -219,8 +218,8 @@ void max_pool2d_backward(const PoolShape& shape, const T* x, const T* dy, T* dx,
 }
 
 #define INSTANTIATE(T)                                                                                  \
-  template void avg_pool2d_forward(const PoolShape&, const T*, T*);                                     \
-  template void avg_pool2d_backward(const PoolShape&, const T*, T*, bool);                              \
+  template void sum_windows(const PoolShape&, T, const T*, T*, bool);                                   \
+  template void spread_windows(const PoolShape&, T, const T*, T*, bool);                                \
   template void global_avg_pool_forward(std::int64_t, std::int64_t, std::int64_t, const T*, T*);        \
   template void global_avg_pool_backward(std::int64_t, std::int64_t, std::int64_t, const T*, T*, bool); \
   template void max_pool2d_forward(const PoolShape&, const T*, T*);                                     \

@@ -1,4 +1,4 @@
-// Cross entropy over a batch of logits: so little work that one block does what ends in one number.
+// Cross entropy over rows of logits: so little work that one block does what ends in one number.
 
 #include <palimpsest/core/cuda/kernels.hpp>
 #include <palimpsest/ops/kernels/cross_entropy.hpp>
@@ -38,13 +38,23 @@ __device__ double exponential_sum(Index classes, const T* logits, double largest
   return sum;
 }
 
+__global__ void count_kernel(Index n, const std::int32_t* labels, Index ignored, std::int64_t* counted) {
+  Index count = 0;
+  for (Index row = threadIdx.x; row < n; row += threads) count += labels[row] != ignored;
+  const Index total = add_over_block(count);
+  if (threadIdx.x == 0) *counted = total;
+}
+
 template <class T>
-__global__ void forward_kernel(Index n, Index classes, const T* logits, const std::int32_t* labels, T* loss,
-                               Fault* fault, const char* op) {
+__global__ void forward_kernel(Index n, Index classes, const T* logits, const std::int32_t* labels, Index ignored,
+                               T* loss, Fault* fault, const char* op) {
   double sum = 0;
+  Index count = 0;
   for (Index row = threadIdx.x; row < n; row += threads) {
     const T* const x = logits + row * classes;
     const std::int32_t label = labels[row];
+    if (label == ignored) continue;
+    ++count;
     if (label < 0 || label >= classes) {
       raise(fault, Fault::Label, op, static_cast<int>(classes), row, static_cast<double>(label));
       sum += static_cast<double>(NAN);
@@ -54,13 +64,15 @@ __global__ void forward_kernel(Index n, Index classes, const T* logits, const st
     sum += log(exponential_sum(classes, x, largest)) + (largest - static_cast<double>(x[label]));
   }
   const double total = add_over_block(sum);
-  if (threadIdx.x == 0) *loss = static_cast<T>(total / static_cast<double>(n));
+  const Index counted = add_over_block(count);
+  if (threadIdx.x == 0) *loss = static_cast<T>(total / static_cast<double>(gpu_geometry::larger(1, counted)));
 }
 
 template <class T>
-__global__ void backward_kernel(Index n, Index classes, const T* logits, const std::int32_t* labels, const T* upstream,
-                                T* dlogits, bool accumulate) {
-  const double factor = static_cast<double>(*upstream) / static_cast<double>(n);
+__global__ void backward_kernel(Index n, Index classes, const T* logits, const std::int32_t* labels, Index ignored,
+                                const T* upstream, T* dlogits, bool accumulate, const std::int64_t* counted) {
+  const Index rows = counted == nullptr ? n : gpu_geometry::larger(1, *counted);
+  const double share = static_cast<double>(*upstream) / static_cast<double>(rows);
   for (Index row = first_item(); row < n; row += item_step()) {
     const T* const x = logits + row * classes;
     T* const dx = dlogits + row * classes;
@@ -68,19 +80,21 @@ __global__ void backward_kernel(Index n, Index classes, const T* logits, const s
     const double sum = exponential_sum(classes, x, largest);
     for (Index c = 0; c < classes; ++c) {
       const double softmax = exp(static_cast<double>(x[c]) - largest) / sum;
-      const T gradient = static_cast<T>((softmax - (c == labels[row] ? 1 : 0)) * factor);
+      const T own = static_cast<T>((softmax - (c == labels[row] ? 1 : 0)) * share);
+      const T gradient = labels[row] == ignored ? T{0} : own;
       dx[c] = accumulate ? dx[c] + gradient : gradient;
     }
   }
 }
 
 template <class T>
-__global__ void correct_kernel(Index n, Index classes, const T* logits, const std::int32_t* labels,
+__global__ void correct_kernel(Index n, Index classes, const T* logits, const std::int32_t* labels, Index ignored,
                                std::int64_t* correct, Fault* fault, const char* op) {
   Index count = 0;
   for (Index row = threadIdx.x; row < n; row += threads) {
     const T* const x = logits + row * classes;
     const std::int32_t label = labels[row];
+    if (label == ignored) continue;
     if (label < 0 || label >= classes) {
       raise(fault, Fault::Label, op, static_cast<int>(classes), row, static_cast<double>(label));
     }
@@ -101,27 +115,33 @@ constexpr Geometry one_block() { return {dim3(1), dim3(threads)}; }
 }  // namespace
 
 template <class T>
-void cross_entropy_forward(std::int64_t n, std::int64_t classes, const T* logits, const std::int32_t* labels, T* loss) {
-  PALIMPSEST_LAUNCH(one_block(), forward_kernel<T>, n, classes, logits, labels, loss, fault(), "cross_entropy");
+void cross_entropy_forward(std::int64_t n, std::int64_t classes, const T* logits, const std::int32_t* labels,
+                           std::int64_t ignored, T* loss) {
+  PALIMPSEST_LAUNCH(one_block(), forward_kernel<T>, n, classes, logits, labels, ignored, loss, fault(),
+                    "cross_entropy");
 }
 
 template <class T>
 void cross_entropy_backward(std::int64_t n, std::int64_t classes, const T* logits, const std::int32_t* labels,
-                            const T* upstream, T* dlogits, bool accumulate) {
-  PALIMPSEST_LAUNCH(geometry(gpu_geometry::linear(n)), backward_kernel<T>, n, classes, logits, labels, upstream,
-                    dlogits, accumulate);
+                            std::int64_t ignored, const T* upstream, T* dlogits, bool accumulate,
+                            std::int64_t* counted) {
+  if (counted != nullptr) PALIMPSEST_LAUNCH(one_block(), count_kernel, n, labels, ignored, counted);
+  PALIMPSEST_LAUNCH(geometry(gpu_geometry::linear(n)), backward_kernel<T>, n, classes, logits, labels, ignored,
+                    upstream, dlogits, accumulate, counted);
 }
 
 template <class T>
 void argmax_correct(std::int64_t n, std::int64_t classes, const T* logits, const std::int32_t* labels,
-                    std::int64_t* correct) {
-  PALIMPSEST_LAUNCH(one_block(), correct_kernel<T>, n, classes, logits, labels, correct, fault(), "count_correct");
+                    std::int64_t ignored, std::int64_t* correct) {
+  PALIMPSEST_LAUNCH(one_block(), correct_kernel<T>, n, classes, logits, labels, ignored, correct, fault(),
+                    "count_correct");
 }
 
-#define INSTANTIATE(T)                                                                                                 \
-  template void cross_entropy_forward(std::int64_t, std::int64_t, const T*, const std::int32_t*, T*);                  \
-  template void cross_entropy_backward(std::int64_t, std::int64_t, const T*, const std::int32_t*, const T*, T*, bool); \
-  template void argmax_correct(std::int64_t, std::int64_t, const T*, const std::int32_t*, std::int64_t*);
+#define INSTANTIATE(T)                                                                                              \
+  template void cross_entropy_forward(std::int64_t, std::int64_t, const T*, const std::int32_t*, std::int64_t, T*); \
+  template void cross_entropy_backward(std::int64_t, std::int64_t, const T*, const std::int32_t*, std::int64_t,     \
+                                       const T*, T*, bool, std::int64_t*);                                          \
+  template void argmax_correct(std::int64_t, std::int64_t, const T*, const std::int32_t*, std::int64_t, std::int64_t*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

@@ -36,10 +36,9 @@ __device__ inline Span windows_of(Index in, const PoolShape& s, Index out_extent
 }
 
 template <int Width, class T>
-__global__ void avg_forward_kernel(PoolShape s, Index rows, Index groups, const T* x, T* y) {
+__global__ void sum_kernel(PoolShape s, T share, Index rows, Index groups, const T* x, T* y, bool accumulate) {
   const Index group = row_group();
   if (group >= groups) return;
-  const T share = T{1} / static_cast<T>(s.kernel * s.kernel);
   for (Index row = first_row(); row < rows; row += row_step()) {
     const Pixel out(row, s.out_height, s.out_width);
     Pack<T, Width> sum = {};
@@ -50,15 +49,14 @@ __global__ void avg_forward_kernel(PoolShape s, Index rows, Index groups, const 
       }
     }
     for (int lane = 0; lane < Width; ++lane) sum[lane] *= share;
-    store(y + (row * groups + group) * Width, sum);
+    store(y + (row * groups + group) * Width, sum, accumulate);
   }
 }
 
 template <int Width, class T>
-__global__ void avg_backward_kernel(PoolShape s, Index rows, Index groups, const T* dy, T* dx, bool accumulate) {
+__global__ void spread_kernel(PoolShape s, T share, Index rows, Index groups, const T* dy, T* dx, bool accumulate) {
   const Index group = row_group();
   if (group >= groups) return;
-  const T share = T{1} / static_cast<T>(s.kernel * s.kernel);
   for (Index row = first_row(); row < rows; row += row_step()) {
     const Pixel in(row, s.height, s.width);
     const Span vertical = windows_of(in.i, s, s.out_height);
@@ -154,20 +152,20 @@ Index input_rows(const PoolShape& s) { return s.n * s.height * s.width; }
 }  // namespace
 
 template <class T>
-void avg_pool2d_forward(const PoolShape& shape, const T* x, T* y) {
+void sum_windows(const PoolShape& shape, T share, const T* x, T* y, bool accumulate) {
   with_width<T>(shape.channels, [&](auto width) {
     const Index groups = shape.channels / width();
-    PALIMPSEST_LAUNCH(geometry(gpu_geometry::rows(output_rows(shape), groups)), (avg_forward_kernel<width(), T>), shape,
-                      output_rows(shape), groups, x, y);
+    PALIMPSEST_LAUNCH(geometry(gpu_geometry::rows(output_rows(shape), groups)), (sum_kernel<width(), T>), shape, share,
+                      output_rows(shape), groups, x, y, accumulate);
   });
 }
 
 template <class T>
-void avg_pool2d_backward(const PoolShape& shape, const T* dy, T* dx, bool accumulate) {
+void spread_windows(const PoolShape& shape, T share, const T* y, T* x, bool accumulate) {
   with_width<T>(shape.channels, [&](auto width) {
     const Index groups = shape.channels / width();
-    PALIMPSEST_LAUNCH(geometry(gpu_geometry::rows(input_rows(shape), groups)), (avg_backward_kernel<width(), T>), shape,
-                      input_rows(shape), groups, dy, dx, accumulate);
+    PALIMPSEST_LAUNCH(geometry(gpu_geometry::rows(input_rows(shape), groups)), (spread_kernel<width(), T>), shape,
+                      share, input_rows(shape), groups, y, x, accumulate);
   });
 }
 
@@ -203,8 +201,8 @@ void max_pool2d_backward(const PoolShape& shape, const T* x, const T* dy, T* dx,
 }
 
 #define INSTANTIATE(T)                                                                                  \
-  template void avg_pool2d_forward(const PoolShape&, const T*, T*);                                     \
-  template void avg_pool2d_backward(const PoolShape&, const T*, T*, bool);                              \
+  template void sum_windows(const PoolShape&, T, const T*, T*, bool);                                   \
+  template void spread_windows(const PoolShape&, T, const T*, T*, bool);                                \
   template void global_avg_pool_forward(std::int64_t, std::int64_t, std::int64_t, const T*, T*);        \
   template void global_avg_pool_backward(std::int64_t, std::int64_t, std::int64_t, const T*, T*, bool); \
   template void max_pool2d_forward(const PoolShape&, const T*, T*);                                     \

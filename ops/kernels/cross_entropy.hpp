@@ -1,8 +1,9 @@
 #pragma once
 
-// CPU kernels of the mean cross entropy of softmax(logits), T = float and double. logits: n x classes; labels: n, each
-// in [0, classes), which the caller has checked; n, classes >= 1. On CUDA nobody has: a label outside is a fault, and
-// the loss NaN.
+// Kernels of the mean cross entropy of softmax(logits), T = float and double. logits: n x classes; labels: n, each
+// `ignored` or in [0, classes), which the caller has checked; n, classes >= 1. On CUDA nobody has: another label is a
+// fault, and the loss NaN. Rows whose label is `ignored` (a number that no label is where nothing is ignored) count for
+// nothing; the mean of no rows is 0.
 
 #include <cstdint>
 
@@ -10,20 +11,23 @@
 
 namespace palimpsest::kernels {
 
+/// No label is this: nothing is ignored.
+inline constexpr std::int64_t nothing_ignored = INT64_MIN;
+
 PALIMPSEST_KERNELS(
 
     /// *loss = the mean over the rows of log(sum(exp(logits))) - logits[label], computed in double.
     template <class T> void cross_entropy_forward(std::int64_t n, std::int64_t classes, const T* logits,
-                                                  const std::int32_t* labels, T* loss);
+                                                  const std::int32_t* labels, std::int64_t ignored, T* loss);
 
-    /// dlogits = (softmax(logits) - onehot(labels)) / n * *upstream. Adds to dlogits where `accumulate`, else dlogits
-    /// may be logits.
-    template <class T>
-    void cross_entropy_backward(std::int64_t n, std::int64_t classes, const T* logits, const std::int32_t* labels,
-                                const T* upstream, T* dlogits, bool accumulate);
+    /// dlogits = (softmax(logits) - onehot(labels)) / rows that count * *upstream. Adds to dlogits where `accumulate`,
+    /// else dlogits may be logits. `counted`: room for the number of rows that count, null where nothing is ignored.
+    template <class T> void cross_entropy_backward(std::int64_t n, std::int64_t classes, const T* logits,
+                                                   const std::int32_t* labels, std::int64_t ignored, const T* upstream,
+                                                   T* dlogits, bool accumulate, std::int64_t* counted);
 
     /// *correct = the number of rows whose first largest logit is at the label; a row with a NaN has none.
     template <class T> void argmax_correct(std::int64_t n, std::int64_t classes, const T* logits,
-                                           const std::int32_t* labels, std::int64_t* correct);)
+                                           const std::int32_t* labels, std::int64_t ignored, std::int64_t* correct);)
 
 }  // namespace palimpsest::kernels

@@ -26,12 +26,13 @@ struct PoolShape {
 
 PALIMPSEST_KERNELS(
 
-    /// y = the mean of each window. pad must be 0.
-    template <class T> void avg_pool2d_forward(const PoolShape& shape, const T* x, T* y);
+    /// y = `share` times the sum of each window: an average's forward, an upsampling's gradient. pad must be 0. Adds to
+    /// y where `accumulate`.
+    template <class T> void sum_windows(const PoolShape& shape, T share, const T* x, T* y, bool accumulate);
 
-    /// dx, of x's shape: each element the sum of dy / kernel^2 over the windows it is in. Adds to dx where
-    /// `accumulate`.
-    template <class T> void avg_pool2d_backward(const PoolShape& shape, const T* dy, T* dx, bool accumulate);
+    /// x = `share` times the sum of y over the windows that an element is in: an average's gradient, an upsampling's
+    /// forward. pad must be 0. Adds to x where `accumulate`.
+    template <class T> void spread_windows(const PoolShape& shape, T share, const T* y, T* x, bool accumulate);
 
     /// y: n x channels, the mean of x: n x pixels x channels over the pixels, summed in double.
     template <class T>

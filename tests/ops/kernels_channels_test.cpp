@@ -174,6 +174,7 @@ TYPED_TEST(KernelsTest, AvgPool) {
     std::vector<double> y(dy.size());
     std::vector<double> dx(x.size());
     const double area = static_cast<double>(s.kernel * s.kernel);
+    const T share = static_cast<T>(1 / area);
     for_each_window(s, [&](std::size_t out, const std::vector<std::size_t>& window) {
       for (const std::size_t in : window) {
         y[out] += x[in] / area;
@@ -182,11 +183,11 @@ TYPED_TEST(KernelsTest, AvgPool) {
     });
     expect_on_every_isa<T>(y, rounding<T>, [&](Isa isa) {
       std::vector<T> result(y.size());
-      CALL_ON(isa, avg_pool2d_forward<T>(s, x.data(), result.data()));
+      CALL_ON(isa, sum_windows<T>(s, share, x.data(), result.data(), false));
       return result;
     });
     expect_backward<T>(dx, rounding<T>, [&](Isa isa, T* result, bool accumulate) {
-      CALL_ON(isa, avg_pool2d_backward<T>(s, dy.data(), result, accumulate));
+      CALL_ON(isa, spread_windows<T>(s, share, dy.data(), result, accumulate));
     });
   }
 }

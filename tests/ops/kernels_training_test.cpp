@@ -81,16 +81,17 @@ TYPED_TEST(KernelsTest, CrossEntropy) {
       }
       expect_on_every_isa<T>({loss}, rounding<T>, [&](Isa isa) {
         std::vector<T> result(1);
-        CALL_ON(isa, cross_entropy_forward<T>(rows, width, logits.data(), labels.data(), result.data()));
+        CALL_ON(isa,
+                cross_entropy_forward<T>(rows, width, logits.data(), labels.data(), nothing_ignored, result.data()));
         std::int64_t counted = -1;
-        CALL_ON(isa, argmax_correct<T>(rows, width, logits.data(), labels.data(), &counted));
+        CALL_ON(isa, argmax_correct<T>(rows, width, logits.data(), labels.data(), nothing_ignored, &counted));
         EXPECT_EQ(counted, correct);
         return result;
       });
       expect_backward<T>(gradient, rounding<T>, [&](Isa isa, T* result, bool accumulate) {
         const T upstream = T{1.5};
-        CALL_ON(isa,
-                cross_entropy_backward<T>(rows, width, logits.data(), labels.data(), &upstream, result, accumulate));
+        CALL_ON(isa, cross_entropy_backward<T>(rows, width, logits.data(), labels.data(), nothing_ignored, &upstream,
+                                               result, accumulate, nullptr));
       });
     }
   }

@@ -1,4 +1,4 @@
-// Cases of pooling.
+// Cases of pooling and upsampling.
 
 #include <limits>
 
@@ -96,6 +96,29 @@ void add_global_avg_pool_cases(std::vector<OpCase>& cases) {
   add("large", {5, 67, 13, 11});
 }
 
+void add_upsample_cases(std::vector<OpCase>& cases) {
+  const auto add = [&](const std::string& name, const Shape& shape, std::int64_t factor) {
+    OpCase made;
+    made.name = "upsample_nearest2d_" + name;
+    made.inputs = {{shape}};
+    made.run = [=](Tensors in) { return std::vector{ops::upsample_nearest2d(in[0], factor)}; };
+    made.reference = [=](Arrays in) {
+      const Shape& x = in[0].shape;
+      return std::vector{map(array_of({x.n(), x.c(), x.h() * factor, x.w() * factor}),
+                             [&](double, std::int64_t n, std::int64_t c, std::int64_t h, std::int64_t w) {
+                               return in[0].at(n, c, h / factor, w / factor);
+                             })};
+    };
+    made.exact_on_integers = true;
+    cases.push_back(made);
+  };
+  add("by_one", {2, 3, 5, 7}, 1);
+  add("one_element", {1, 1, 1, 1}, 3);
+  add("image", {2, 5, 3, 4}, 2);
+  add("one_channel", {3, 1, 4, 5}, 3);
+  add("large", {3, 17, 19, 23}, 2);
+}
+
 void add_bad_windows(std::vector<BadCall>& calls) {
   add_bad<ValueError>(calls, "avg_pool2d_kernel_0", "[avg_pool2d] kernel 0", [] {
     ops::avg_pool2d(leaf({2, 3, 5, 5}), 0, 1);
@@ -122,6 +145,12 @@ void add_bad_windows(std::vector<BadCall>& calls) {
   add_bad<ShapeError>(calls, "global_avg_pool_rank", "[global_avg_pool] input 0 is (2, 3), expected (N, C, H, W)", [] {
     ops::global_avg_pool(leaf({2, 3}));
   });
+  add_bad<ValueError>(calls, "upsample_factor_0", "[upsample_nearest2d] factor is 0, expected at least 1", [] {
+    ops::upsample_nearest2d(leaf({2, 3, 4, 5}), 0);
+  });
+  add_bad<ShapeError>(calls, "upsample_rank", "[upsample_nearest2d] input 0 is (2, 3), expected (N, C, H, W)", [] {
+    ops::upsample_nearest2d(leaf({2, 3}), 2);
+  });
 }
 
 }  // namespace
@@ -130,6 +159,7 @@ void add_pool_cases(std::vector<OpCase>& cases) {
   add_avg_pool2d_cases(cases);
   add_max_pool2d_cases(cases);
   add_global_avg_pool_cases(cases);
+  add_upsample_cases(cases);
 }
 
 void add_bad_pools(std::vector<BadCall>& calls) { add_bad_windows(calls); }

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <memory>
+#include <optional>
 
 #include <palimpsest/core/generator.hpp>
 #include <palimpsest/ops/batch_norm.hpp>
@@ -124,28 +125,50 @@ void add_batch_norm_cases(std::vector<OpCase>& cases) {
 
 // Cross entropy.
 
-Array naive_cross_entropy(const Array& logits, const Array& labels) {
+/// Of the logits of one pixel, or row.
+double naive_pixel_loss(const std::vector<double>& logits, std::size_t label) {
+  const double largest = *std::max_element(logits.begin(), logits.end());
+  double exponentials = 0;
+  for (const double logit : logits) exponentials += std::exp(logit - largest);
+  return std::log(exponentials) + largest - logits[label];
+}
+
+Array naive_cross_entropy(const Array& logits, const Array& labels, std::optional<std::int32_t> ignored) {
   double sum = 0;
-  for (std::int64_t n = 0; n < logits.shape.n(); ++n) {
-    double largest = logits.at(n, 0);
-    for (std::int64_t k = 1; k < logits.shape.c(); ++k) largest = std::max(largest, logits.at(n, k));
-    double exponentials = 0;
-    for (std::int64_t k = 0; k < logits.shape.c(); ++k) exponentials += std::exp(logits.at(n, k) - largest);
-    const auto label = static_cast<std::int64_t>(labels.values[static_cast<std::size_t>(n)]);
-    sum += std::log(exponentials) + largest - logits.at(n, label);
-  }
-  return {{}, {sum / static_cast<double>(logits.shape.n())}};
+  double counted = 0;
+  std::size_t pixel = 0;
+  map(array_of({logits.shape.n(), 1, logits.shape.h(), logits.shape.w()}),
+      [&](double, std::int64_t n, std::int64_t, std::int64_t h, std::int64_t w) {
+        const double label = labels.values[pixel++];
+        if (ignored && label == *ignored) return 0;
+        std::vector<double> own;
+        for (std::int64_t k = 0; k < logits.shape.c(); ++k) own.push_back(logits.at(n, k, h, w));
+        sum += naive_pixel_loss(own, static_cast<std::size_t>(label));
+        return ++counted, 0;
+      });
+  return {{}, {sum / std::max(1.0, counted)}};
 }
 
 void add_cross_entropy_cases(std::vector<OpCase>& cases) {
-  const auto add = [&](const std::string& name, std::int64_t n, std::int64_t classes, double scale) {
+  const auto add_shapes = [&](const std::string& name, const Shape& logits, double scale, const OpInput& targets,
+                              std::optional<std::int32_t> ignored) {
     OpCase made;
     made.name = "cross_entropy_" + name;
-    made.inputs = {{{n, classes}, scaled(scale)}, labels(n, classes)};
-    made.run = [](Tensors in) { return std::vector{ops::cross_entropy(in[0], in[1])}; };
-    made.reference = [](Arrays in) { return std::vector{naive_cross_entropy(in[0], in[1])}; };
+    made.inputs = {{logits, scaled(scale)}, targets};
+    made.run = [=](Tensors in) { return std::vector{ops::cross_entropy(in[0], in[1], {.ignored = ignored})}; };
+    made.reference = [=](Arrays in) { return std::vector{naive_cross_entropy(in[0], in[1], ignored)}; };
     cases.push_back(made);
   };
+  const auto add = [&](const std::string& name, std::int64_t n, std::int64_t classes, double scale) {
+    add_shapes(name, {n, classes}, scale, labels({n}, classes), {});
+  };
+  add_shapes("pixels", {2, 5, 3, 7}, 3, labels({2, 3, 7}, 5), {});
+  add_shapes("one_pixel", {1, 2, 1, 1}, 1, labels({1, 1, 1}, 2), {});
+  add_shapes("pixels_without_a_class", {3, 4, 5, 2}, 3, labels({3, 5, 2}, 4), 0);
+  add_shapes("pixels_without_a_border", {2, 3, 11, 13}, 3, labels({2, 11, 13}, 4), 3);
+  add_shapes("all_ignored", {2, 1, 2, 3}, 3, labels({2, 2, 3}, 1), 0);
+  add_shapes("rows_ignored", {17, 3}, 3, labels({17}, 3), 2);
+  add_shapes("many_pixels", {3, 7, 31, 29}, 3, labels({3, 31, 29}, 7), {});
   add("one_class", 1, 1, 1);
   add("batch_1", 1, 2, 1);
   add("primes", 5, 7, 3);
@@ -193,11 +216,19 @@ Tensor label_tensor(std::vector<double> values) {
 }
 
 void add_bad_cross_entropy(std::vector<BadCall>& calls) {
-  add_bad<ShapeError>(calls, "cross_entropy_rank", "[cross_entropy] input 0 is (2, 3, 1, 1), expected (N, K)", [] {
-    ops::cross_entropy(leaf({2, 3, 1, 1}), label_tensor({0, 1}));
-  });
+  add_bad<ShapeError>(calls, "cross_entropy_rank",
+                      "[cross_entropy] input 0 is (2, 3, 1), expected (N, K) or (N, K, H, W)", [] {
+                        ops::cross_entropy(leaf({2, 3, 1}), label_tensor({0, 1}));
+                      });
   add_bad<ShapeError>(calls, "cross_entropy_number_of_labels", "[cross_entropy] input 1 is (3), expected (2)", [] {
     ops::cross_entropy(leaf({2, 3}), label_tensor({0, 1, 2}));
+  });
+  add_bad<ShapeError>(calls, "cross_entropy_labels_of_pixels", "[cross_entropy] input 1 is (2), expected (2, 4, 5)",
+                      [] {
+                        ops::cross_entropy(leaf({2, 3, 4, 5}), label_tensor({0, 1}));
+                      });
+  add_bad<ValueError>(calls, "cross_entropy_label_not_ignored", "[cross_entropy] label 1 is 4, expected 0 to 2", [] {
+    ops::cross_entropy(leaf({2, 3}), label_tensor({3, 4}), {.ignored = 3});
   });
   add_bad<DtypeError>(calls, "cross_entropy_type_of_labels", "[cross_entropy] labels are float32, expected int32", [] {
     ops::cross_entropy(leaf({2, 3}), leaf({2}));

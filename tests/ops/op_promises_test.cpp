@@ -270,6 +270,13 @@ TEST(CrossEntropyTest, IsFiniteForLogitsWhoseExponentialsAreNot) {
 TEST(CrossEntropyTest, CountsRowsWhoseFirstLargestElementIsAtTheLabel) {
   const Tensor logits = from_vector<float>({4, 3}, {1, 2, 3, 5, 5, 1, 5, 5, 1, -1, -2, -3});
   EXPECT_EQ(ops::count_correct(logits, from_vector<std::int32_t>({4}, {2, 0, 1, 0})), 3);
+  EXPECT_EQ(ops::count_correct(logits, from_vector<std::int32_t>({4}, {2, 0, 1, 0}), {.ignored = 0}), 1);
+}
+
+TEST(CrossEntropyTest, CountsPixelsAndLeavesOutIgnoredOnes) {
+  const Tensor logits = from_vector<float>({1, 2, 1, 3}, {1, 2, 3, 3, 2, 1});  // class 0, then class 1
+  const Tensor labels = from_vector<std::int32_t>({1, 1, 3}, {1, 255, 0});
+  EXPECT_EQ(ops::count_correct(logits, labels, {.ignored = 255}), 2);
 }
 
 TEST(ConcatTest, OfOneTensorIsThatTensor) {

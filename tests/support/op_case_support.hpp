@@ -43,13 +43,14 @@ inline std::vector<double> away_from_zero(std::int64_t count, Random& random) {
   return values;
 }
 
-inline OpInput labels(std::int64_t n, std::int64_t classes) {
+/// Whole numbers in [0, classes).
+inline OpInput labels(const Shape& shape, std::int64_t classes) {
   const Fill fill = [=](std::int64_t count, Random& random) {
     std::vector<double> values(static_cast<std::size_t>(count));
     for (double& value : values) value = static_cast<double>(random.below(static_cast<std::uint64_t>(classes)));
     return values;
   };
-  return {{n}, fill, false, true};
+  return {shape, fill, false, true};
 }
 
 template <class T>
