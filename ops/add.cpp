@@ -21,8 +21,7 @@ class Add : public Op {
 
   void forward(ForwardContext& io) override {
     const View& y = io.output();
-    run_kernels(name(), io.device(), y.dtype, [&](auto zero) {
-      using T = decltype(zero);
+    run_kernels(name(), io.device(), y.dtype, [&]<class T>(T) {
       PALIMPSEST_RUN(io.device(), add<T>(y.shape.count(), io.input(0).as<T>(), io.input(1).as<T>(), y.as<T>()));
     });
   }

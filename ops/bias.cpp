@@ -26,8 +26,7 @@ class AddBias : public Op {
     const View& x = io.input(0);
     const View& y = io.output();
     if (x.data != y.data) copy_bytes(y.data, io.device(), x.data, io.device(), count_bytes(x));
-    run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
-      using T = decltype(zero);
+    run_kernels(name(), io.device(), x.dtype, [&]<class T>(T) {
       PALIMPSEST_RUN(io.device(), add_bias<T>(x.shape.pixels(), x.shape.c(), io.input(1).as<T>(), y.as<T>()));
     });
   }
@@ -42,8 +41,7 @@ class AddBias : public Op {
                                        ? kernels::gpu::channel_sum_workspace(rows, channels)
                                        : kernels::channel_sum_workspace(rows, channels);
       const Buffer scratch = io.workspace(static_cast<std::size_t>(doubles) * sizeof(double));
-      run_kernels(name(), io.device(), dy.dtype, [&](auto zero) {
-        using T = decltype(zero);
+      run_kernels(name(), io.device(), dy.dtype, [&]<class T>(T) {
         PALIMPSEST_RUN(io.device(), channel_sum<T>(rows, channels, dy.as<T>(), db.view.as<T>(), db.accumulate,
                                                    scratch.as<double>()));
       });

@@ -50,8 +50,7 @@ class Couple : public Op {
 
   void forward(ForwardContext& io) override {
     const View& y = io.output();
-    run_kernels(name(), io.device(), y.dtype, [&](auto zero) {
-      using T = decltype(zero);
+    run_kernels(name(), io.device(), y.dtype, [&]<class T>(T) {
       const T* const x = io.input(0).as<T>();
       const T* const f = io.input(1).as<T>();
       if (grid_) {
@@ -67,8 +66,7 @@ class Couple : public Op {
   }
 
   void solve(std::span<const View> inputs, const View& output, const View& solved) const override {
-    run_kernels(name(), output.device, output.dtype, [&](auto zero) {
-      using T = decltype(zero);
+    run_kernels(name(), output.device, output.dtype, [&]<class T>(T) {
       const std::int64_t count = output.shape.count();
       const T* const f = inputs[1].as<T>();
       if (grid_) {
@@ -119,8 +117,7 @@ class RoundToGrid : public Op {
 
   void forward(ForwardContext& io) override {
     const View& y = io.output();
-    run_kernels(name(), io.device(), y.dtype, [&](auto zero) {
-      using T = decltype(zero);
+    run_kernels(name(), io.device(), y.dtype, [&]<class T>(T) {
       const T largest = PALIMPSEST_RUN(
           io.device(), round_to_grid<T>(y.shape.count(), io.input(0).as<T>(), grid_, range_limit<T>(grid_), y.as<T>()));
       check_range(name(), largest, grid_);

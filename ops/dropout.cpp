@@ -44,8 +44,7 @@ class Dropout : public Op {
 
  private:
   void apply_mask(const View& from, const View& to, bool accumulate) const {
-    run_kernels(name(), from.device, from.dtype, [&](auto zero) {
-      using T = decltype(zero);
+    run_kernels(name(), from.device, from.dtype, [&]<class T>(T) {
       PALIMPSEST_RUN(from.device, dropout<T>(from.shape.count(), from.as<T>(), to.as<T>(), probability_, seed_, offset_,
                                              accumulate));
     });

@@ -14,8 +14,7 @@ namespace palimpsest::ops {
 
 /// whole = the parts, joined along the channels.
 inline void gather(std::string_view op, std::span<const View> parts, const View& whole) {
-  run_kernels(op, whole.device, whole.dtype, [&](auto zero) {
-    using T = decltype(zero);
+  run_kernels(op, whole.device, whole.dtype, [&]<class T>(T) {
     std::vector<const T*> pointers(parts.size());
     std::vector<std::int64_t> channels(parts.size());
     for (std::size_t i = 0; i < parts.size(); ++i) {
@@ -29,8 +28,7 @@ inline void gather(std::string_view op, std::span<const View> parts, const View&
 
 /// The parts = (or, where a part accumulates, +=) their channels of `whole`. Null parts are passed over.
 inline void scatter(std::string_view op, const View& whole, std::span<const GradientTarget> parts) {
-  run_kernels(op, whole.device, whole.dtype, [&](auto zero) {
-    using T = decltype(zero);
+  run_kernels(op, whole.device, whole.dtype, [&]<class T>(T) {
     std::vector<T*> pointers(parts.size());
     std::vector<std::int64_t> channels(parts.size());
     const auto accumulate = std::make_unique<bool[]>(parts.size());  // the kernel wants plain bools

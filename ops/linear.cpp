@@ -49,8 +49,7 @@ class MatrixProduct : public Op {
     const View& x = io.input(0);
     const View& weight = io.input(1);
     const Buffer workspace = io.workspace(gemm_workspace(kernel_device(io.device())));
-    run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
-      using T = decltype(zero);
+    run_kernels(name(), io.device(), x.dtype, [&]<class T>(T) {
       multiply<T>(io.device(), x.shape[0], weight.shape[0], x.shape[1], {x.as<T>(), x.shape[1]},
                   {weight.as<T>(), x.shape[1], true}, {io.output(), false}, workspace);
     });
@@ -63,16 +62,14 @@ class MatrixProduct : public Op {
     const Buffer workspace = io.workspace(gemm_workspace(kernel_device(io.device())));
     if (io.wants(0)) {
       const GradientTarget dx = io.grad_input(0);
-      run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
-        using T = decltype(zero);
+      run_kernels(name(), io.device(), x.dtype, [&]<class T>(T) {
         multiply<T>(io.device(), x.shape[0], x.shape[1], weight.shape[0], {dy.as<T>(), weight.shape[0]},
                     {weight.as<T>(), x.shape[1]}, dx, workspace);
       });
     }
     if (!io.wants(1)) return;
     const GradientTarget dw = io.grad_input(1);
-    run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
-      using T = decltype(zero);
+    run_kernels(name(), io.device(), x.dtype, [&]<class T>(T) {
       multiply<T>(io.device(), weight.shape[0], x.shape[1], x.shape[0], {dy.as<T>(), weight.shape[0], true},
                   {x.as<T>(), x.shape[1]}, dw, workspace);
     });

@@ -26,8 +26,7 @@ class PadChannels : public Op {
 
   void forward(ForwardContext& io) override {
     const View& x = io.input(0);
-    run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
-      using T = decltype(zero);
+    run_kernels(name(), io.device(), x.dtype, [&]<class T>(T) {
       PALIMPSEST_RUN(io.device(), pad_channels_forward<T>(x.shape.pixels(), x.shape.c(), before_, after_, x.as<T>(),
                                                           io.output().as<T>()));
     });
@@ -36,8 +35,7 @@ class PadChannels : public Op {
   void backward(BackwardContext& io) override {
     const View dy = io.grad_output();
     const GradientTarget dx = io.grad_input(0);
-    run_kernels(name(), io.device(), dy.dtype, [&](auto zero) {
-      using T = decltype(zero);
+    run_kernels(name(), io.device(), dy.dtype, [&]<class T>(T) {
       PALIMPSEST_RUN(io.device(), pad_channels_backward<T>(dx.view.shape.pixels(), dx.view.shape.c(), before_, after_,
                                                            dy.as<T>(), dx.view.as<T>(), dx.accumulate));
     });

@@ -85,8 +85,7 @@ class MaxPool2d : public Pool2d {
   void forward(ForwardContext& io) override {
     const View& x = io.input(0);
     const View& y = io.output();
-    run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
-      using T = decltype(zero);
+    run_kernels(name(), io.device(), x.dtype, [&]<class T>(T) {
       PALIMPSEST_RUN(io.device(), max_pool2d_forward<T>(pool_shape(x.shape, y.shape), x.as<T>(), y.as<T>()));
     });
   }
@@ -95,8 +94,7 @@ class MaxPool2d : public Pool2d {
     const View x = io.input(0);
     const View dy = io.grad_output();
     const GradientTarget dx = io.grad_input(0);
-    run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
-      using T = decltype(zero);
+    run_kernels(name(), io.device(), x.dtype, [&]<class T>(T) {
       PALIMPSEST_RUN(io.device(), max_pool2d_backward<T>(pool_shape(x.shape, dy.shape), x.as<T>(), dy.as<T>(),
                                                          dx.view.as<T>(), dx.accumulate));
     });
@@ -158,8 +156,7 @@ class GlobalAvgPool : public Op {
 
   void forward(ForwardContext& io) override {
     const View& x = io.input(0);
-    run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
-      using T = decltype(zero);
+    run_kernels(name(), io.device(), x.dtype, [&]<class T>(T) {
       PALIMPSEST_RUN(io.device(), global_avg_pool_forward<T>(x.shape.n(), x.shape.h() * x.shape.w(), x.shape.c(),
                                                              x.as<T>(), io.output().as<T>()));
     });
@@ -169,8 +166,7 @@ class GlobalAvgPool : public Op {
     const View dy = io.grad_output();
     const GradientTarget dx = io.grad_input(0);
     const Shape& x = dx.view.shape;
-    run_kernels(name(), io.device(), dy.dtype, [&](auto zero) {
-      using T = decltype(zero);
+    run_kernels(name(), io.device(), dy.dtype, [&]<class T>(T) {
       PALIMPSEST_RUN(io.device(), global_avg_pool_backward<T>(x.n(), x.h() * x.w(), x.c(), dy.as<T>(), dx.view.as<T>(),
                                                               dx.accumulate));
     });

@@ -8,8 +8,7 @@ namespace palimpsest::ops {
 void sgd_step(std::span<const SgdUpdate> updates, const SgdStepOptions& spec) {
   if (updates.empty()) return;
   const Tensor& first = updates[0].parameter;
-  run_kernels("sgd", first.device(), first.dtype(), [&](auto zero) {
-    using T = decltype(zero);
+  run_kernels("sgd", first.device(), first.dtype(), [&]<class T>(T) {
     std::vector<kernels::SgdTensor<T>> list;
     for (const SgdUpdate& update : updates) {
       T* const velocity = update.velocity ? update.velocity.view().as<T>() : nullptr;

@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <functional>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <typeinfo>
@@ -54,6 +56,38 @@ TEST_P(OpTest, ReplayGivesTheSameBits) {
   expect_outputs_absent();
   loss.backward();
   expect_same_bits(gradients_of<float>(inputs), expected.gradients, "the gradient of input");
+}
+
+/// Views of values that are as large as these, wherever those are.
+std::vector<View> views_like(std::span<const ValuePtr> values) {
+  static std::byte present;
+  std::vector<View> views;
+  for (const ValuePtr& value : values) views.push_back({&present, value->shape(), value->dtype(), value->device()});
+  return views;
+}
+
+/// An op that says nothing is planned for as one operation an element, as if it were free.
+void expect_operations_said(const Node& node) {
+  SCOPED_TRACE(std::string(node.op->name()));
+  const std::vector<View> inputs = views_like(node.inputs);
+  const std::vector<View> outputs = views_like(node.outputs);
+  const std::vector<bool> wanted(inputs.size(), true);
+  EXPECT_GT(node.op->forward_work(inputs, outputs).operations, node.op->Op::forward_work(inputs, outputs).operations);
+  EXPECT_GT(node.op->backward_work(inputs, outputs, wanted).operations,
+            node.op->Op::backward_work(inputs, outputs, wanted).operations);
+}
+
+TEST(OpWork, EveryHeavyOpSaysItsOperations) {
+  std::set<std::string> heavy;
+  for (const OpCase& op_case : op_cases()) {
+    const std::vector<Tensor> outputs = op_case.run(make_inputs(op_case, Dtype::Float32));
+    for (const Node& node : Tape::current()->nodes()) {
+      if (node.op->cost() != Cost::Heavy) continue;
+      heavy.insert(std::string(node.op->name()));
+      expect_operations_said(node);
+    }
+  }
+  EXPECT_TRUE(heavy.contains("conv2d") && heavy.contains("linear"));
 }
 
 /// What a step looks like from outside: shapes and bytes.

@@ -28,7 +28,7 @@
 namespace palimpsest::test {
 namespace {
 
-// What an op promises for a temporary that the caller moves in: its memory, and the same bits.
+// The promise for a temporary that the caller moves in: its memory, and the same bits.
 
 using Inplace = std::function<Tensor(Tensor&& x, const Tensor& other)>;
 

@@ -19,6 +19,14 @@ class ForwardingOp : public Op {
   std::string_view name() const override { return op_->name(); }
   Cost cost() const override { return op_->cost(); }
   Cost cost(std::size_t output) const override { return op_->cost(output); }
+  Work begin_work(std::span<const View> inputs) const override { return op_->begin_work(inputs); }
+  Work forward_work(std::span<const View> inputs, std::span<const View> outputs) const override {
+    return op_->forward_work(inputs, outputs);
+  }
+  Work backward_work(std::span<const View> inputs, std::span<const View> outputs,
+                     const std::vector<bool>& wanted) const override {
+    return op_->backward_work(inputs, outputs, wanted);
+  }
   std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override { return op_->infer(inputs); }
   Needs needs() const override { return op_->needs(); }
   int overwritable_input() const override { return op_->overwritable_input(); }
