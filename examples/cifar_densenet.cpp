@@ -34,6 +34,8 @@ int main(int argc, char** argv) {
     spec.dropout = dropout.value_or(options.augment ? 0.0 : 0.2);
     return std::make_unique<nn::DenseNet>(spec, std::move(init));
   };
-  example.depth_flag = [&] { return flags::DepthFlag{depth, bottleneck ? 10 : 7, bottleneck ? 6 : 3}; };
+  example.depths = [&] {
+    return reports::Depths{.given = depth, .first = bottleneck ? 10 : 7, .step = bottleneck ? 6 : 3};
+  };
   return example.run(argc, argv);
 }

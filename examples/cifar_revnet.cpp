@@ -34,6 +34,8 @@ int main(int argc, char** argv) {
     spec.grid = grid;
     return std::make_unique<nn::RevNet>(spec, std::move(init));
   };
-  example.depth_flag = [&] { return flags::DepthFlag{depth, bottleneck ? 20 : 14, bottleneck ? 18 : 12}; };
+  example.depths = [&] {
+    return reports::Depths{.given = depth, .first = bottleneck ? 20 : 14, .step = bottleneck ? 18 : 12};
+  };
   return example.run(argc, argv);
 }

@@ -12,6 +12,7 @@
 #include <palimpsest/autograd/op.hpp>
 #include <palimpsest/autograd/tensor.hpp>
 #include <palimpsest/core/allocator.hpp>
+#include <palimpsest/core/error.hpp>
 #include <palimpsest/nn/layers.hpp>
 #include <palimpsest/nn/module.hpp>
 #include <palimpsest/nn/optimiser.hpp>
@@ -83,11 +84,13 @@ struct Task {
 };
 
 /// A function over a model's own class as Task::loss and Task::score take it: with_model<UNet>([](UNet& model,
-/// std::span<const Tensor> batch) { ... }). The task's make_model must make a `Model`.
+/// std::span<const Tensor> batch) { ... }). It throws ValueError if the task's make_model makes another.
 template <class Model, class Function>
 auto with_model(Function function) {
   return [function = std::move(function)](nn::Module& model, std::span<const Tensor> batch) {
-    return function(dynamic_cast<Model&>(model), batch);
+    auto* const own = dynamic_cast<Model*>(&model);
+    if (own == nullptr) throw ValueError("the task's make_model makes another model than its loss or score takes");
+    return function(*own, batch);
   };
 }
 

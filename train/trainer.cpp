@@ -1,11 +1,43 @@
 #include <palimpsest/train/trainer.hpp>
 
+#include <algorithm>
 #include <chrono>
 
 #include <palimpsest/core/error.hpp>
 #include <palimpsest/train/interrupt.hpp>
 
 namespace palimpsest::train {
+
+namespace {
+
+std::unique_ptr<Batches> opened(const Data& data, const Options& options) {
+  if (!data.open) throw ValueError(concat_text("the data ", data.name, " cannot be opened: they have no `open`"));
+  return data.open(options.batch_size, options.device);
+}
+
+/// A batch that is not as the task describes it would make every forecast wrong.
+void check_batch(const Task& task, const Batch& batch) {
+  const std::vector<TensorSpec> expected = task.batch(batch.samples);
+  const auto as_expected = [](const Tensor& tensor, const TensorSpec& spec) {
+    return tensor.shape() == spec.shape && tensor.dtype() == spec.dtype;
+  };
+  if (std::equal(batch.tensors.begin(), batch.tensors.end(), expected.begin(), expected.end(), as_expected)) return;
+  const auto text = [](const auto& tensors, const auto& shape, const auto& dtype) {
+    std::string list;
+    for (const auto& each : tensors) list += concat_text(list.empty() ? "" : ", ", shape(each), " ", dtype(each));
+    return list;
+  };
+  throw ShapeError(concat_text(
+      "the data of ", task.name, " served ",
+      text(
+          batch.tensors, [](const Tensor& t) { return t.shape(); }, [](const Tensor& t) { return t.dtype(); }),
+      "; expected ",
+      text(
+          expected, [](const TensorSpec& t) { return t.shape; }, [](const TensorSpec& t) { return t.dtype; }),
+      " as its `batch` says"));
+}
+
+}  // namespace
 
 Trainer::LimitScope::LimitScope(Device device, std::size_t limit)
     : device_(device), before_(allocator(device).limit()) {
@@ -21,7 +53,7 @@ Trainer::Trainer(const Task& task, const Options& options, const MemoryChoice& m
       progress_(task, options),
       training_(task, nn::Init(options.seed, options.device)),
       limit_(options.device, memory.budget),
-      batches_(task.training.open(options.batch_size, options.device)),
+      batches_(opened(task.training, options)),
       meter_(options.device),
       verify_(options.verify) {
   if (task.schedule) schedule_ = task.schedule(length_.steps);
@@ -62,6 +94,7 @@ bool Trainer::step() {
   {
     const std::optional<Batch> batch = batches_->next();
     if (!batch) return false;
+    if (index == 0) check_batch(task_, *batch);
     if (schedule_) training_.optimiser().set_learning_rate(schedule_->at(index));
     const double loss = learn(batch->tensors);
     const std::chrono::duration<double, std::milli> taken = std::chrono::steady_clock::now() - start;
@@ -108,7 +141,7 @@ void Trainer::evaluate() {
 
 /// The score of the evaluation data; none if a signal asked for the end of the run meanwhile.
 std::optional<Score> Trainer::score() {
-  const std::unique_ptr<Batches> batches = task_.evaluation.open(options_.batch_size, options_.device);
+  const std::unique_ptr<Batches> batches = opened(task_.evaluation, options_);
   batches->start_epoch(0);
   Score total;
   std::int64_t seen = 0;

@@ -4,8 +4,23 @@
 
 namespace palimpsest::train {
 
+namespace {
+
+Task complete(Task task) {
+  const auto require = [&](bool there, const char* part) {
+    if (!there) throw ValueError(concat_text("the task ", task.name, " has no ", part));
+  };
+  require(task.make_model != nullptr, "make_model");
+  require(task.loss != nullptr, "loss");
+  require(task.make_optimiser != nullptr, "make_optimiser");
+  require(task.score != nullptr || task.evaluation.samples == 0, "score for its evaluation data");
+  return task;
+}
+
+}  // namespace
+
 Training::Training(Task task, nn::Init init)
-    : task_(std::move(task)),
+    : task_(complete(std::move(task))),
       model_(task_.make_model(std::move(init))),
       optimiser_(task_.make_optimiser(model_->parameters())) {}
 

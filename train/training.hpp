@@ -17,7 +17,7 @@ class DivergedError : public Error {
 /// The model and the optimiser of a task, on a device or on meta: every training step of the library goes through here.
 class Training {
  public:
-  /// Throws what making the two throws.
+  /// Throws ValueError for a task without one of its functions, and what making the two throws.
   Training(Task task, nn::Init init);
 
   nn::Module& model() { return *model_; }

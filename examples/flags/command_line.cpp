@@ -180,50 +180,35 @@ void CommandLine::add_shared_flags() {
 }
 
 void CommandLine::add_memory_flags() {
-  app_.add_option("--memory", options.memory,
-                  "memory policy: " + memory::rules_help() +
-                      "; or a budget that the planner keeps to, as budget=2GiB (also MB, MiB, %)")
-      ->type_name("POLICY")
+  const auto add = [this](const char* flag, auto& variable, const char* type, const std::string& description) {
+    return app_.add_option(flag, variable, description)->type_name(type)->group("Memory and device");
+  };
+  add("--memory", options.memory, "POLICY",
+      "memory policy: " + memory::rules_help() +
+          "; or a budget that the planner keeps to, as budget=2GiB (also MB, MiB, %)")
       ->check(memory_policy())
-      ->capture_default_str()
-      ->group("Memory and device");
+      ->capture_default_str();
   app_.add_flag("--plan", options.plan, "print what a step takes under every policy, without running it, and exit")
       ->group("Memory and device");
-  app_.add_option("--budget", options.budget,
-                  "with --plan: also the largest batch and depth within so many bytes, and a plan for them")
-      ->type_name("BYTES")
-      ->check(byte_count())
-      ->group("Memory and device");
-  app_.add_option("--rates", options.rates, "the device's rates, for predicted times (default: built in)")
-      ->type_name("FILE")
-      ->group("Memory and device");
-  app_.add_option("--offload-dir", options.offload_dir,
-                  "where --memory offload puts its file on the cpu; the system's temporary folder by default")
-      ->type_name("DIR")
-      ->group("Memory and device");
-  app_.add_option("--device", options.device, "where to compute: auto (cuda if there is a device, else cpu), cpu, cuda")
-      ->type_name("NAME")
+  add("--budget", options.budget, "BYTES",
+      "with --plan: also the largest batch and depth within so many bytes, and a plan for them")
+      ->check(byte_count());
+  add("--rates", options.rates, "FILE", "the device's rates, for predicted times (default: built in)");
+  add("--offload-dir", options.offload_dir, "DIR",
+      "where --memory offload puts its file on the cpu; the system's temporary folder by default");
+  add("--device", options.device, "NAME", "where to compute: auto (cuda if there is a device, else cpu), cpu, cuda")
       ->check(one_of({"auto", "cpu", "cuda"}))
-      ->capture_default_str()
-      ->group("Memory and device");
-  app_.add_option("--precision", options.precision, "matrix products on cuda: fp32, or tf32 on its tensor cores")
-      ->type_name("NAME")
+      ->capture_default_str();
+  add("--precision", options.precision, "NAME", "matrix products on cuda: fp32, or tf32 on its tensor cores")
       ->check(one_of({"fp32", "tf32"}))
-      ->capture_default_str()
-      ->group("Memory and device");
-  const std::vector<std::string> verifications = strings(verify_names());
-  app_.add_option(
-          "--verify", options.verify,
-          "compare what is restored with what forward made: off, sampled (a part, another one in every step), all")
-      ->type_name("NAME")
-      ->check(one_of(verifications))
-      ->capture_default_str()
-      ->group("Memory and device");
-  app_.add_option("--threads", options.threads, "threads to compute with on the cpu; all cores by default")
-      ->type_name("N")
+      ->capture_default_str();
+  add("--verify", options.verify, "NAME",
+      "compare what is restored with what forward made: off, sampled (a part, another one in every step), all")
+      ->check(one_of(strings(verify_names())))
+      ->capture_default_str();
+  add("--threads", options.threads, "N", "threads to compute with on the cpu; all cores by default")
       ->check(whole_numbers(1, 256))
-      ->capture_default_str()
-      ->group("Memory and device");
+      ->capture_default_str();
 }
 
 void CommandLine::add_data_flags() {

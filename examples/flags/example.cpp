@@ -110,12 +110,11 @@ int Example::run(int argc, const char* const* argv) {
 int Example::plan(Device device) const {
   const ImageData data = expected_data(command_line_.options, defaults);
   const train::Options how = run_options_of(device);
-  reports::PlanOptions what{.budget = command_line_.options.budget};
-  if (const std::optional<DepthFlag> flag = depth_flag()) {
-    const auto task_of = [&](std::int64_t depth) {
+  reports::PlanOptions what{.budget = command_line_.options.budget, .depths = depths()};
+  if (what.depths) {
+    what.depths->task = [&](std::int64_t depth) {
       return image_task(model_name(), make_model, depth, command_line_.options, defaults, data);
     };
-    what.depths = {.given = flag->given, .first = flag->first, .step = flag->step, .task = task_of};
   }
   blame_flags([&] { reports::print_plan(std::cout, task(data), how, what); });
   return Done;
@@ -139,7 +138,7 @@ int Example::train(Device device) const {
 }
 
 train::Task Example::task(const ImageData& data) const {
-  const std::optional<DepthFlag> flag = depth_flag();
+  const std::optional<reports::Depths> flag = depths();
   return image_task(model_name(), make_model, flag ? flag->given : 0, command_line_.options, defaults, data);
 }
 

@@ -19,13 +19,6 @@ namespace palimpsest::flags {
 using MakeModel =
     std::function<std::unique_ptr<nn::Classifier>(const DataFacts& data, std::int64_t depth, nn::Init init)>;
 
-/// The depths that a model can have: first, first + step, ...
-struct DepthFlag {
-  std::int64_t given = 0;
-  std::int64_t first = 1;
-  std::int64_t step = 1;
-};
-
 /// The task of an image classifier that the shared flags describe.
 train::Task image_task(std::string model, const MakeModel& make_model, std::int64_t depth, const Options& options,
                        const TrainingDefaults& defaults, const ImageData& data);
@@ -47,8 +40,9 @@ class Example {
   MakeModel make_model;
   TrainingDefaults defaults;
 
-  /// The depths that --plan may try; none for a model without such a flag. Called when the flags have been read.
-  std::function<std::optional<DepthFlag>()> depth_flag = [] { return std::nullopt; };
+  /// The depths that --plan may try, without their tasks; none for a model without such a flag. Called when the flags
+  /// have been read.
+  std::function<std::optional<reports::Depths>()> depths = [] { return std::nullopt; };
 
   /// A flag of the model that takes a value; the variable holds its default. It will be in the report.
   template <class T>

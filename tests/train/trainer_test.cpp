@@ -130,10 +130,40 @@ TEST(MemoryChoice, SaysTheLeastThatABudgetTakes) {
   }
 }
 
-TEST(WithModel, RefusesAnotherModel) {
+TEST(Task, SaysWhichPartIsMissingOrOfAnotherKind) {
+  const auto refusal = [](const auto& change) -> std::string {
+    Task task = row_task();
+    change(task);
+    try {
+      rehearse(task, quiet_run());
+    } catch (const ValueError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(refusal([](Task& task) { task.loss = nullptr; }), "the task Net has no loss");
+  EXPECT_EQ(refusal([](Task& task) { task.make_optimiser = nullptr; }), "the task Net has no make_optimiser");
+  EXPECT_EQ(refusal([](Task& task) { task.score = nullptr; }), "the task Net has no score for its evaluation data");
+  EXPECT_EQ(refusal([](Task& task) { task.training = {}; }), "Net: there are no samples to train on");
+  const auto another = [](Task& task) { task.make_model = test::small_revnet().make_model; };
+  EXPECT_NE(refusal(another).find("makes another model"), std::string::npos);
+}
+
+TEST(Trainer, RefusesDataThatAreNotAsTheTaskSays) {
   Task task = row_task();
-  task.make_model = [](nn::Init init) { return std::make_unique<nn::RevNet>(nn::RevNet::cifar(14), std::move(init)); };
-  EXPECT_THROW(rehearse(task, quiet_run()), std::bad_cast);
+  const Options options = quiet_run();
+  task.batch = [](std::int64_t samples) -> std::vector<TensorSpec> { return {{{samples, 3}}, {{samples, 1}}}; };
+  Trainer trainer(task, options, {.rules = memory::parse_rules("store-all")});
+  try {
+    trainer.run();
+    FAIL() << "rows have 24 numbers";
+  } catch (const ShapeError& error) {
+    EXPECT_NE(std::string(error.what()).find("(8, 24) float32, (8, 1) float32; expected (8, 3) float32"),
+              std::string::npos)
+        << error.what();
+  }
+  task.training.open = nullptr;
+  EXPECT_THROW(Trainer(task, options, {.rules = memory::parse_rules("store-all")}), ValueError);
 }
 
 }  // namespace
