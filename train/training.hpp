@@ -38,6 +38,7 @@ class Training {
   Task task_;
   std::unique_ptr<nn::Module> model_;
   std::unique_ptr<nn::Optimiser> optimiser_;
+  bool checked_ = false;  // the first step looks for parts that are not registered
 };
 
 }  // namespace palimpsest::train

@@ -7,6 +7,7 @@
 
 #include <palimpsest/autograd/value.hpp>
 #include <palimpsest/core/philox.hpp>
+#include <palimpsest/memory/policies.hpp>
 #include <palimpsest/nn/sgd.hpp>
 #include <palimpsest/ops/cross_entropy.hpp>
 #include "tests/support/forwarding.hpp"
