@@ -7,6 +7,7 @@
 #include <palimpsest/core/allocator.hpp>
 #include <palimpsest/datasets/loader.hpp>
 #include <palimpsest/datasets/synthetic.hpp>
+#include <palimpsest/memory/policies.hpp>
 #include <palimpsest/nn/models/revnet.hpp>
 #include <palimpsest/nn/sgd.hpp>
 #include <palimpsest/ops/concat.hpp>

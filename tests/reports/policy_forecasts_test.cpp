@@ -7,6 +7,7 @@
 #include <map>
 #include <utility>
 
+#include <palimpsest/memory/policies.hpp>
 #include <palimpsest/reports/plan_table.hpp>
 #include <palimpsest/reports/policy_forecasts.hpp>
 #include <palimpsest/train/rehearsal.hpp>
@@ -70,9 +71,9 @@ class CountingRevNet : public nn::RevNet {
       : RevNet(spec, std::move(init)), runs_(runs) {}
 
  protected:
-  Tensor forward(const Tensor& images) override {
+  Tensor forward(Tensor images) override {
     ++runs_;
-    return RevNet::forward(images);
+    return RevNet::forward(std::move(images));
   }
 
  private:

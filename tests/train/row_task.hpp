@@ -21,7 +21,7 @@ inline constexpr std::int64_t width = 24;
 /// Two layers in a block, which policies act on.
 class Hidden : public nn::Block<Tensor(Tensor)> {
  public:
-  explicit Hidden(nn::Init& init) : first_(init, width, 4 * width, 0.1), second_(init, 4 * width, 1, 0.1) {
+  explicit Hidden(nn::Init& init) : first_(init, width, 4 * width), second_(init, 4 * width, 1) {
     add_module("first", first_);
     add_module("second", second_);
   }
@@ -53,6 +53,7 @@ class EverySecond : public nn::Optimiser {
   }
   double learning_rate() const override { return sgd_.learning_rate(); }
   void set_learning_rate(double rate) override { sgd_.set_learning_rate(rate); }
+  std::vector<nn::NamedTensor> state() const override { return sgd_.state(); }
 
  private:
   nn::Sgd sgd_;
