@@ -32,7 +32,7 @@ Json frame(const std::string& file, int line, const std::string& name) {
 /// Innermost first, as PyTorch has them.
 Json frames_of(const StepTrace& record, int run, const std::string& content) {
   if (run < 0) return Json::array({frame(content, run, "between ops"), frame(block_label(""), run, "step")});
-  const StepTrace::Run& during = record.runs[static_cast<std::size_t>(run)];
+  const StepTrace::Run& during = record.run(run);
   return Json::array({frame(content, run, during.name), frame(block_label(during.block), run, during.name),
                       frame("step", run, std::string(to_string(during.kind)))});
 }

@@ -40,7 +40,7 @@ Json named(const char* what, const std::string& name, int track) {
 Json shapes(const StepTrace& record, const std::vector<int>& values) {
   Json made = Json::array();
   for (const int number : values) {
-    const StepTrace::Value& value = record.values[static_cast<std::size_t>(number)];
+    const StepTrace::Value& value = record.value(number);
     std::ostringstream text;
     text << value.shape << ' ' << value.dtype;
     made.push_back(text.str());
@@ -55,7 +55,7 @@ Json run_event(const StepTrace& record, const StepTrace::Run& run) {
                {"operations", static_cast<std::int64_t>(run.work.operations)},
                {"bytes", static_cast<std::int64_t>(run.work.bytes)}};
   if (run.op >= 0) {
-    const StepTrace::Op& op = record.ops[static_cast<std::size_t>(run.op)];
+    const StepTrace::Op& op = record.op(run.op);
     args["inputs"] = shapes(record, op.inputs);
     args["outputs"] = shapes(record, op.outputs);
   }

@@ -9,9 +9,7 @@ namespace {
 
 using memory::StepTrace;
 
-const StepTrace::Allocation& allocation_of(const StepTrace& record, int number) {
-  return record.allocations[static_cast<std::size_t>(number)];
-}
+const StepTrace::Allocation& allocation_of(const StepTrace& record, int number) { return record.allocation(number); }
 
 }  // namespace
 
@@ -20,21 +18,21 @@ std::string block_label(const std::string& block) { return block.empty() ? "outs
 Owner owner_of(const StepTrace& record, int allocation) {
   const StepTrace::Allocation& held = allocation_of(record, allocation);
   if (held.value >= 0) {
-    const int op = record.values[static_cast<std::size_t>(held.value)].op;
+    const int op = record.value(held.value).op;
     if (op >= 0) {
-      const StepTrace::Op& made_by = record.ops[static_cast<std::size_t>(op)];
+      const StepTrace::Op& made_by = record.op(op);
       return {block_label(made_by.block), made_by.name};
     }
   }
   if (held.run < 0) return {block_label(""), std::string(to_string(held.tag))};
-  const StepTrace::Run& run = record.runs[static_cast<std::size_t>(held.run)];
+  const StepTrace::Run& run = record.run(held.run);
   return {block_label(run.block), run.name};
 }
 
 std::string content_of(const StepTrace& record, int allocation) {
   const StepTrace::Allocation& held = allocation_of(record, allocation);
   if (held.value < 0) return std::string(to_string(held.tag));
-  const StepTrace::Value& value = record.values[static_cast<std::size_t>(held.value)];
+  const StepTrace::Value& value = record.value(held.value);
   std::ostringstream text;
   text << (held.gradient ? "gradient of " : "");
   if (value.op >= 0) {

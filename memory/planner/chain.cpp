@@ -8,8 +8,7 @@ std::optional<Chain> Chain::find(const StepTrace& step, int most_links) {
   const int ops = static_cast<int>(step.ops.size());
   std::vector<int> last_use(step.values.size(), -1);
   for (int op = 0; op < ops; ++op) {
-    for (const int input : step.ops[static_cast<std::size_t>(op)].inputs)
-      last_use[static_cast<std::size_t>(input)] = op;
+    for (const int input : step.op(op).inputs) last_use[static_cast<std::size_t>(input)] = op;
   }
   // How many values are made before an op and read by it or a later one.
   std::vector<int> passed_on(static_cast<std::size_t>(ops) + 1);
@@ -20,8 +19,8 @@ std::optional<Chain> Chain::find(const StepTrace& step, int most_links) {
   std::vector<std::pair<int, int>> ends;  // op and output
   for (int op = 0; op + 1 < ops; ++op) {
     if (passed_on[static_cast<std::size_t>(op) + 1] != 1) continue;
-    for (const int output : step.ops[static_cast<std::size_t>(op)].outputs) {
-      const StepTrace::Value& value = step.values[static_cast<std::size_t>(output)];
+    for (const int output : step.op(op).outputs) {
+      const StepTrace::Value& value = step.value(output);
       if (last_use[static_cast<std::size_t>(output)] > op && !value.user_holds) ends.emplace_back(op, value.output);
     }
   }

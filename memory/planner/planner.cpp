@@ -39,15 +39,15 @@ std::string owners_of_peak(const StepTrace& step) {
   std::map<std::string, std::size_t> bytes;
   const StepTrace::Peak peak = step.peak();
   for (const int number : step.live_after(peak.event)) {
-    const StepTrace::Allocation& allocation = step.allocations[static_cast<std::size_t>(number)];
+    const StepTrace::Allocation& allocation = step.allocation(number);
     std::string name(to_string(allocation.tag));
     if (allocation.value >= 0) {
-      const StepTrace::Value& value = step.values[static_cast<std::size_t>(allocation.value)];
-      const StepTrace::Op* const op = value.op >= 0 ? &step.ops[static_cast<std::size_t>(value.op)] : nullptr;
+      const StepTrace::Value& value = step.value(allocation.value);
+      const StepTrace::Op* const op = value.op >= 0 ? &step.op(value.op) : nullptr;
       name += concat_text(" of ", op != nullptr && !op->block.empty() ? op->block + " " : "",
                           op != nullptr ? op->name : "a leaf", " ", value.shape);
     } else if (allocation.run >= 0) {
-      name += concat_text(" of ", step.runs[static_cast<std::size_t>(allocation.run)].name);
+      name += concat_text(" of ", step.run(allocation.run).name);
     }
     bytes[name] += allocation.bytes;
   }

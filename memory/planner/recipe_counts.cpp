@@ -44,7 +44,7 @@ RecipeCounts count_recipes(const StepTrace& step) {
   while (!open.empty()) {
     const int number = open.back();
     open.pop_back();
-    const StepTrace::Value& value = step.values[static_cast<std::size_t>(number)];
+    const StepTrace::Value& value = step.value(number);
     ++*count_of(value.way, counts);
     if (value.nesting > 0) ++counts.nested;
     if (!value.exact) ++counts.inexact;

@@ -105,7 +105,7 @@ int StepRecorder::number_of(const Node& node) {
     for (const ValuePtr& input : node.inputs) op.inputs.push_back(number_of(*input));
     for (std::size_t o = 0; o < node.outputs.size(); ++o) {
       op.outputs.push_back(number_of(*node.outputs[o]));
-      StepTrace::Value& output = record_.values[static_cast<std::size_t>(op.outputs.back())];
+      StepTrace::Value& output = record_.value(op.outputs.back());
       output.op = number;
       output.recipe = "keep";
       output.output = static_cast<int>(o);
@@ -130,7 +130,7 @@ void StepRecorder::run_begins(const OpRun& run) {
 
 void StepRecorder::run_ends(const Work& work) noexcept {
   if (stopped_ || open_.empty()) return;
-  StepTrace::Run& run = record_.runs[static_cast<std::size_t>(open_.back())];
+  StepTrace::Run& run = record_.run(open_.back());
   open_.pop_back();
   run.work = work;
   run.last_event = record_.events.size();
@@ -140,14 +140,14 @@ void StepRecorder::run_ends(const Work& work) noexcept {
 void StepRecorder::placed(const palimpsest::Value& value) {
   if (stopped_) return;
   const auto entry = live_.find(value.view().data);
-  if (entry != live_.end()) record_.allocations[static_cast<std::size_t>(entry->second)].value = number_of(value);
+  if (entry != live_.end()) record_.allocation(entry->second).value = number_of(value);
 }
 
 void StepRecorder::gradient_placed(const palimpsest::Value& value, const void* address) {
   if (stopped_) return;
   const auto entry = live_.find(address);
   if (entry == live_.end()) return;
-  StepTrace::Allocation& allocation = record_.allocations[static_cast<std::size_t>(entry->second)];
+  StepTrace::Allocation& allocation = record_.allocation(entry->second);
   allocation.value = number_of(value);
   allocation.gradient = true;
 }
@@ -159,7 +159,7 @@ void StepRecorder::backward_begins(const std::deque<Node>& nodes) {
   for (const Node& node : nodes) {
     const int number = number_of(node);
     const auto reads = [&](const ValuePtr& value) {
-      std::vector<int>& readers = record_.values[static_cast<std::size_t>(number_of(*value))].read_by;
+      std::vector<int>& readers = record_.value(number_of(*value)).read_by;
       if (readers.empty() || readers.back() != number) readers.push_back(number);
     };
     for (std::size_t i = 0; i < node.inputs.size(); ++i) {
@@ -169,19 +169,19 @@ void StepRecorder::backward_begins(const std::deque<Node>& nodes) {
       const palimpsest::Value& output = *node.outputs[o];
       if (node.needs.output(o) || (node.needs.optional_output(o) && output.present())) reads(node.outputs[o]);
       if (const Recipe* const recipe = output.recipe()) record_recipe(*recipe, output);
-      record_.values[static_cast<std::size_t>(number_of(output))].user_holds = output.held_by_user();
+      record_.value(number_of(output)).user_holds = output.held_by_user();
     }
     const int solvable = node.op->solvable_input();
     if (solvable < 0) continue;
     const palimpsest::Value& stream = *node.inputs[static_cast<std::size_t>(solvable)];
-    if (!stream.leaf()) record_.values[static_cast<std::size_t>(number_of(stream))].solvable_from = number;
+    if (!stream.leaf()) record_.value(number_of(stream)).solvable_from = number;
   }
 }
 
 void StepRecorder::record_recipe(const Recipe& recipe, const palimpsest::Value& of) {
   std::vector<int> sources;  // first: their numbers may make room for further values
   for (const palimpsest::Value* const source : recipe.sources(of)) sources.push_back(number_of(*source));
-  StepTrace::Value& value = record_.values[static_cast<std::size_t>(number_of(of))];
+  StepTrace::Value& value = record_.value(number_of(of));
   value.sources = std::move(sources);
   value.way = recipe.way();
   value.recipe = recipe.name();

@@ -77,6 +77,15 @@ struct StepTrace {
     int run = -1;           ///< in which run it was made
   };
 
+  // By number, which must not be -1.
+  const Op& op(int number) const { return ops[static_cast<std::size_t>(number)]; }
+  const Value& value(int number) const { return values[static_cast<std::size_t>(number)]; }
+  Value& value(int number) { return values[static_cast<std::size_t>(number)]; }
+  const Run& run(int number) const { return runs[static_cast<std::size_t>(number)]; }
+  Run& run(int number) { return runs[static_cast<std::size_t>(number)]; }
+  const Allocation& allocation(int number) const { return allocations[static_cast<std::size_t>(number)]; }
+  Allocation& allocation(int number) { return allocations[static_cast<std::size_t>(number)]; }
+
   std::vector<Op> ops;
   std::vector<Value> values;
   std::vector<Run> runs;

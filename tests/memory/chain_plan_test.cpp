@@ -145,7 +145,7 @@ Plan plan_of(const StepTrace& step, const std::vector<int>& nesting) {
   Plan plan(step);
   for (std::size_t op = 0; op < step.ops.size(); ++op) {
     for (const int output : step.ops[op].outputs) {
-      const StepTrace::Value& value = step.values[static_cast<std::size_t>(output)];
+      const StepTrace::Value& value = step.value(output);
       if (value.optional) plan.set(value.op, value.output, {Way::Replay});
     }
     if (op < nesting.size() && nesting[op] != ChainSchedule::kept)
@@ -158,7 +158,7 @@ Plan plan_of(const StepTrace& step, const std::vector<int>& nesting) {
 /// of.
 std::vector<int> without_idle(const StepTrace& step, std::vector<int> nesting) {
   for (std::size_t i = nesting.size(); i-- > 0;) {
-    const StepTrace::Value& value = step.values[static_cast<std::size_t>(step.ops[i].outputs[0])];
+    const StepTrace::Value& value = step.value(step.ops[i].outputs[0]);
     const bool replayed_from = i + 1 < nesting.size() && nesting[i + 1] != ChainSchedule::kept;
     if (value.read_by.empty() && !replayed_from) nesting[i] = ChainSchedule::kept;
   }

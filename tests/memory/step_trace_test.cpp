@@ -59,8 +59,7 @@ TEST(StepRecorderTest, EventsAddUpToTheAllocatorsPeak) {
       const StepTrace::Event& event = record.events[i];
       if (event.allocation < 0) owned -= event.bytes;
     }
-    for (const int allocation : record.live_after(peak.event))
-      owned += record.allocations[static_cast<std::size_t>(allocation)].bytes;
+    for (const int allocation : record.live_after(peak.event)) owned += record.allocation(allocation).bytes;
     EXPECT_EQ(owned, stats.peak) << policy;
   }
 }

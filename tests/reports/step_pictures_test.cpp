@@ -110,7 +110,7 @@ TEST_P(PicturesUnder, OwnersAddUpToThePeak) {
     last = each.bytes;
     std::size_t held = 0;
     for (const int allocation : each.allocations) {
-      held += record.allocations[static_cast<std::size_t>(allocation)].bytes;
+      held += record.allocation(allocation).bytes;
       EXPECT_EQ(owner_of(record, allocation), each.owner);
     }
     if (each.owner.block == "before the step") {

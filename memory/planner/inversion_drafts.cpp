@@ -1,0 +1,40 @@
+#include <algorithm>
+
+#include <palimpsest/memory/planner/strategies.hpp>
+
+namespace palimpsest::memory {
+namespace {
+
+constexpr std::size_t inversions = 6;
+constexpr std::size_t segments = 16;
+
+Draft inverted(const StepItems& items, std::size_t couplings, std::size_t segment_bytes) {
+  const int last = items[items.couplings()[couplings - 1]].coupling;
+  Draft draft = items.everything(segment_bytes > 0 ? Way::Replay : Way::Keep);
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    const Item& item = items[i];
+    if (item.op < last && item.coupling < 0) draft.choices[i] = {Way::Replay};
+    if (item.coupling >= 0 && item.coupling <= last) draft.choices[i] = {Way::Invert};
+  }
+  // The first coupling's inputs, and everything before them, are inside no branch.
+  for (std::size_t i = 0; i < items.couplings().front(); ++i) {
+    if (!items[i].optional) draft.choices[i] = {};
+  }
+  items.keep_at_cuts(draft, segment_bytes);
+  return draft;
+}
+
+}  // namespace
+
+std::vector<Draft> inversion_drafts(const StepItems& items) {
+  const std::size_t couplings = items.couplings().size();
+  std::vector<Draft> drafts;
+  for (std::size_t part = 1; part <= inversions && couplings > 0; ++part) {
+    const std::size_t count = std::max<std::size_t>(1, couplings * part / inversions);
+    drafts.push_back(inverted(items, count, 0));
+    drafts.push_back(inverted(items, count, items.needed_bytes() / segments));
+  }
+  return drafts;
+}
+
+}  // namespace palimpsest::memory
