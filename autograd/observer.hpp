@@ -9,8 +9,8 @@
 
 namespace palimpsest {
 
-/// What an op is run for: the first time (Op::begin of a deferred op, too), to bring an output back, to solve for an
-/// input, for gradients. Fetch runs no op: it brings an output of the op back from elsewhere.
+/// The purpose of a run: the first forward, or the Op::begin of an op that waits for a reader; to bring an output back;
+/// to solve for an input; gradients. Fetch runs no op: it brings an output of the op back from elsewhere.
 enum class RunKind : std::uint8_t { Forward, Replay, Solve, Fetch, Backward };
 
 constexpr std::string_view to_string(RunKind kind) {
@@ -18,10 +18,9 @@ constexpr std::string_view to_string(RunKind kind) {
   return names[static_cast<std::size_t>(kind)];
 }
 
-/// A run of an op. What is allocated while it lasts is allocated for it.
+/// A run of a recorded op. Whatever is allocated while it lasts is allocated for it.
 struct OpRun {
-  const Op& op;
-  const Node* node;        ///< null for a deferred op that only begins
+  const Node& node;
   const BlockInfo* block;  ///< null outside every block
   RunKind kind;
 };

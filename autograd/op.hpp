@@ -55,16 +55,13 @@ struct Work {
   }
 };
 
-/// Whether a forward is the first one, in which state may be committed, or a later one that must repeat its bits.
-enum class Phase : std::uint8_t { First, Replay };
-
-/// Which values an op's backward reads. Bit i stands for input or output i; those beyond 63 are read if all bits are
+/// The values that an op's backward reads. Bit i stands for input or output i; those beyond 63 are read if all bits are
 /// set.
 struct Needs {
   std::uint64_t inputs = 0;
   std::uint64_t outputs = 0;
-  /// Outputs that the op makes for its backward alone, which reads them where the policy keeps them and computes them
-  /// as it goes where it does not: those never exist. Nobody else gets to see such an output.
+  /// Outputs that the op makes for its backward alone, and only where the policy keeps them (Policy::keeps_optional).
+  /// Backward reads those that were made and does without the others. Nobody else gets to see such an output.
   std::uint64_t optional_outputs = 0;
 
   bool input(std::size_t i) const { return contains(inputs, i); }
@@ -82,19 +79,19 @@ constexpr std::uint64_t bits(Indices... indices) {
 }
 inline constexpr std::uint64_t all_bits = ~std::uint64_t{0};
 
-/// What ops find out about a value and leave with it for others that read it: its batch statistics, say.
-class Note {
+/// A result about a value that is left with it for the next op that asks: its batch statistics, say.
+class ValueCache {
  public:
-  virtual ~Note() = default;
+  virtual ~ValueCache() = default;
 };
 
-/// What a forward is given. Inputs are present; outputs are uninitialised, except that an output may have the memory of
-/// the input that Op::overwritable_input names.
+/// The arguments of Op::begin and Op::forward. Inputs are present; outputs are uninitialised, except that an output may
+/// have the memory of the input that Op::overwritable_input names.
 class ForwardContext {
  public:
-  ForwardContext(std::span<const View> inputs, std::span<const View> outputs, Phase phase, Device device, Tape* tape,
+  ForwardContext(std::span<const View> inputs, std::span<const View> outputs, Device device, Tape* tape = nullptr,
                  std::span<const std::shared_ptr<Value>> values = {})
-      : inputs_(inputs), outputs_(outputs), phase_(phase), device_(device), tape_(tape), values_(values) {}
+      : inputs_(inputs), outputs_(outputs), device_(device), tape_(tape), values_(values) {}
 
   const View& input(std::size_t i) const { return inputs_[i]; }
   std::span<const View> inputs() const { return inputs_; }
@@ -102,26 +99,29 @@ class ForwardContext {
   /// outputs (Needs::optional_outputs), always.
   const View& output(std::size_t i = 0) const { return outputs_[i]; }
   std::span<const View> outputs() const { return outputs_; }
-  Phase phase() const { return phase_; }
   Device device() const { return device_; }
 
   /// Scratch memory, gone when the returned buffer is.
   Buffer workspace(std::size_t bytes) const { return Buffer(device_, bytes, Tag::Workspace); }
 
-  /// Registers how to undo a change of state that this forward makes (Phase::First only), should the step fail.
+  /// In Op::begin: registers how to undo a change of state that it makes, should the step fail.
   void on_failure(std::function<void()> undo) const;
 
-  /// Where a note about input i is kept for all its readers; null for a leaf, whose bytes the user may change, and
-  /// where nothing is recorded. Phase::First only.
-  std::shared_ptr<Note>* note(std::size_t i) const;
+  /// In Op::begin: the place where a result about input i is kept for all its readers. Null for a leaf, whose bytes the
+  /// user may change, and where nothing is recorded.
+  std::shared_ptr<ValueCache>* cache(std::size_t i) const;
+
+  /// In Op::begin: counts work that it has done. None unless it says so.
+  void add_work(const Work& work) { work_ += work; }
+  const Work& work() const { return work_; }
 
  private:
   std::span<const View> inputs_;
   std::span<const View> outputs_;
-  Phase phase_;
   Device device_;
   Tape* tape_;
   std::span<const std::shared_ptr<Value>> values_;
+  Work work_;
 };
 
 /// Where the gradient of an input goes: every element must be written or, where `accumulate`, added to.
@@ -130,7 +130,7 @@ struct GradientTarget {
   bool accumulate = false;
 };
 
-/// What a backward is given: the gradients of the outputs, the values it asked for in Op::needs, and where the
+/// The arguments of Op::backward: the gradients of the outputs, the values it asked for in Op::needs, and where the
 /// gradients of the inputs go.
 class BackwardContext {
  public:
@@ -160,6 +160,10 @@ class BackwardContext {
   /// The gradient of input i is that of output o, unchanged: shares the memory instead of copying it.
   void pass_through(std::size_t i, std::size_t o = 0);
 
+  /// Adds to the gradient of input i, which this backward has added to, once all that read the input have: `correct` is
+  /// then called with the input's bytes, which are kept for it, and the gradient.
+  void on_complete(std::size_t i, std::function<void(const View& input, const View& gradient)> correct);
+
   Buffer workspace(std::size_t bytes) const { return Buffer(device(), bytes, Tag::Workspace); }
 
  private:
@@ -169,7 +173,7 @@ class BackwardContext {
 };
 
 /// One operation: a pure forward and its gradient. An object is made for each call and lives on the tape; it holds the
-/// attributes and whatever the first forward froze (batch statistics, random counters). It must not hold its inputs.
+/// attributes and whatever begin() froze (batch statistics, random counters). It must not hold its inputs.
 class Op {
  public:
   virtual ~Op() = default;
@@ -177,11 +181,7 @@ class Op {
   /// The field's name for it, as error messages and reports print it.
   virtual std::string_view name() const = 0;
   virtual Cost cost() const = 0;
-  /// What it would cost to do without this output's bytes.
-  virtual Cost cost(std::size_t) const { return cost(); }
 
-  /// The work of begin(): by default none.
-  virtual Work begin_work(std::span<const View>) const { return {}; }
   /// The work of a forward. The views are those of the run: outputs that it does not write have null data.
   virtual Work forward_work(std::span<const View> inputs, std::span<const View> outputs) const;
   /// The work of a backward that makes the gradients of the inputs in `wanted`, all outputs' gradients being there.
@@ -192,21 +192,18 @@ class Op {
   /// Checks the inputs and says what comes out. Throws ShapeError, DtypeError, ValueError.
   virtual std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const = 0;
 
-  /// What the op does once, before its first forward, and not on replay: it fixes what every forward will use and
-  /// commits what changes in the model (running statistics). Inputs are present, there are no outputs. A deferred op
-  /// (autograd/deferred.hpp) does it when it is deferred.
+  /// Called once, before the first forward: fixes what every forward will use and commits what changes in the model
+  /// (running statistics, random counters). Inputs are present, there may be no outputs yet. An op that waits for a
+  /// reader (apply_when_read) does it when it is recorded.
   virtual void begin(ForwardContext&) {}
 
-  /// Computes the outputs: a function of the inputs, the attributes and, on Phase::Replay, of what Phase::First froze.
+  /// Computes the outputs, as often as they are wanted: a function of the inputs, the attributes and what begin()
+  /// froze.
   virtual void forward(ForwardContext& io) = 0;
 
-  /// What backward will read: a property of the attributes alone.
+  /// The values that backward will read: a property of the attributes alone.
   virtual Needs needs() const = 0;
   virtual void backward(BackwardContext& io) = 0;
-
-  /// Called in the place of backward where no gradient has reached an output. Returns whether backward is to run all
-  /// the same, with null gradients, because it has to finish what other nodes have left to it.
-  virtual bool skip_backward() { return false; }
 
   /// The input whose memory the (only) output may take over where nobody will read that input again; -1 for none.
   virtual int overwritable_input() const { return -1; }
@@ -219,7 +216,7 @@ class Op {
   /// Whether solve() returns the very bits. Only then can they be verified.
   virtual bool solves_exactly() const { return false; }
 
-  /// What the first forward changes outside the op and its outputs, as it is now: running statistics, a random counter
+  /// The state outside the op that begin() changes, as it is now: running statistics, a random counter
   /// (of any type: its bytes count). Running the op again must leave it alone, and verification sees to it.
   virtual std::vector<View> state() const { return {}; }
 };

@@ -103,6 +103,12 @@ class Policy {
   /// The recipe of a value that an op inside `block` makes. Null: keep it.
   virtual RecipePtr decide(const Value& value, const Op& op, const BlockInfo& block) const = 0;
 
+  /// Whether the value, an optional output (Needs::optional_outputs), is made and kept for backward. decide() and
+  /// reconsider() are not asked about those.
+  virtual bool keeps_optional(const Value& /*value*/, const Op& /*op*/, const BlockInfo& /*block*/) const {
+    return false;
+  }
+
   /// Asked when another recipe becomes possible. nullopt: leave the value as it is; null: keep it.
   virtual std::optional<RecipePtr> reconsider(const Value& value, const Offer& offer, const BlockInfo& block) const;
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -65,8 +66,8 @@ class Tensor {
   double item() const;
 
   /// Overwrites the elements of a leaf with those of `source` (same shape and type, any device). Recorded operations
-  /// that still need the old ones are refused by backward, and so is reading a result that nobody has read yet and that
-  /// depends on them (autograd/deferred.hpp). Throws ShapeError, DtypeError, StateError.
+  /// that still need the old ones are refused by backward, and so is reading a result that waits for its first reader
+  /// (apply_when_read) and depends on them. Throws ShapeError, DtypeError, StateError.
   void assign(const Tensor& source);
 
   /// A leaf with the same bytes and no history: what changes the one in place changes the other.
@@ -131,6 +132,44 @@ class BlockScope {
 std::vector<Tensor> apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs);
 /// The same for an op with one output.
 Tensor apply_single(std::unique_ptr<Op> op, std::vector<Tensor> inputs);
+
+/// The same, but the op's forward runs when its result is first read: what it throws then (OutOfMemory, say) comes out
+/// of that reading, and the step has failed. Its begin() runs now. Until it has run, its result is absent, an op
+/// recorded next may take its work over (take_unrun), and it is undone if the last tensor of its result goes. Where
+/// nothing is recorded this is apply_single(). Throws StateError for an op with several outputs or a coupling, whose
+/// place among the others counts.
+Tensor apply_when_read(std::unique_ptr<Op> op, std::vector<Tensor> inputs);
+
+/// An op that has been taken back before it ran. The tape has what begin() changed: keep it until the op that does this
+/// one's work is recorded.
+template <class T>
+struct Unrun {
+  std::unique_ptr<T> op;
+  std::vector<Tensor> inputs;
+  std::shared_ptr<Tape> tape;
+};
+
+/// The op that x waits for, if it is a T; null if x has been made or is made by another.
+template <class T>
+const T* unrun_op(const Tensor& x) {
+  const Node* const maker = x.value().producer();
+  return maker != nullptr && maker->waits ? dynamic_cast<const T*>(maker->op.get()) : nullptr;
+}
+
+/// Takes the op that x waits for back, and x with it: the caller does its work as part of an op of its own. Nothing
+/// happens unless it is the op recorded last, in the block that is being recorded, and the caller has the only tensor
+/// that refers to x. Throws StateError if an input was changed in place since; the step has failed then.
+std::optional<Unrun<Op>> take_unrun_op(Tensor& x);
+
+/// The same, if the op is a T.
+template <class T>
+std::optional<Unrun<T>> take_unrun(Tensor& x) {
+  if (unrun_op<T>(x) == nullptr) return std::nullopt;
+  std::optional<Unrun<Op>> taken = take_unrun_op(x);
+  if (!taken) return std::nullopt;
+  return Unrun<T>{std::unique_ptr<T>(static_cast<T*>(taken->op.release())), std::move(taken->inputs),
+                  std::move(taken->tape)};
+}
 /// The first thing that apply() does: where the caller got inputs wrong is told here, before anything has happened.
 /// Returns what comes out.
 std::vector<TensorSpec> check_inputs(const Op& op, std::span<const Tensor> inputs);

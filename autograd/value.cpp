@@ -16,7 +16,6 @@ const Recipe* Value::recipe() const { return state_->recipe.get(); }
 int Value::readers() const { return state_->readers; }
 bool Value::held_by_user() const { return state_->handles > 0; }
 std::size_t Value::output() const { return state_->output; }
-bool Value::optional() const { return state_->optional; }
 
 std::uint64_t Value::version() const { return state_->storage ? state_->storage->version : state_->saved_version; }
 

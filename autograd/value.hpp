@@ -38,7 +38,7 @@ class Value : public std::enable_shared_from_this<Value> {
   /// Made by the user (data, a parameter), not by a recorded op.
   bool leaf() const;
   bool requires_grad() const;
-  /// The node that made it; null for a leaf and for a result that nobody has read yet (autograd/deferred.hpp).
+  /// The node that makes it; null for a leaf.
   const Node* producer() const;
   const Recipe* recipe() const;
   /// How many gradients and replays will still read it.
@@ -47,8 +47,6 @@ class Value : public std::enable_shared_from_this<Value> {
   bool held_by_user() const;
   /// The index among its producer's outputs.
   std::size_t output() const;
-  /// Made for its producer's backward alone, which can do without (Needs::optional_outputs).
-  bool optional() const;
   /// Counts in-place changes of the bytes; 0 for bytes that no user has changed.
   std::uint64_t version() const;
 
@@ -79,10 +77,12 @@ struct Node {
   std::shared_ptr<const BlockInfo> block;  ///< null outside every block
   PolicyPtr policy;                        ///< the block's when the op was recorded; null: keep everything
   std::size_t index = 0;
+  /// Whether it waits for a reader (apply_when_read): its output is absent until it runs, and its inputs are pinned.
+  bool waits = false;
   bool reached = false;  ///< in backward: whether the loss depends on an output, which will get a gradient
 };
 
-/// What Recipe::restore is given.
+/// The argument of Recipe::restore.
 class Restoring {
  public:
   Restoring(Tape& tape, Value& value) : tape_(tape), value_(value) {}

@@ -13,6 +13,7 @@ class StoreAll : public Policy {
  public:
   std::string_view name() const override { return "store-all"; }
   RecipePtr decide(const Value&, const Op&, const BlockInfo&) const override { return nullptr; }
+  bool keeps_optional(const Value&, const Op&, const BlockInfo&) const override { return true; }
 };
 
 class Shared : public Policy {
@@ -23,9 +24,6 @@ class Shared : public Policy {
   }
 
   RecipePtr decide(const Value& value, const Op& op, const BlockInfo&) const override {
-    if (value.optional()) {  // never made: no inputs are kept for its sake
-      return op.cost(value.output()) == Cost::Heavy ? nullptr : arenas_[rest_arena];
-    }
     std::size_t input_bytes = 0;
     std::size_t streams = 0;
     for (const ValuePtr& input : value.producer()->inputs) {
@@ -33,7 +31,7 @@ class Shared : public Policy {
       input_bytes += input->bytes();
       ++streams;
     }
-    const std::optional<int> arena = shared_arena(op.cost(value.output()), value.bytes(), input_bytes, streams);
+    const std::optional<int> arena = shared_arena(op.cost(), value.bytes(), input_bytes, streams);
     return arena ? arenas_[static_cast<std::size_t>(*arena)] : nullptr;
   }
 
@@ -56,10 +54,7 @@ class Reversible : public Policy {
  public:
   std::string_view name() const override { return "reversible"; }
   bool acts_on(const Op& op) const override { return op.solvable_input() >= 0; }
-  /// Of what a branch makes, only that which its op can do without is known at once to be of no use later.
-  RecipePtr decide(const Value& value, const Op&, const BlockInfo&) const override {
-    return value.optional() ? replay() : nullptr;
-  }
+  RecipePtr decide(const Value&, const Op&, const BlockInfo&) const override { return nullptr; }
 
   std::optional<RecipePtr> reconsider(const Value& value, const Offer& offer, const BlockInfo&) const override {
     switch (offer.kind) {
@@ -80,7 +75,6 @@ class Offload : public Policy {
 
   std::string_view name() const override { return "offload"; }
   RecipePtr decide(const Value& value, const Op&, const BlockInfo&) const override {
-    if (value.optional()) return replay();  // never made
     return value.bytes() < options_->at_least ? nullptr : fetch(options_);
   }
 
@@ -113,6 +107,10 @@ class Composed : public Policy {
   RecipePtr decide(const Value& value, const Op& op, const BlockInfo& block) const override {
     RecipePtr recipe = inner_->decide(value, op, block);
     return recipe != nullptr ? recipe : outer_->decide(value, op, block);
+  }
+
+  bool keeps_optional(const Value& value, const Op& op, const BlockInfo& block) const override {
+    return outer_->keeps_optional(value, op, block) && inner_->keeps_optional(value, op, block);
   }
 
   std::optional<RecipePtr> reconsider(const Value& value, const Offer& offer, const BlockInfo& block) const override {

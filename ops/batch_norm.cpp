@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <memory>
 
-#include <palimpsest/autograd/deferred.hpp>
 #include <palimpsest/core/device.hpp>
 #include <palimpsest/core/elementwise.hpp>
 #include <palimpsest/ops/batch_norm_op.hpp>
@@ -24,9 +23,7 @@ std::size_t workspace_bytes(Device device, const Shape& x) {
   return static_cast<std::size_t>(doubles) * sizeof(double);
 }
 
-bool all_different(std::span<const Tensor> tensors) {
-  std::vector<const Value*> values;
-  for (const Tensor& tensor : tensors) values.push_back(&tensor.value());
+bool all_different(std::vector<ValuePtr> values) {
   std::sort(values.begin(), values.end());
   return std::adjacent_find(values.begin(), values.end()) == values.end();
 }
@@ -71,10 +68,10 @@ std::vector<TensorSpec> BatchNorm::infer(std::span<const TensorSpec> inputs) con
   return {{first.with_channels(channels), inputs[0].dtype}};
 }
 
-std::shared_ptr<ChannelStatistics> BatchNorm::statistics_of(const ForwardContext& io, std::size_t part) {
-  std::shared_ptr<Note>* const note = io.note(part);
-  if (note != nullptr) {
-    if (auto known = std::dynamic_pointer_cast<ChannelStatistics>(*note)) return known;
+std::shared_ptr<ChannelStatistics> BatchNorm::statistics_of(ForwardContext& io, std::size_t part) {
+  std::shared_ptr<ValueCache>* const cache = io.cache(part);
+  if (cache != nullptr) {
+    if (auto known = std::dynamic_pointer_cast<ChannelStatistics>(*cache)) return known;
   }
   const View& x = io.input(part);
   auto statistics = std::make_shared<ChannelStatistics>();
@@ -86,8 +83,9 @@ std::shared_ptr<ChannelStatistics> BatchNorm::statistics_of(const ForwardContext
     PALIMPSEST_RUN(io.device(), batch_norm_statistics<T>(x.shape.pixels(), x.shape.c(), x.as<T>(), mean,
                                                          mean + x.shape.c(), scratch.as<double>()));
   });
-  examined_ += static_cast<double>(x.bytes());
-  if (note != nullptr) *note = statistics;
+  const double examined = static_cast<double>(x.bytes());
+  io.add_work({examined / 4, examined});
+  if (cache != nullptr) *cache = statistics;
   return statistics;
 }
 
@@ -226,16 +224,14 @@ Tensor batch_norm(Tensor x, const Tensor& gamma, const Tensor& beta, const Runni
                                   x.device(), " like input 0"));
   }
   check_inputs(BatchNorm(running, spec), std::vector<Tensor>{x, gamma, beta});
-  // The normalisation of a concat reads its inputs where they are.
+  // The normalisation of a concat reads its inputs where they are. Its kernels write the gradients of all of them at
+  // once, so they must be different tensors.
   std::vector<Tensor> inputs;
-  if (dynamic_cast<const Concat*>(deferred_op(x)) != nullptr && spec.training) {
-    if (const std::unique_ptr<Deferred> joined = take_deferred(x)) {
-      // Its kernels write the gradients of all parts at once: they must be different tensors.
-      if (all_different(joined->inputs)) {
-        inputs = std::move(joined->inputs);
-      } else {
-        x = apply_single(std::move(joined->op), std::move(joined->inputs));
-      }
+  std::shared_ptr<Tape> tape;
+  if (spec.training && unrun_op<Concat>(x) != nullptr && all_different(x.value().producer()->inputs)) {
+    if (std::optional<Unrun<Concat>> joined = take_unrun<Concat>(x)) {
+      inputs = std::move(joined->inputs);
+      tape = std::move(joined->tape);
     }
   }
   if (inputs.empty()) inputs.push_back(std::move(x));
@@ -243,7 +239,8 @@ Tensor batch_norm(Tensor x, const Tensor& gamma, const Tensor& beta, const Runni
   inputs.push_back(gamma);
   inputs.push_back(beta);
   const bool may_be_taken_over = spec.training && spec.relu;
-  return may_be_taken_over ? defer(std::move(op), std::move(inputs)) : apply_single(std::move(op), std::move(inputs));
+  return may_be_taken_over ? apply_when_read(std::move(op), std::move(inputs))
+                           : apply_single(std::move(op), std::move(inputs));
 }
 
 }  // namespace palimpsest::ops

@@ -1,6 +1,6 @@
 #pragma once
 
-// The op behind batch_norm(), for the ops that take it over while it is deferred.
+// The op behind batch_norm(), for the ops that take its work over before it runs.
 
 #include <memory>
 #include <vector>
@@ -12,15 +12,15 @@
 
 namespace palimpsest::ops {
 
-/// What normalisations know about a tensor, left with it for all that read it (Pleiss et al. 2017 share storage; this
-/// shares the work: a channel's statistics are the tensor's, not those of the layer that reads it).
-struct ChannelStatistics : Note {
+/// The statistics of a tensor's channels, left with it for all normalisations that read it (Pleiss et al. 2017 share
+/// storage; this shares the work: a channel's statistics are the tensor's, not those of the layer that reads it).
+struct ChannelStatistics : ValueCache {
   Buffer moments;  ///< mean, then biased variance, of each channel
 
-  /// How many recorded ops will add to the tensor's gradient by parts: each adds gamma * rstd * dy', and the other two
-  /// terms of a normalisation's gradient, which are linear in x, gather here. The last one applies them.
-  int readers = 0;
-  Buffer correction;  ///< offset, then slope, of each channel; empty until something has gathered
+  /// Offset, then slope, of each channel; empty until something has gathered. Layers add gamma * rstd * dy' to the
+  /// tensor's gradient; the other two terms of a normalisation's gradient, which are linear in x, gather here and are
+  /// applied once.
+  Buffer correction;
 };
 
 /// Inputs: `parts` tensors, joined along their channels, then gamma and beta. Throws as batch_norm() does.
@@ -36,7 +36,6 @@ class BatchNorm : public Op {
   /// Fixes the mean and inverse deviation that every forward and the gradient will use, and lets the running statistics
   /// take part of them.
   void begin(ForwardContext& io) override;
-  Work begin_work(std::span<const View>) const override { return {examined_ / 4, examined_}; }
   void forward(ForwardContext& io) override;
   void backward(BackwardContext& io) override;
   std::vector<View> state() const override {
@@ -58,7 +57,7 @@ class BatchNorm : public Op {
   static void give(BackwardContext& io, std::size_t i, const Buffer& sum);
 
  private:
-  std::shared_ptr<ChannelStatistics> statistics_of(const ForwardContext& io, std::size_t part);
+  std::shared_ptr<ChannelStatistics> statistics_of(ForwardContext& io, std::size_t part);
   void update_running(const ForwardContext& io, std::int64_t rows);
   void blend(const ForwardContext& io, const Tensor& running, std::int64_t at, double factor) const;
 
@@ -67,8 +66,7 @@ class BatchNorm : public Op {
   std::size_t parts_;
   std::int64_t channels_ = 0;
   std::vector<std::shared_ptr<ChannelStatistics>> statistics_;
-  double examined_ = 0;  // bytes of the inputs whose statistics were not known
-  Buffer frozen_;        // mean, then inverse deviation
+  Buffer frozen_;  // mean, then inverse deviation
 };
 
 }  // namespace palimpsest::ops

@@ -2,7 +2,6 @@
 
 #include <memory>
 
-#include <palimpsest/autograd/deferred.hpp>
 #include <palimpsest/core/device.hpp>
 #include <palimpsest/core/elementwise.hpp>
 #include <palimpsest/ops/check.hpp>
@@ -108,7 +107,7 @@ void Concat::backward(BackwardContext& io) {
 Tensor concat(std::span<const Tensor> inputs) {
   if (inputs.empty()) throw ValueError("[concat] needs at least one input");
   if (inputs.size() == 1) return inputs[0];
-  return defer(std::make_unique<Concat>(), {inputs.begin(), inputs.end()});
+  return apply_when_read(std::make_unique<Concat>(), {inputs.begin(), inputs.end()});
 }
 
 std::vector<Tensor> split(const Tensor& x, std::span<const std::int64_t> channels) {

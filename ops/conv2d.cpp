@@ -1,6 +1,5 @@
 #include <palimpsest/ops/conv2d.hpp>
 
-#include <palimpsest/autograd/deferred.hpp>
 #include <palimpsest/core/device.hpp>
 #include <palimpsest/ops/check.hpp>
 #include <palimpsest/ops/kernels/conv2d.hpp>
@@ -107,15 +106,14 @@ class Conv2d : public Op {
 }  // namespace
 
 Tensor conv2d(Tensor x, const Tensor& weight, const Conv2dOptions& spec) {
-  if (x && dynamic_cast<const BatchNorm*>(deferred_op(x)) != nullptr) {
+  if (x && unrun_op<BatchNorm>(x) != nullptr) {
     const TensorSpec y = check_inputs(Conv2d(spec), std::vector<Tensor>{x, weight})[0];
     const auto geometry = geometry_of(x.shape(), weight.shape(), y.shape, spec);
     const bool fits = is_pointwise(geometry) || kernels::norm_conv2d_fits(geometry, size_of(y.dtype));
     const bool same_step = weight.value().leaf() || weight.handle()->tape == x.handle()->tape;
     if (fits && same_step) {
-      if (const std::unique_ptr<Deferred> norm = take_deferred(x)) {
-        std::unique_ptr<BatchNorm> op(static_cast<BatchNorm*>(norm->op.release()));
-        return norm_conv(std::move(op), std::move(norm->inputs), weight, spec, y.shape);
+      if (std::optional<Unrun<BatchNorm>> norm = take_unrun<BatchNorm>(x)) {
+        return norm_conv(std::move(norm->op), std::move(norm->inputs), weight, spec, y.shape);
       }
     }
   }

@@ -24,15 +24,12 @@ class Dropout : public Op {
     return {inputs[0]};
   }
 
-  void forward(ForwardContext& io) override {
-    const View& x = io.input(0);
-    if (io.phase() == Phase::First) {
-      seed_ = generator_->seed;
-      offset_ = generator_->reserve((static_cast<std::uint64_t>(x.shape.count()) + 3) / 4);
-      io.on_failure([generator = generator_, before = offset_] { generator->offset = before; });
-    }
-    apply_mask(x, io.output(), false);
+  void begin(ForwardContext& io) override {
+    seed_ = generator_->seed;
+    offset_ = generator_->reserve((static_cast<std::uint64_t>(io.input(0).shape.count()) + 3) / 4);
+    io.on_failure([generator = generator_, before = offset_] { generator->offset = before; });
   }
+  void forward(ForwardContext& io) override { apply_mask(io.input(0), io.output(), false); }
 
   std::vector<View> state() const override { return {{&generator_->offset, {1}, Dtype::Float64, Device::Cpu}}; }
 
@@ -52,7 +49,7 @@ class Dropout : public Op {
 
   double probability_;
   std::shared_ptr<Generator> generator_;
-  std::uint64_t seed_ = 0;  // frozen by the first forward
+  std::uint64_t seed_ = 0;  // frozen by begin()
   std::uint64_t offset_ = 0;
 };
 

@@ -60,18 +60,19 @@ class MatrixProduct : public Op {
     const View weight = io.input(1);
     const View dy = io.grad_output();
     const Buffer workspace = io.workspace(gemm_workspace(kernel_device(io.device())));
-    if (io.wants(0)) {
-      const GradientTarget dx = io.grad_input(0);
+    if (io.wants(1)) {
+      const GradientTarget dw = io.grad_input(1);
       run_kernels(name(), io.device(), x.dtype, [&]<class T>(T) {
-        multiply<T>(io.device(), x.shape[0], x.shape[1], weight.shape[0], {dy.as<T>(), weight.shape[0]},
-                    {weight.as<T>(), x.shape[1]}, dx, workspace);
+        multiply<T>(io.device(), weight.shape[0], x.shape[1], x.shape[0], {dy.as<T>(), weight.shape[0], true},
+                    {x.as<T>(), x.shape[1]}, dw, workspace);
       });
     }
-    if (!io.wants(1)) return;
-    const GradientTarget dw = io.grad_input(1);
-    run_kernels(name(), io.device(), x.dtype, [&]<class T>(T) {
-      multiply<T>(io.device(), weight.shape[0], x.shape[1], x.shape[0], {dy.as<T>(), weight.shape[0], true},
-                  {x.as<T>(), x.shape[1]}, dw, workspace);
+    if (!io.wants(0)) return;
+    io.done_with_input(0);
+    const GradientTarget dx = io.grad_input(0);
+    run_kernels(name(), io.device(), dy.dtype, [&]<class T>(T) {
+      multiply<T>(io.device(), dy.shape[0], dx.view.shape[1], weight.shape[0], {dy.as<T>(), weight.shape[0]},
+                  {weight.as<T>(), dx.view.shape[1]}, dx, workspace);
     });
   }
 

@@ -13,7 +13,7 @@ namespace {
 ///
 /// The gradient of a part is that of every normalisation that reads it (Ioffe & Szegedy 2015),
 /// dx = sum over readers of gamma * rstd * dy' - offset - slope * (x - mean): the first terms are added as the readers
-/// come, offset and slope are gathered, and the last reader of all to run backward applies them.
+/// come, offset and slope are gathered, and applied when all have.
 class NormConv : public Op {
  public:
   NormConv(std::unique_ptr<BatchNorm> norm, const kernels::Conv2dGeometry& geometry)
@@ -21,7 +21,6 @@ class NormConv : public Op {
 
   std::string_view name() const override { return "batch_norm_relu_conv2d"; }
   Cost cost() const override { return Cost::Heavy; }
-  Cost cost(std::size_t output) const override { return output == 0 ? Cost::Heavy : Cost::Cheap; }
   Needs needs() const override {
     const std::size_t inputs = parts_ + 3;
     return {.inputs = inputs < 64 ? (std::uint64_t{1} << inputs) - 1 : all_bits, .optional_outputs = bits(1)};
@@ -47,9 +46,6 @@ class NormConv : public Op {
   }
 
   void forward(ForwardContext& io) override {
-    if (io.phase() == Phase::First) {
-      for (const auto& statistics : norm_->statistics()) ++statistics->readers;
-    }
     const Dtype dtype = io.output(0).dtype;
     const Buffer scratch = io.workspace(forward_workspace(io.device(), dtype));
     run_kernels(name(), io.device(), dtype, [&](auto zero) {
@@ -74,62 +70,20 @@ class NormConv : public Op {
 
   std::vector<View> state() const override { return norm_->state(); }
 
-  bool skip_backward() override {
-    bool owes = false;
-    for (const auto& statistics : norm_->statistics())
-      owes = owes || (statistics->readers == 1 && statistics->correction);
-    if (owes) return true;
-    for (const auto& statistics : norm_->statistics()) --statistics->readers;
-    return false;
-  }
-
   void backward(BackwardContext& io) override {
-    std::vector<GradientTarget> targets(parts_);
-    if (io.grad_output(0)) differentiate(io, targets);
-    for (std::size_t i = 0; i < parts_; ++i) finish(io, i, targets[i]);
-  }
-
- private:
-  static bool on_cuda(Device device) { return kernel_device(device) == Device::Cuda; }
-
-  kernels::NormConvGeometry rows() const {
-    return {.rows = geometry_.n * geometry_.h_in * geometry_.w_in,
-            .channels = geometry_.c_in,
-            .outputs = geometry_.c_out,
-            .parts = static_cast<std::int64_t>(parts_)};
-  }
-
-  std::size_t forward_workspace(Device device, Dtype dtype) const {
-    if (on_cuda(device)) {
-      return pointwise_ ? kernels::gpu::norm_conv_forward_workspace(rows(), size_of(dtype))
-                        : kernels::gpu::norm_conv2d_forward_workspace(geometry_, size_of(dtype));
-    }
-    return size_of(dtype) * static_cast<std::size_t>(pointwise_ ? kernels::norm_conv_forward_workspace(rows())
-                                                                : kernels::norm_conv2d_forward_workspace(geometry_));
-  }
-
-  std::size_t backward_workspace(Device device, Dtype dtype) const {
-    if (on_cuda(device)) {
-      return pointwise_ ? kernels::gpu::norm_conv_backward_workspace(rows(), size_of(dtype))
-                        : kernels::gpu::norm_conv2d_backward_workspace(geometry_, size_of(dtype));
-    }
-    return size_of(dtype) * static_cast<std::size_t>(pointwise_ ? kernels::norm_conv_backward_workspace(rows())
-                                                                : kernels::norm_conv2d_backward_workspace(geometry_));
-  }
-
-  void differentiate(BackwardContext& io, std::vector<GradientTarget>& targets) {
     const View dz = io.grad_output(0);
     const View gamma = io.input(parts_);
     const View y = io.output(1);
+    std::vector<GradientTarget> targets(parts_);
     std::vector<bool> gathered(parts_);
     for (std::size_t i = 0; i < parts_; ++i) {
       if (!io.wants(i)) continue;
       targets[i] = io.grad_input(i);
-      Buffer& correction = norm_->statistics()[i]->correction;
-      gathered[i] = static_cast<bool>(correction);
-      if (!correction) {
-        correction = Buffer(io.device(), norm_->statistics()[i]->moments.bytes(), Tag::Gradient);
-      }
+      const std::shared_ptr<ChannelStatistics>& statistics = norm_->statistics()[i];
+      gathered[i] = static_cast<bool>(statistics->correction);
+      if (gathered[i]) continue;
+      statistics->correction = Buffer(io.device(), statistics->moments.bytes(), Tag::Gradient);
+      io.on_complete(i, [statistics](const View& x, const View& gradient) { correct(*statistics, x, gradient); });
     }
     GradientTarget dw;
     if (io.wants(parts_ + 2)) dw = io.grad_input(parts_ + 2);
@@ -168,15 +122,39 @@ class NormConv : public Op {
     BatchNorm::give(io, parts_ + 1, sum_dy);
   }
 
-  /// The last reader of a part applies what all have gathered.
-  void finish(BackwardContext& io, std::size_t i, const GradientTarget& target) {
-    ChannelStatistics& statistics = *norm_->statistics()[i];
-    if (--statistics.readers > 0 || !statistics.correction) return;
-    const View x = io.input(i);
-    const View gradient = target.view ? target.view : io.grad_input(i).view;
-    run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
+ private:
+  static bool on_cuda(Device device) { return kernel_device(device) == Device::Cuda; }
+
+  kernels::NormConvGeometry rows() const {
+    return {.rows = geometry_.n * geometry_.h_in * geometry_.w_in,
+            .channels = geometry_.c_in,
+            .outputs = geometry_.c_out,
+            .parts = static_cast<std::int64_t>(parts_)};
+  }
+
+  std::size_t forward_workspace(Device device, Dtype dtype) const {
+    if (on_cuda(device)) {
+      return pointwise_ ? kernels::gpu::norm_conv_forward_workspace(rows(), size_of(dtype))
+                        : kernels::gpu::norm_conv2d_forward_workspace(geometry_, size_of(dtype));
+    }
+    return size_of(dtype) * static_cast<std::size_t>(pointwise_ ? kernels::norm_conv_forward_workspace(rows())
+                                                                : kernels::norm_conv2d_forward_workspace(geometry_));
+  }
+
+  std::size_t backward_workspace(Device device, Dtype dtype) const {
+    if (on_cuda(device)) {
+      return pointwise_ ? kernels::gpu::norm_conv_backward_workspace(rows(), size_of(dtype))
+                        : kernels::gpu::norm_conv2d_backward_workspace(geometry_, size_of(dtype));
+    }
+    return size_of(dtype) * static_cast<std::size_t>(pointwise_ ? kernels::norm_conv_backward_workspace(rows())
+                                                                : kernels::norm_conv2d_backward_workspace(geometry_));
+  }
+
+  /// Applies what all layers that read a part have gathered.
+  static void correct(ChannelStatistics& statistics, const View& x, const View& gradient) {
+    run_kernels("batch_norm_relu_conv2d", x.device, x.dtype, [&](auto zero) {
       using T = decltype(zero);
-      PALIMPSEST_RUN(io.device(),
+      PALIMPSEST_RUN(x.device,
                      norm_conv_correct<T>(x.shape.pixels(), x.shape.c(), x.as<T>(), statistics.moments.template as<T>(),
                                           statistics.correction.template as<T>(), gradient.as<T>()));
     });

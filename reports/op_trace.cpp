@@ -54,11 +54,9 @@ Json run_event(const StepTrace& record, const StepTrace::Run& run) {
                {"phase", to_string(run.kind)},
                {"operations", static_cast<std::int64_t>(run.work.operations)},
                {"bytes", static_cast<std::int64_t>(run.work.bytes)}};
-  if (run.op >= 0) {
-    const StepTrace::Op& op = record.op(run.op);
-    args["inputs"] = shapes(record, op.inputs);
-    args["outputs"] = shapes(record, op.outputs);
-  }
+  const StepTrace::Op& op = record.op(run.op);
+  args["inputs"] = shapes(record, op.inputs);
+  args["outputs"] = shapes(record, op.outputs);
   made["args"] = std::move(args);
   return made;
 }

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <map>
 
-#include <palimpsest/autograd/deferred.hpp>
 #include <palimpsest/autograd/engine/pins.hpp>
 #include <palimpsest/autograd/engine/run_op.hpp>
 #include <palimpsest/autograd/engine/tape.hpp>
@@ -47,6 +46,11 @@ void make_exclusive(std::shared_ptr<Storage>& gradient, const Value& value) {
   gradient = std::move(copy);
 }
 
+void forget_corrections(Value& value) noexcept {
+  value.state().readers -= static_cast<int>(value.state().corrections.size());
+  value.state().corrections.clear();
+}
+
 }  // namespace
 
 View BackwardContext::grad_output(std::size_t o) const {
@@ -67,6 +71,12 @@ void BackwardContext::done_with_input(std::size_t i) {
   node_.held.erase(std::find(node_.held.begin(), node_.held.end(), &value));
   --value.state().readers;
   pins_.unpin(value);
+}
+
+void BackwardContext::on_complete(std::size_t i, std::function<void(const View&, const View&)> correct) {
+  ValueState& value = node_.inputs[i]->state();
+  value.corrections.push_back(std::move(correct));
+  ++value.readers;
 }
 
 GradientTarget BackwardContext::grad_input(std::size_t i) {
@@ -119,8 +129,8 @@ void Tape::backward(const Tensor& loss) {
   }
   if (root.shape().count() != 1) throw ShapeError(concat_text("backward starts at one element, got ", root.shape()));
   // What nobody has read yet but the user still can is computed while it can be.
-  for (const std::weak_ptr<Value>& waiting : deferred_) {
-    if (const ValuePtr value = waiting.lock()) compute_deferred(*value);
+  for (Node& node : nodes_) {
+    if (node.waits) run_if_waiting(*node.outputs[0]);
   }
   fail_on_error([&] { run_backward(root); });
   finish(State::Consumed);
@@ -135,17 +145,19 @@ void Tape::run_backward(Value& root) {
   root.state().gradient = make_gradient(root);
   fill(root.state().gradient->data(), 1.0, 1, root.dtype(), root.device());
   for (std::size_t i = nodes_.size(); i-- > 0;) {
+    for (const ValuePtr& output : nodes_[i].outputs) complete_gradient(*output);
     solve_inputs(nodes_[i]);
     backward_through(nodes_[i]);
     retire(nodes_[i]);
   }
+  for (const ValuePtr& leaf : leaves_with_gradient_) complete_gradient(*leaf);
   if (verifier_ != nullptr) verifier_->conclude();
   commit_gradients();
 }
 
 void Tape::backward_through(Node& node) {
   const auto has_gradient = [](const ValuePtr& output) { return output->state().gradient != nullptr; };
-  if (std::none_of(node.outputs.begin(), node.outputs.end(), has_gradient) && !node.op->skip_backward()) return;
+  if (std::none_of(node.outputs.begin(), node.outputs.end(), has_gradient)) return;
   check_versions(node, node.needs.inputs);
   PinSet pins(*this);
   const auto need = [&](Value& value) {
@@ -163,8 +175,22 @@ void Tape::backward_through(Node& node) {
   BackwardContext io(*this, node, pins);
   const Work work = observer() != nullptr ? backward_work(node) : Work{};  // while all that it reads is there
   run_op(
-      {*node.op, &node, node.block.get(), RunKind::Backward}, node.inputs, [&] { node.op->backward(io); },
-      [&] { return work; });
+      {node, node.block.get(), RunKind::Backward}, node.inputs, [&] { node.op->backward(io); }, [&] { return work; });
+}
+
+void Tape::complete_gradient(Value& value) {
+  auto& corrections = value.state().corrections;
+  if (corrections.empty()) return;
+  PinSet pins(*this);
+  restore(value);
+  pins.pin(value);
+  std::shared_ptr<Storage>& gradient = gradient_slot(value);
+  make_exclusive(gradient, value);
+  for (const auto& correct : corrections) {
+    correct(value.view(), {gradient->data(), value.shape(), value.dtype(), value.device()});
+    --value.state().readers;
+  }
+  corrections.clear();
 }
 
 /// This is the last moment at which the node can be solved for a value that earlier nodes read.
@@ -178,8 +204,9 @@ void Tape::solve_inputs(Node& node) {
 void Tape::check_versions(const Node& node, std::uint64_t read) const {
   for (std::size_t i = 0; i < node.inputs.size(); ++i) {
     if (Needs::contains(read, i) && node.inputs[i]->version() != node.input_versions[i]) {
-      throw StateError(concat_text("[", node.op->name(), "] input ", i, " ", node.inputs[i]->shape(),
-                                   " was changed between forward and backward"));
+      throw StateError(concat_text(
+          "[", node.op->name(), "] input ", i, " ", node.inputs[i]->shape(),
+          node.waits ? " was changed before its result was read" : " was changed between forward and backward"));
     }
   }
 }
@@ -252,10 +279,6 @@ void Tape::fail() noexcept {
 void Tape::finish(State state) noexcept {
   state_ = state;
   undo_.clear();
-  for (const std::weak_ptr<Value>& waiting : deferred_) {
-    if (const ValuePtr value = waiting.lock()) value->state().deferred.reset();
-  }
-  deferred_.clear();
   leaf_gradients_.clear();
   leaves_with_gradient_.clear();
   verifier_.reset();
@@ -266,11 +289,13 @@ void Tape::finish(State state) noexcept {
     for (const ValuePtr& output : node.outputs) {
       output->state().gradient.reset();
       output->state().recipe.reset();
-      output->state().note.reset();
+      output->state().cache.reset();
       output->state().producer = nullptr;
       if (output->state().handles == 0) output->state().storage.reset();
     }
     for (const ValuePtr& input : node.inputs) {
+      if (node.waits) --input->state().pins;
+      forget_corrections(*input);
       if (input->state().handles == 0) input->state().storage.reset();
     }
   }

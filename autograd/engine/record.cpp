@@ -4,7 +4,6 @@
 #include <exception>
 #include <unordered_set>
 
-#include <palimpsest/autograd/deferred.hpp>
 #include <palimpsest/autograd/engine/block_recording.hpp>
 #include <palimpsest/autograd/engine/pins.hpp>
 #include <palimpsest/autograd/engine/run_op.hpp>
@@ -58,7 +57,7 @@ std::vector<Tensor> run_unrecorded(Op& op, std::span<const Tensor> inputs, const
     outputs.push_back(needs.optional_output(o) ? Tensor() : Tensor::empty(spec.shape, spec.dtype, device));
     output_views.push_back(outputs.back() ? outputs.back().view() : View{nullptr, spec.shape, spec.dtype, device});
   }
-  ForwardContext io(views, output_views, Phase::First, device, nullptr);
+  ForwardContext io(views, output_views, device);
   run_named(op, views, [&] {
     op.begin(io);
     op.forward(io);
@@ -90,7 +89,7 @@ void Tape::enter(BlockRecording& recording, std::span<const Tensor> inputs) {
   const auto is_of_this_step = [this](const Tensor& input) { return input && input.handle()->tape.get() == this; };
   // What enters a block is what its policy decides about: it must be there.
   for (const Tensor& input : inputs) {
-    if (is_of_this_step(input)) compute_deferred(input.value());
+    if (is_of_this_step(input)) run_if_waiting(input.value());
   }
   recording.branch_start = nodes_.size();
   const BlockInfo& block = *recording.block;
@@ -122,82 +121,96 @@ std::vector<Tensor> apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs) {
   return Tape::current_or_new()->apply(std::move(op), std::move(inputs), specs);
 }
 
-Tensor defer(std::unique_ptr<Op> op, std::vector<Tensor> inputs) {
+Tensor apply_when_read(std::unique_ptr<Op> op, std::vector<Tensor> inputs) {
   const std::vector<TensorSpec> specs = check_inputs(*op, inputs);
   if (specs.size() != 1 || op->solvable_input() >= 0) {
-    throw StateError(concat_text("[", op->name(), "] is to be deferred, which takes one output and no coupling"));
+    throw StateError(concat_text("[", op->name(), "] is to wait for a reader, which takes one output and no coupling"));
   }
   if (!is_recorded(inputs)) return apply_single(std::move(op), std::move(inputs));
-  return Tape::current_or_new()->defer(std::move(op), std::move(inputs), specs.front());
+  return Tape::current_or_new()->apply_when_read(std::move(op), std::move(inputs), specs.front());
 }
 
-Op* deferred_op(const Tensor& x) {
-  const Deferred* const deferred = x.value().state().deferred.get();
-  return deferred != nullptr ? deferred->op.get() : nullptr;
-}
-
-std::unique_ptr<Deferred> take_deferred(Tensor& x) {
+std::optional<Unrun<Op>> take_unrun_op(Tensor& x) {
   const ValueState& value = x.value().state();
   const bool sole = x.handle().use_count() == 1 && value.handles == 1;
-  if (value.deferred == nullptr || !sole || !recording_enabled) return nullptr;
-  if (value.deferred->block != current_block()) return nullptr;
-  return x.handle()->tape->take_deferred(x);
+  if (value.producer == nullptr || !value.producer->waits || !sole || !recording_enabled) return std::nullopt;
+  if (value.producer->block != current_block()) return std::nullopt;
+  return x.handle()->tape->take_unrun(x);
 }
 
 std::vector<Tensor> Tape::apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs,
                                 const std::vector<TensorSpec>& specs) {
   check_same_step(*op, inputs);
-  for (const Tensor& input : inputs) compute_deferred(input.value());
   std::vector<Tensor> results;
-  std::vector<ValuePtr> outputs;
-  for (const TensorSpec& spec : specs) {
-    results.push_back(make_result(spec, inputs[0].device()));
-    outputs.push_back(results.back().handle()->value);
-  }
-  fail_on_error([&] { record(std::move(op), std::move(inputs), std::move(outputs), current_block(), true); });
+  for (const TensorSpec& spec : specs) results.push_back(make_result(spec, inputs[0].device()));
+  fail_on_error([&] {
+    PinSet pins(*this);
+    Node& node = add_node(std::move(op), inputs, results);
+    read_inputs(node, pins);
+    run_first(node, inputs);
+  });
   return results;
 }
 
-Tensor Tape::defer(std::unique_ptr<Op> op, std::vector<Tensor> inputs, const TensorSpec& spec) {
+Tensor Tape::apply_when_read(std::unique_ptr<Op> op, std::vector<Tensor> inputs, const TensorSpec& spec) {
   check_same_step(*op, inputs);
-  for (const Tensor& input : inputs) compute_deferred(input.value());
-  fail_on_error([&] { begin(*op, inputs); });
-  Tensor result = make_result(spec, inputs[0].device());
-  auto deferred = std::make_unique<Deferred>();
-  for (const Tensor& input : inputs) deferred->versions.push_back(input.value().version());
-  deferred->op = std::move(op);
-  deferred->inputs = std::move(inputs);
-  deferred->block = current_block();
-  result.value().state().deferred = std::move(deferred);
-  std::erase_if(deferred_, [](const std::weak_ptr<Value>& other) { return other.expired(); });
-  deferred_.push_back(result.handle()->value);
-  return result;
+  const std::vector<Tensor> results{make_result(spec, inputs[0].device())};
+  fail_on_error([&] {
+    Node& node = add_node(std::move(op), inputs, results);
+    {
+      PinSet pins(*this);
+      read_inputs(node, pins);
+      for (const ValuePtr& input : node.inputs) ++input->state().pins;
+      node.waits = true;
+    }
+    const std::vector<View> views = views_of(node.inputs);
+    ForwardContext io(views, {}, inputs[0].device(), this, node.inputs);
+    run_op(
+        {node, node.block.get(), RunKind::Forward}, views, [&] { node.op->begin(io); }, [&] { return io.work(); });
+  });
+  return results.front();
 }
 
-std::unique_ptr<Deferred> Tape::take_deferred(Tensor& x) {
-  fail_on_error([&] { check_deferred_versions(x.value()); });
-  std::unique_ptr<Deferred> taken = std::move(x.value().state().deferred);
-  taken->tape = shared_from_this();
+std::optional<Unrun<Op>> Tape::take_unrun(Tensor& x) {
+  Node& node = *x.value().state().producer;
+  if (&node != &nodes_.back()) return std::nullopt;
+  fail_on_error([&] { check_versions(node, all_bits); });
+  Unrun<Op> taken{std::move(node.op), {}, shared_from_this()};
+  for (const ValuePtr& input : node.inputs) {
+    taken.inputs.emplace_back(std::make_shared<Handle>(input, input->leaf() ? nullptr : taken.tape));
+  }
+  undo_waiting(node);
   x = {};
   return taken;
 }
 
-void Tape::check_deferred_versions(const Value& value) const {
-  const Deferred& deferred = *value.state().deferred;
-  for (std::size_t i = 0; i < deferred.inputs.size(); ++i) {
-    const Value& input = deferred.inputs[i].value();
-    if (input.version() == deferred.versions[i]) continue;
-    throw StateError(concat_text("[", deferred.op->name(), "] input ", i, " ", input.shape(),
-                                 " was changed before its result was read"));
+void Tape::undo_waiting(Node& node) noexcept {
+  let_inputs_go(node);
+  node.outputs[0]->state().producer = nullptr;
+  node.inputs.clear();
+  node.outputs.clear();
+  // The place of a node of another block may already count there.
+  if (&node == &nodes_.back() && node.block == current_block()) nodes_.pop_back();
+}
+
+void Tape::let_inputs_go(Node& node) noexcept {
+  node.waits = false;
+  for (const ValuePtr& input : node.inputs) {
+    --input->state().pins;
+    drop_if_unwanted(*input);
   }
 }
 
-void Tape::compute_deferred(Value& value) {
-  if (value.state().deferred == nullptr) return;
+void Tape::run_if_waiting(Value& value) {
+  Node* const node = value.state().producer;
+  if (node == nullptr || !node->waits) return;
   fail_on_error([&] {
-    check_deferred_versions(value);
-    const std::unique_ptr<Deferred> deferred = std::move(value.state().deferred);
-    record(std::move(deferred->op), std::move(deferred->inputs), {value.shared_from_this()}, deferred->block, false);
+    if (save_error_) std::rethrow_exception(save_error_);
+    check_versions(*node, all_bits);
+    PinSet pins(*this);
+    for (const ValuePtr& input : node->inputs) pins.pin(*input);
+    let_inputs_go(*node);
+    run_first(*node, {});
   });
 }
 
@@ -219,22 +232,6 @@ Tensor Tape::make_result(const TensorSpec& spec, Device device) {
   value->state().tape = this;
   value->state().requires_grad = true;
   return Tensor(std::make_shared<Handle>(std::move(value), shared_from_this()));
-}
-
-void Tape::begin(Op& op, std::span<const Tensor> inputs) {
-  PinSet pins(*this);
-  std::vector<View> views;
-  std::vector<ValuePtr> values;
-  for (const Tensor& input : inputs) {
-    restore(input.value());
-    pins.pin(input.value());
-    views.push_back(input.value().view());
-    values.push_back(input.handle()->value);
-  }
-  ForwardContext io(views, {}, Phase::First, inputs[0].device(), this, values);
-  run_op(
-      {op, nullptr, current_block().get(), RunKind::Forward}, views, [&] { op.begin(io); },
-      [&] { return op.begin_work(views); });
 }
 
 void Tape::check_same_step(const Op& op, std::span<const Tensor> inputs) const {
@@ -264,37 +261,46 @@ std::shared_ptr<Tape> Tape::current_or_new() {
   return tape;
 }
 
-void Tape::record(std::unique_ptr<Op> op, std::vector<Tensor> inputs, std::vector<ValuePtr> outputs,
-                  std::shared_ptr<const BlockInfo> block, bool begin) {
+Node& Tape::add_node(std::unique_ptr<Op> op, std::span<const Tensor> inputs, std::span<const Tensor> outputs) {
   if (save_error_) std::rethrow_exception(save_error_);
-  PinSet pins(*this);
   Node& node = nodes_.emplace_back();
   node.op = std::move(op);
   node.index = nodes_.size() - 1;
   node.needs = node.op->needs();
-  node.block = std::move(block);
+  node.block = current_block();
   node.policy = node.block != nullptr ? node.block->policy : nullptr;
-  std::vector<View> input_views;
-  for (const Tensor& input : inputs) {
-    Value& value = input.value();
-    restore(value);
-    pins.pin(value);
-    node.inputs.push_back(input.handle()->value);
-    node.input_versions.push_back(value.version());
-    input_views.push_back(value.view());
+  for (const Tensor& input : inputs) node.inputs.push_back(input.handle()->value);
+  for (const Tensor& output : outputs) {
+    output.value().state().producer = &node;
+    output.value().state().output = node.outputs.size();
+    node.outputs.push_back(output.handle()->value);
   }
+  return node;
+}
 
-  node.outputs = std::move(outputs);
+void Tape::read_inputs(Node& node, PinSet& pins) {
+  for (const ValuePtr& input : node.inputs) {
+    restore(*input);
+    pins.pin(*input);
+    node.input_versions.push_back(input->version());
+  }
+}
+
+void Tape::run_first(Node& node, std::span<const Tensor> inputs) {
+  const bool waited = inputs.empty();
+  PinSet pins(*this);
+  const std::vector<View> input_views = views_of(node.inputs);
   std::vector<View> output_views;
+  Work work;
   const auto run = [&] {
     for (std::size_t o = 0; o < node.outputs.size(); ++o) output_views.push_back(place_output(node, inputs, o, pins));
-    ForwardContext io(input_views, output_views, Phase::First, inputs[0].device(), this, node.inputs);
-    if (begin) node.op->begin(io);
+    ForwardContext io(input_views, output_views, node.outputs[0]->device(), this, node.inputs);
+    if (!waited) node.op->begin(io);
     node.op->forward(io);
+    work = io.work();
   };
-  run_op({*node.op, &node, node.block.get(), RunKind::Forward}, input_views, run, [&] {
-    Work work = node.op->forward_work(input_views, output_views);
-    if (begin) work += node.op->begin_work(input_views);
+  run_op({node, node.block.get(), RunKind::Forward}, input_views, run, [&] {
+    work += node.op->forward_work(input_views, output_views);
     return work;
   });
   note_readers(node);
@@ -303,13 +309,11 @@ void Tape::record(std::unique_ptr<Op> op, std::vector<Tensor> inputs, std::vecto
 
 View Tape::place_output(Node& node, std::span<const Tensor> inputs, std::size_t o, PinSet& pins) {
   Value& output = *node.outputs[o];
-  output.state().producer = &node;
-  output.state().output = o;
-  output.state().optional = node.needs.optional_output(o);
-  RecipePtr recipe = node.policy != nullptr ? node.policy->decide(output, *node.op, *node.block) : nullptr;
-  // An optional output is made only if it is to be kept.
-  if (output.optional() && recipe != nullptr) return output.view();
-  if (node.policy != nullptr) adopt(output, std::move(recipe));
+  if (node.policy != nullptr && node.needs.optional_output(o)) {
+    if (!node.policy->keeps_optional(output, *node.op, *node.block)) return output.view();
+  } else if (node.policy != nullptr) {
+    adopt(output, node.policy->decide(output, *node.op, *node.block));
+  }
   if (!take_over_input(node, inputs, output)) make_memory(output);
   pins.pin(output);
   return output.view();
@@ -317,7 +321,9 @@ View Tape::place_output(Node& node, std::span<const Tensor> inputs, std::size_t 
 
 bool Tape::take_over_input(Node& node, std::span<const Tensor> inputs, Value& output) {
   const int overwritable = node.op->overwritable_input();
-  if (overwritable < 0 || !may_overwrite(node, inputs[static_cast<std::size_t>(overwritable)], output)) return false;
+  if (overwritable < 0 || inputs.empty() ||
+      !may_overwrite(node, inputs[static_cast<std::size_t>(overwritable)], output))
+    return false;
   Value& input = inputs[static_cast<std::size_t>(overwritable)].value();
   if (input.readers() > 0 || node.needs.input(static_cast<std::size_t>(overwritable))) {
     save(input);
@@ -361,10 +367,10 @@ void Tape::make_offers(Node& node) {
   if (solvable < 0 || node.policy == nullptr) return;
   Value& stream = *node.inputs[static_cast<std::size_t>(solvable)];
   for (std::size_t i = current_recording->branch_start; i < node.index; ++i) {
-    if (nodes_[i].block != node.block) continue;
-    for (const ValuePtr& output : nodes_[i].outputs) {
-      const bool never_made = output->optional() && !output->present();
-      if (output.get() != &stream && !never_made)
+    const Node& made = nodes_[i];
+    if (made.block != node.block || made.waits) continue;
+    for (const ValuePtr& output : made.outputs) {
+      if (output.get() != &stream && !made.needs.optional_output(output->output()))
         offer(*output, {Offer::Kind::InsideBranch, &node}, *node.policy, *node.block);
     }
   }
@@ -419,12 +425,12 @@ void Tape::make_memory(Value& value) {
   observe_placed(value);
 }
 
-std::shared_ptr<Note>* ForwardContext::note(std::size_t i) const {
+std::shared_ptr<ValueCache>* ForwardContext::cache(std::size_t i) const {
   if (values_.empty() || values_[i]->leaf()) return nullptr;
-  Value& value = *values_[i];
-  if (value.state().note_version != value.version()) value.state().note = nullptr;
-  value.state().note_version = value.version();
-  return &value.state().note;
+  ValueState& value = values_[i]->state();
+  if (value.cache_version != values_[i]->version()) value.cache = nullptr;
+  value.cache_version = values_[i]->version();
+  return &value.cache;
 }
 
 void ForwardContext::on_failure(std::function<void()> undo) const {

@@ -58,7 +58,7 @@ void Restoring::replay() {
     outputs.push_back(output.get() == &value_ ? destination()
                                               : View{nullptr, output->shape(), output->dtype(), output->device()});
   }
-  ForwardContext io(inputs, outputs, Phase::Replay, value_.device(), &tape_);
+  ForwardContext io(inputs, outputs, value_.device(), &tape_);
   node.op->forward(io);
   if (node.op->cost() == Cost::Heavy) tape_.count_heavy_replay();
 }
@@ -132,14 +132,14 @@ void Tape::restore_by_recipe(Value& value) {
   const std::vector<Verifier::Mark> before = verified ? verifier_->state_before(run) : std::vector<Verifier::Mark>{};
   Restoring restoring(*this, value);
   run_op(
-      {*run.op, &run, producer.block.get(), kind}, run.inputs, [&] { value.state().recipe->restore(restoring); },
+      {run, producer.block.get(), kind}, run.inputs, [&] { value.state().recipe->restore(restoring); },
       [&] { return work_of(value, via); });
   if (via == nullptr) value.state().storage->version = value.state().saved_version;
   if (verified) verifier_->check_state(run, before);
 }
 
 void Tape::restore(Value& target) {
-  if (target.state().deferred != nullptr) compute_deferred(target);
+  run_if_waiting(target);
   if (target.present()) return;
   const std::vector<Step> steps = plan(target);
   // Every source stays pinned from the moment it is present until its last use in the plan.
@@ -221,7 +221,10 @@ void Tape::drop_if_unwanted(Value& value) noexcept {
 }
 
 void Tape::let_go(Value& value) noexcept {
-  if (state_ == State::Recording || state_ == State::Backward) drop_if_unwanted(value);
+  if (state_ != State::Recording && state_ != State::Backward) return;
+  Node* const maker = value.state().producer;
+  if (maker != nullptr && maker->waits && value.state().handles == 0) return undo_waiting(*maker);
+  drop_if_unwanted(value);
 }
 
 }  // namespace palimpsest

@@ -48,7 +48,7 @@ template <class Inputs, class Run, class MakeWork>
 void run_op(const OpRun& run, const Inputs& inputs, const Run& body, const MakeWork& work) {
   EndOfRun end{observer()};
   if (end.observer != nullptr) end.observer->run_begins(run);
-  run_named(run.op, inputs, body);
+  run_named(*run.node.op, inputs, body);
   if (end.observer != nullptr) end.work = work();
 }
 

@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -17,9 +18,9 @@
 
 namespace palimpsest {
 
+class PinSet;
 class Verifier;
 struct BlockRecording;
-struct Deferred;
 
 /// The recorded computation of one step: nodes in the order in which they ran. Made when the first op is recorded, used
 /// up by backward, gone with the last tensor that refers to it. Nothing here recurses over the graph.
@@ -42,7 +43,7 @@ class Tape : public std::enable_shared_from_this<Tape> {
   std::size_t heavy_replays() const { return heavy_replays_; }
 
   /// Makes an absent value present. Throws StateError if nothing can bring it back. Strong guarantee, but for a value
-  /// that has never been made (autograd/deferred.hpp): if making it fails, the step has failed.
+  /// whose op has not run yet (apply_when_read): if that fails, the step has failed.
   void restore(Value& target);
 
   void backward(const Tensor& loss);
@@ -60,8 +61,8 @@ class Tape : public std::enable_shared_from_this<Tape> {
   static std::shared_ptr<Tape> current_or_new();
   /// Runs an op for the first time and records it. `specs`: what Op::infer says.
   std::vector<Tensor> apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs, const std::vector<TensorSpec>& specs);
-  Tensor defer(std::unique_ptr<Op> op, std::vector<Tensor> inputs, const TensorSpec& spec);
-  std::unique_ptr<Deferred> take_deferred(Tensor& x);
+  Tensor apply_when_read(std::unique_ptr<Op> op, std::vector<Tensor> inputs, const TensorSpec& spec);
+  std::optional<Unrun<Op>> take_unrun(Tensor& x);
   /// Asks a block's policy about what enters the block.
   void enter(BlockRecording& block, std::span<const Tensor> inputs);
 
@@ -78,14 +79,17 @@ class Tape : public std::enable_shared_from_this<Tape> {
   void check_same_step(const Op& op, std::span<const Tensor> inputs) const;
   /// A value that an op recorded here is to make.
   Tensor make_result(const TensorSpec& spec, Device device);
-  /// Runs an op for the first time and decides how its outputs reach backward.
-  void record(std::unique_ptr<Op> op, std::vector<Tensor> inputs, std::vector<ValuePtr> outputs,
-              std::shared_ptr<const BlockInfo> block, bool begin);
-  /// Runs Op::begin for an op that is to be recorded later.
-  void begin(Op& op, std::span<const Tensor> inputs);
-  /// Records the op that a value waits for, if it does.
-  void compute_deferred(Value& value);
-  void check_deferred_versions(const Value& value) const;
+  Node& add_node(std::unique_ptr<Op> op, std::span<const Tensor> inputs, std::span<const Tensor> outputs);
+  /// Makes the inputs of a new node present, pins them and notes which versions of them it reads.
+  void read_inputs(Node& node, PinSet& pins);
+  /// Runs a node for the first time and decides how its outputs reach backward. `inputs` has the caller's tensors,
+  /// whose memory may be taken over, and is empty for a node that has waited.
+  void run_first(Node& node, std::span<const Tensor> inputs);
+  /// Runs the producer of a value, if it waits.
+  void run_if_waiting(Value& value);
+  /// The node will not run.
+  void undo_waiting(Node& node) noexcept;
+  void let_inputs_go(Node& node) noexcept;
   /// Runs a part of the step; what it throws fails the step.
   void fail_on_error(const std::function<void()>& run);
   /// Makes memory for an output that is to exist.
@@ -115,6 +119,8 @@ class Tape : public std::enable_shared_from_this<Tape> {
   void mark_reached(const Value& loss);
   void run_backward(Value& root);
   void backward_through(Node& node);
+  /// Applies the corrections of a value's gradient, which is complete but for them.
+  void complete_gradient(Value& value);
   void solve_inputs(Node& node);
   /// While `node` runs backwards, what those before it will read may be on its way.
   void fetch_ahead(const Node& node);
@@ -129,8 +135,7 @@ class Tape : public std::enable_shared_from_this<Tape> {
   State state_ = State::Recording;
   std::deque<Node> nodes_;  // a deque: values point to nodes
   Arenas arenas_;
-  std::unique_ptr<Verifier> verifier_;          // null where nothing is verified
-  std::vector<std::weak_ptr<Value>> deferred_;  // those that still wait, and some that do not
+  std::unique_ptr<Verifier> verifier_;  // null where nothing is verified
   std::vector<std::function<void()>> undo_;
   std::vector<ValuePtr> leaves_with_gradient_;  // in the order in which backward met them
   std::unordered_map<Value*, std::shared_ptr<Storage>> leaf_gradients_;

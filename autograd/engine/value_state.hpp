@@ -1,9 +1,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <vector>
 
-#include <palimpsest/autograd/deferred.hpp>
 #include <palimpsest/autograd/value.hpp>
 
 namespace palimpsest {
@@ -19,13 +20,13 @@ struct ValueState {
   int arena = -1;  ///< the arena that the bytes are leased from
   std::shared_ptr<Storage> storage;
   std::shared_ptr<Storage> gradient;
+  /// What is still to be added to the gradient once all of its readers have; each has one reader of the bytes.
+  std::vector<std::function<void(const View& bytes, const View& gradient)>> corrections;
   RecipePtr recipe;
-  std::shared_ptr<Note> note;
-  std::uint64_t note_version = 0;      ///< of the bytes that the note is about
-  std::unique_ptr<Deferred> deferred;  ///< the op that is to make it, once somebody reads it
+  std::shared_ptr<ValueCache> cache;
+  std::uint64_t cache_version = 0;  ///< of the bytes that the cache is about
   Node* producer = nullptr;
   std::size_t output = 0;
-  bool optional = false;
   Tape* tape = nullptr;
 };
 

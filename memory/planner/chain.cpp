@@ -101,15 +101,13 @@ class Chain::Reading {
     replayed_.resize(links);
     for (std::size_t r = 0; r < step_.runs.size(); ++r) {
       const StepTrace::Run& run = step_.runs[r];
-      if (run.op < 0) continue;
       const std::size_t link = index(chain_.link_of(run.op));
       if (run.kind == RunKind::Forward) ends[link] = std::max(ends[link], run.last_event);
       if (run.kind == RunKind::Backward) last_backward[link] = r + 1;
       Stretch& again = replayed_[link];
       if (run.kind == RunKind::Replay && again.end == 0) {
         // Of a link, the runs just before the one that makes its result.
-        if (again.begin == 0 || step_.runs[r - 1].op < 0 || index(chain_.link_of(step_.runs[r - 1].op)) != link)
-          again.begin = r;
+        if (again.begin == 0 || index(chain_.link_of(step_.runs[r - 1].op)) != link) again.begin = r;
         if (run.op == chain_.last_op_[link]) again.end = r + 1;
       }
     }
@@ -121,7 +119,7 @@ class Chain::Reading {
       std::size_t begin = end - 1;
       const int first_op = link == 0 ? 0 : chain_.last_op_[link - 1] + 1;
       const bool one_op = first_op == chain_.last_op_[link];
-      while (!one_op && begin > 0 && step_.runs[begin - 1].op >= 0 && step_.runs[begin - 1].kind != RunKind::Forward &&
+      while (!one_op && begin > 0 && step_.runs[begin - 1].kind != RunKind::Forward &&
              index(chain_.link_of(step_.runs[begin - 1].op)) == link)
         --begin;
       backward_.push_back({begin, end});

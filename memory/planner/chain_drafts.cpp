@@ -22,7 +22,7 @@ Draft linked(const StepItems& items, const Chain& chain, const std::function<int
     if (level == ChainSchedule::kept) {
       draft.choices[i] = {};
       draft.fixed[i] = true;
-    } else if (!items[i].optional) {
+    } else {
       draft.choices[i].nesting = level;
     }
   }

@@ -17,9 +17,7 @@ Draft inverted(const StepItems& items, std::size_t couplings, std::size_t segmen
     if (item.coupling >= 0 && item.coupling <= last) draft.choices[i] = {Way::Invert};
   }
   // The first coupling's inputs, and everything before them, are inside no branch.
-  for (std::size_t i = 0; i < items.couplings().front(); ++i) {
-    if (!items[i].optional) draft.choices[i] = {};
-  }
+  for (std::size_t i = 0; i < items.couplings().front(); ++i) draft.choices[i] = {};
   items.keep_at_cuts(draft, segment_bytes);
   return draft;
 }

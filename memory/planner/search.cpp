@@ -56,7 +56,7 @@ const Search::Tried& Search::best_within(std::size_t budget) const {
 std::vector<std::size_t> Search::dearest_first(const Draft& draft) const {
   std::vector<std::size_t> order;
   for (std::size_t i = 0; i < items_.size(); ++i) {
-    if (draft.choices[i].way != Way::Keep && !items_[i].optional && items_[i].needed) order.push_back(i);
+    if (draft.choices[i].way != Way::Keep && items_[i].needed) order.push_back(i);
   }
   const auto worth = [&](std::size_t i) {
     const bool moved = draft.choices[i].way == Way::Fetch;

@@ -15,7 +15,7 @@ constexpr double size_ratio = 1.6;
 std::vector<double> limits_of(const StepItems& items) {
   std::vector<double> sorted;
   for (const Item& item : items.all()) {
-    if (item.needed && !item.optional) sorted.push_back(item.seconds_per_byte());
+    if (item.needed) sorted.push_back(item.seconds_per_byte());
   }
   std::sort(sorted.begin(), sorted.end());
   std::vector<double> limits;
@@ -29,7 +29,7 @@ Draft segments(const StepItems& items, std::size_t segment_bytes, double dearest
   Draft draft = items.everything(Way::Keep);
   for (std::size_t i = 0; i < items.size(); ++i) {
     const Item& item = items[i];
-    if (item.optional || item.return_cost > dearest * static_cast<double>(item.bytes)) continue;
+    if (item.return_cost > dearest * static_cast<double>(item.bytes)) continue;
     draft.choices[i] = arenas ? item.again : Choice{Way::Replay};
   }
   items.keep_at_cuts(draft, segment_bytes);

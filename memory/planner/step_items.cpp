@@ -7,11 +7,12 @@ namespace palimpsest::memory {
 StepItems::StepItems(const StepTrace& step, const Rates& rates) : step_(step), item_of_value_(step.values.size(), -1) {
   std::vector<double> seconds(step.ops.size());
   for (const StepTrace::Run& run : step.runs) {
-    if (run.kind == RunKind::Forward && run.op >= 0)
-      seconds[static_cast<std::size_t>(run.op)] = rates.seconds(run.work);
+    if (run.kind == RunKind::Forward) seconds[static_cast<std::size_t>(run.op)] = rates.seconds(run.work);
   }
   for (std::size_t o = 0; o < step.ops.size(); ++o) {
     for (const int output : step.ops[o].outputs) {
+      // Optional outputs are never made: a kernel that works them out as it reads is faster than their bytes.
+      if (step.value(output).optional) continue;
       item_of_value_[static_cast<std::size_t>(output)] = static_cast<int>(items_.size());
       add(step.ops[o], step.value(output), static_cast<int>(o), seconds[o]);
     }
@@ -30,7 +31,6 @@ void StepItems::add(const StepTrace::Op& op, const StepTrace::Value& value, int 
             .output = value.output,
             .bytes = value.bytes,
             .needed = !value.read_by.empty(),
-            .optional = value.optional,
             .return_cost = seconds,
             .coupling = value.solvable_from};
   std::size_t input_bytes = 0;
@@ -50,14 +50,12 @@ void StepItems::add(const StepTrace::Op& op, const StepTrace::Value& value, int 
 
 std::size_t StepItems::needed_bytes() const {
   std::size_t bytes = 0;
-  for (const Item& item : items_) bytes += item.needed && !item.optional ? item.bytes : 0;
+  for (const Item& item : items_) bytes += item.needed ? item.bytes : 0;
   return bytes;
 }
 
 Draft StepItems::everything(Way way) const {
-  Draft draft{{}, std::vector<bool>(items_.size())};
-  for (const Item& item : items_) draft.choices.push_back({item.optional ? Way::Replay : way});
-  return draft;
+  return {std::vector<Choice>(items_.size(), Choice{way}), std::vector<bool>(items_.size())};
 }
 
 Draft StepItems::read_off(const StepTrace& step) const {
@@ -73,7 +71,7 @@ Draft StepItems::read_off(const StepTrace& step) const {
 
 std::vector<int> StepItems::cuts(std::size_t segment_bytes) const {
   std::vector<std::size_t> made(step_.ops.size() + 1);  // before each position
-  for (const Item& item : items_) made[static_cast<std::size_t>(item.op) + 1] += item.optional ? 0 : item.bytes;
+  for (const Item& item : items_) made[static_cast<std::size_t>(item.op) + 1] += item.bytes;
   for (std::size_t i = 1; i < made.size(); ++i) made[i] += made[i - 1];
   std::vector<int> found;
   std::size_t begin = 0;
@@ -114,11 +112,11 @@ Plan StepItems::complete(const Draft& draft) const {
   for (std::size_t i = items_.size(); i-- > 0;) {
     const Item& item = items_[i];
     Choice choice = draft.choices[i];
-    if (!item.optional && !item.needed && choice.way != Way::Invert) {
+    if (!item.needed && choice.way != Way::Invert) {
       choice = read[i] && !draft.fixed[i] ? Choice{.way = Way::Replay, .nesting = choice.nesting} : Choice{};
     }
     plan.set(item.op, item.output, choice);
-    if (!item.optional && (choice.way == Way::Replay || choice.way == Way::Arena)) mark(step_.op(item.op).inputs);
+    if (choice.way == Way::Replay || choice.way == Way::Arena) mark(step_.op(item.op).inputs);
   }
   return plan;
 }

@@ -14,7 +14,6 @@ struct Item {
   int output = 0;
   std::size_t bytes = 0;
   bool needed = false;  ///< a gradient reads it
-  bool optional = false;
   int last_use = -1;       ///< the last op that reads it in forward
   double return_cost = 0;  ///< seconds of its op and of those before it whose results nobody keeps for their own sake
   int coupling = -1;       ///< can be solved from this op's output
@@ -44,8 +43,7 @@ class StepItems {
   /// Bytes of all that gradients read.
   std::size_t needed_bytes() const;
 
-  /// All items in the same way, but for the optional ones, which are not made: making one costs more than working it
-  /// out as it is read.
+  /// All items in the same way.
   Draft everything(Way way) const;
   /// The draft of another run of the step, under some policy.
   Draft read_off(const StepTrace& step) const;

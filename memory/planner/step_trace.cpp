@@ -1,5 +1,6 @@
 #include <palimpsest/memory/planner/step_trace.hpp>
 
+#include <algorithm>
 #include <new>
 #include <utility>
 
@@ -118,8 +119,11 @@ int StepRecorder::number_of(const Node& node) {
 void StepRecorder::run_begins(const OpRun& run) {
   if (stopped_) return;
   StepTrace::Run made;
-  made.op = run.node != nullptr ? number_of(*run.node) : -1;
-  made.name = run.op.name();
+  made.op = static_cast<int>(run.node.index);
+  // The place of a node that waits may yet go to another.
+  if (!run.node.waits) number_of(run.node);
+  record_.ops.resize(std::max(record_.ops.size(), run.node.index + 1));
+  made.name = run.node.op->name();
   made.block = run.block != nullptr ? run.block->name : "";
   made.kind = run.kind;
   made.first_event = record_.events.size();

@@ -46,7 +46,7 @@ struct StepTrace {
 
   /// A run of an op.
   struct Run {
-    int op = -1;  ///< -1: a deferred op that only begins
+    int op = -1;  ///< for an op that another took over before it ran: the other
     std::string name;
     std::string block;
     RunKind kind = RunKind::Forward;

@@ -342,9 +342,10 @@ class Irrevocable : public Op {
   Cost cost() const override { return Cost::Cheap; }
   Needs needs() const override { return {}; }
   std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override { return {inputs[0]}; }
-  void forward(ForwardContext& io) override {
+  void begin(ForwardContext& io) override {
     io.on_failure([] { throw DeviceError("the device is gone"); });
   }
+  void forward(ForwardContext&) override {}
   void backward(BackwardContext&) override {}
 };
 

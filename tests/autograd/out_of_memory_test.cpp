@@ -47,6 +47,9 @@ class Telling : public Policy {
     hook_();
     return told(policy_->decide(value, op, block));
   }
+  bool keeps_optional(const Value& value, const Op& op, const BlockInfo& block) const override {
+    return policy_->keeps_optional(value, op, block);
+  }
   std::optional<RecipePtr> reconsider(const Value& value, const Offer& offer, const BlockInfo& block) const override {
     const std::optional<RecipePtr> recipe = policy_->reconsider(value, offer, block);
     return recipe ? std::optional(told(*recipe)) : std::nullopt;

@@ -48,7 +48,7 @@ class Compare : public Op {
     const std::size_t bytes = x.size() * sizeof x[0];
     copy_bytes(x.data(), Device::Cpu, from.data, from.device, bytes);
     copy_bytes(io.output().data, io.device(), from.data, from.device, bytes);
-    if (io.phase() == Phase::First) {
+    if (first_.empty()) {
       first_ = std::move(x);
       return;
     }

@@ -75,10 +75,18 @@ void add_graphs_of_one_layer(std::vector<Graph>& graphs) {
                         const Tensor x = l.leaf(shape);
                         return ops::add(x, x);
                       };
+                      const Tensor weight = made({4, 5, 1, 1});
                       Tensor y = l.norm(l.joined({l.feature(2), l.feature(3)}), made({5}), made({5}));
-                      return Tensors{l.conv(std::move(y), made({4, 5, 1, 1}))};
+                      return Tensors{l.conv(std::move(y), weight)};
                     },
                     1});
+  graphs.push_back({"an_op_in_between",
+                    [](Layers& l) {
+                      Tensor y = l.norm(l.joined({l.feature(2), l.feature(3)}));
+                      const Tensor x = l.leaf({4, 5, 1, 1});
+                      return Tensors{l.conv(std::move(y), ops::add(x, x))};
+                    },
+                    0});
 }
 
 /// Three layers that read one feature, of which those in `used` get a gradient.

@@ -14,12 +14,12 @@ namespace palimpsest::test {
 /// The replacement of an op's replay.
 using Replay = std::function<void(Op& op, ForwardContext& io)>;
 
-/// An op that does something else when it is run again.
+/// An op that has run and does something else when it is run again.
 class DisturbedOp : public ForwardingOp {
  public:
   DisturbedOp(std::unique_ptr<Op> op, Replay replay) : ForwardingOp(std::move(op)), replay_(std::move(replay)) {}
 
-  void forward(ForwardContext& io) override { io.phase() == Phase::Replay ? replay_(op(), io) : op().forward(io); }
+  void forward(ForwardContext& io) override { replay_(op(), io); }
 
  private:
   Replay replay_;

@@ -18,8 +18,6 @@ class ForwardingOp : public Op {
 
   std::string_view name() const override { return op_->name(); }
   Cost cost() const override { return op_->cost(); }
-  Cost cost(std::size_t output) const override { return op_->cost(output); }
-  Work begin_work(std::span<const View> inputs) const override { return op_->begin_work(inputs); }
   Work forward_work(std::span<const View> inputs, std::span<const View> outputs) const override {
     return op_->forward_work(inputs, outputs);
   }
@@ -38,7 +36,6 @@ class ForwardingOp : public Op {
   std::vector<View> state() const override { return op_->state(); }
   void begin(ForwardContext& io) override { op_->begin(io); }
   void forward(ForwardContext& io) override { op_->forward(io); }
-  bool skip_backward() override { return op_->skip_backward(); }
   void backward(BackwardContext& io) override { op_->backward(io); }
 
  protected:

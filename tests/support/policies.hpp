@@ -22,6 +22,9 @@ class Lenient : public Policy {
   RecipePtr decide(const Value& value, const Op& op, const BlockInfo& block) const override {
     return policy_->decide(value, op, block);
   }
+  bool keeps_optional(const Value& value, const Op& op, const BlockInfo& block) const override {
+    return policy_->keeps_optional(value, op, block);
+  }
   std::optional<RecipePtr> reconsider(const Value& value, const Offer& offer, const BlockInfo& block) const override {
     return policy_->reconsider(value, offer, block);
   }

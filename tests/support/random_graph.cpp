@@ -345,6 +345,10 @@ class Chaos : public Policy {
 
   RecipePtr decide(const Value& value, const Op&, const BlockInfo&) const override { return any(draw(value, 0)); }
 
+  bool keeps_optional(const Value& value, const Op&, const BlockInfo&) const override {
+    return draw(value, 5) % 2 == 0;
+  }
+
   std::optional<RecipePtr> reconsider(const Value& value, const Offer& offer, const BlockInfo&) const override {
     const std::uint32_t drawn = draw(value, 1 + static_cast<std::uint64_t>(offer.kind));
     if (drawn % 4 == 0) return std::nullopt;

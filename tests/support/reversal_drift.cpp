@@ -51,6 +51,9 @@ class Observed : public Policy {
   RecipePtr decide(const Value& value, const Op& op, const BlockInfo& block) const override {
     return policy_->decide(value, op, block);
   }
+  bool keeps_optional(const Value& value, const Op& op, const BlockInfo& block) const override {
+    return policy_->keeps_optional(value, op, block);
+  }
   std::optional<RecipePtr> reconsider(const Value& value, const Offer& offer, const BlockInfo& block) const override {
     std::optional<RecipePtr> recipe = policy_->reconsider(value, offer, block);
     if (offer.kind != Offer::Kind::Solvable) return recipe;

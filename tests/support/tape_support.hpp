@@ -83,7 +83,7 @@ class Watch : public Op {
   std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override { return {inputs[0]}; }
 
   void forward(ForwardContext& io) override {
-    tell_(io.phase() == Phase::First ? Moment::First : Moment::Replay);
+    tell_(std::exchange(ran_, true) ? Moment::Replay : Moment::First);
     const View& x = io.input(0);
     const auto bytes = static_cast<std::size_t>(x.shape.count()) * size_of(x.dtype);
     if (x.data != io.output().data) copy_bytes(io.output().data, io.device(), x.data, x.device, bytes);
@@ -97,6 +97,7 @@ class Watch : public Op {
  private:
   Tell tell_;
   Cost cost_;
+  bool ran_ = false;
 };
 
 inline Tensor watch(Tensor x, Tell tell, Cost cost = Cost::Cheap) {

@@ -17,6 +17,9 @@ class KeepEveryOther : public Policy {
   RecipePtr decide(const Value& value, const Op&, const BlockInfo&) const override {
     return value.producer()->index % 2 == 0 ? nullptr : memory::replay();
   }
+  bool keeps_optional(const Value& value, const Op&, const BlockInfo&) const override {
+    return value.producer()->index % 2 == 0;
+  }
 };
 
 /// Bytes outside the framework's allocator, counted against a budget.

@@ -13,7 +13,7 @@
 namespace palimpsest::test {
 namespace {
 
-using DeferredFailureTest = TapeTest;
+using WaitingFailureTest = TapeTest;
 
 // --- What is changed while a result waits ----------------------------------------------------------------------------
 
@@ -49,7 +49,7 @@ void step_with(const Layer& layer, const Change& change, Reader reader) {
   layer.loss_of(z).backward();
 }
 
-TEST_F(DeferredFailureTest, WhatWaitsMayNotReadChangedBytes) {
+TEST_F(WaitingFailureTest, WhatWaitsMayNotReadChangedBytes) {
   for (const Change& change : changes()) {
     for (const Reader reader : {Reader::Convolution, Reader::User, Reader::Backward}) {
       SCOPED_TRACE(::testing::Message() << change.name << ", reader " << static_cast<int>(reader));
@@ -68,7 +68,7 @@ TEST_F(DeferredFailureTest, WhatWaitsMayNotReadChangedBytes) {
   }
 }
 
-TEST_F(DeferredFailureTest, AConcatMayNotReadChangedBytesEither) {
+TEST_F(WaitingFailureTest, AConcatMayNotReadChangedBytesEither) {
   const Layer layer;
   const Tensor joined = layer.joined();
   Tensor(layer.b).assign(zeros(layer.b.shape()));
@@ -77,7 +77,7 @@ TEST_F(DeferredFailureTest, AConcatMayNotReadChangedBytesEither) {
       << message;
 }
 
-TEST_F(DeferredFailureTest, WhatAFusedConvolutionReadsMayNotChangeBeforeBackward) {
+TEST_F(WaitingFailureTest, WhatAFusedConvolutionReadsMayNotChangeBeforeBackward) {
   for (const bool weight : {false, true}) {
     const Layer layer;
     const std::vector<Bits> statistics = layer.statistics();
@@ -94,7 +94,7 @@ TEST_F(DeferredFailureTest, WhatAFusedConvolutionReadsMayNotChangeBeforeBackward
 
 // Where a step begins with what waits, nothing else keeps its record, and with it what it has to take back.
 
-TEST_F(DeferredFailureTest, AStepThatBeginsWithAFusedConvolutionTakesItsCommitBack) {
+TEST_F(WaitingFailureTest, AStepThatBeginsWithAFusedConvolutionTakesItsCommitBack) {
   const Layer layer;
   const std::vector<Bits> statistics = layer.statistics();
   const Tensor loss = layer.loss_of(watch(layer.conv(layer.norm()), [](Moment moment) {
@@ -105,7 +105,7 @@ TEST_F(DeferredFailureTest, AStepThatBeginsWithAFusedConvolutionTakesItsCommitBa
   EXPECT_TRUE(layer.statistics() == statistics);
 }
 
-TEST_F(DeferredFailureTest, AStepThatBeginsInABlockTakesItsCommitBack) {
+TEST_F(WaitingFailureTest, AStepThatBeginsInABlockTakesItsCommitBack) {
   for (const bool waits : {false, true}) {
     const Layer layer;
     const std::vector<Bits> statistics = layer.statistics();
@@ -120,7 +120,7 @@ TEST_F(DeferredFailureTest, AStepThatBeginsInABlockTakesItsCommitBack) {
   }
 }
 
-TEST_F(DeferredFailureTest, StatisticsLeftWithAFeatureAreOfTheBytesThatItHas) {
+TEST_F(WaitingFailureTest, StatisticsLeftWithAFeatureAreOfTheBytesThatItHas) {
   const auto second_result = [](bool statistics_known) {
     const Layer layer;
     const Tensor x = ops::add(layer.a, layer.a);
@@ -191,11 +191,11 @@ std::string refusal(const Refused& call, bool waits) {
   return message;
 }
 
-TEST_F(DeferredFailureTest, ConvolutionsRefuseAWaitingInputInTheSameWords) {
+TEST_F(WaitingFailureTest, ConvolutionsRefuseAWaitingInputInTheSameWords) {
   for (const Refused& call : refused_calls()) EXPECT_EQ(refusal(call, true), refusal(call, false)) << call.name;
 }
 
-TEST_F(DeferredFailureTest, ARefusedConvolutionLeavesAWaitingInputToOthers) {
+TEST_F(WaitingFailureTest, ARefusedConvolutionLeavesAWaitingInputToOthers) {
   for (const Refused& call : refused_calls()) {
     const Tensor weight = call.weight();
     const Layer layer;
@@ -206,7 +206,7 @@ TEST_F(DeferredFailureTest, ARefusedConvolutionLeavesAWaitingInputToOthers) {
   }
 }
 
-TEST_F(DeferredFailureTest, NormalisationsRefuseAWaitingConcatInTheSameWords) {
+TEST_F(WaitingFailureTest, NormalisationsRefuseAWaitingConcatInTheSameWords) {
   const Tensor five = random_parameter({5}, 1);
   const Tensor six = random_parameter({6}, 2);
   const auto refusal = [&](bool waits, const Tensor& gamma, const Tensor& beta, const Tensor& mean) {
@@ -280,7 +280,7 @@ int fail_everywhere(const PolicyPtr& policy, Short when, std::int64_t kernel) {
   return failures;
 }
 
-TEST_F(DeferredFailureTest, RunningOutOfMemoryLeavesNoTrace) {
+TEST_F(WaitingFailureTest, RunningOutOfMemoryLeavesNoTrace) {
   for (const PolicyPtr& policy : {memory::store_all(), memory::shared(), memory::checkpoint()}) {
     for (const Short when : {Short::FromTheStart, Short::FromTheConvolution, Short::FromBackward}) {
       for (const std::int64_t kernel : {1, 3}) {
@@ -291,7 +291,7 @@ TEST_F(DeferredFailureTest, RunningOutOfMemoryLeavesNoTrace) {
   }
 }
 
-TEST_F(DeferredFailureTest, NoMemoryForAWaitingResultFailsTheStep) {
+TEST_F(WaitingFailureTest, NoMemoryForAWaitingResultFailsTheStep) {
   for (const bool joined : {false, true}) {
     const Layer layer;
     const std::vector<Bits> before = layer.state();
@@ -326,7 +326,7 @@ MemoryStats peak_on(Device where, const nn::DenseNetOptions& spec, const PolicyP
   return allocator(where).stats();
 }
 
-TEST_F(DeferredFailureTest, ThePeakOnMetaIsTheMeasuredOneUnderEveryPolicy) {
+TEST_F(WaitingFailureTest, ThePeakOnMetaIsTheMeasuredOneUnderEveryPolicy) {
   for (const bool bottleneck : {true, false}) {
     nn::DenseNetOptions spec;
     spec.layers = {3, 2};

@@ -1,9 +1,8 @@
 // Results that nobody has read yet: what happens at once and what waits, who can read them and when, and what failures
-// and mistakes leave behind.
+// leave behind.
 
 #include <gtest/gtest.h>
 
-#include <palimpsest/autograd/deferred.hpp>
 #include <palimpsest/ops/activation.hpp>
 #include "tests/support/fused_layers.hpp"
 #include "tests/support/op_support.hpp"
@@ -12,44 +11,60 @@
 namespace palimpsest::test {
 namespace {
 
-using DeferredTest = TapeTest;
+using WaitingTest = TapeTest;
 
 // --- What waits and what does not ------------------------------------------------------------------------------------
 
-TEST_F(DeferredTest, ConcatAndNormalisationWaitUntilSomebodyReads) {
+bool waits(const Tensor& x) { return unrun_op<Op>(x) != nullptr; }
+
+TEST_F(WaitingTest, ConcatAndNormalisationWaitUntilSomebodyReads) {
   const Layer layer;
   Tensor joined = layer.joined();
-  EXPECT_NE(deferred_op(joined), nullptr);
-  EXPECT_EQ(recorded("concat"), 0);
+  EXPECT_TRUE(waits(joined));
+  EXPECT_FALSE(joined.value().present());
   joined.view();
-  EXPECT_EQ(deferred_op(joined), nullptr);
-  EXPECT_EQ(recorded("concat"), 1);
+  EXPECT_FALSE(waits(joined));
+  EXPECT_TRUE(joined.value().present());
   const Tensor y = layer.norm(std::move(joined));
-  EXPECT_EQ(recorded("batch_norm_relu"), 0);
+  EXPECT_TRUE(waits(y));
   const Tensor z = ops::relu(y);
+  EXPECT_FALSE(waits(y));
   EXPECT_EQ(recorded("batch_norm_relu"), 1);
-  EXPECT_EQ(deferred_op(layer.norm(layer.joined(), false)), nullptr);  // without ReLU nobody could take it over
+  EXPECT_FALSE(waits(layer.norm(layer.joined(), false)));  // without ReLU nobody could take it over
 }
 
-TEST_F(DeferredTest, NothingWaitsWhereNothingIsRecorded) {
+TEST_F(WaitingTest, NothingWaitsWhereNothingIsRecorded) {
   const Layer layer;
   const NoGrad no_grad;
-  EXPECT_EQ(deferred_op(layer.joined()), nullptr);
-  EXPECT_EQ(deferred_op(layer.norm()), nullptr);
+  EXPECT_FALSE(waits(layer.joined()));
+  EXPECT_FALSE(waits(layer.norm()));
   EXPECT_EQ(Tape::current(), nullptr);
 }
 
-TEST_F(DeferredTest, ACouplingCannotWait) {
+TEST_F(WaitingTest, ACouplingCannotWait) {
   class Coupling : public Watch {
    public:
     Coupling() : Watch([](Moment) {}) {}
     int solvable_input() const override { return 0; }
   };
   const Layer layer;
-  EXPECT_THROW(defer(std::make_unique<Coupling>(), {layer.a}), StateError);
+  EXPECT_THROW(apply_when_read(std::make_unique<Coupling>(), {layer.a}), StateError);
 }
 
-TEST_F(DeferredTest, WhatIsBetweenExistsOnlyWhereThePolicyKeepsIt) {
+TEST_F(WaitingTest, OnlyTheOpRecordedLastIsTakenOver) {
+  const Layer layer(Dtype::Float64);
+  Tensor y = layer.norm();
+  const Tensor between = ops::relu(layer.a);
+  const Tensor z = layer.conv(std::move(y));
+  EXPECT_EQ(recorded(fused_name), 0);
+  EXPECT_EQ(recorded("batch_norm_relu"), 1);
+  layer.loss_of(z).backward();
+  const Layer fused(Dtype::Float64);
+  fused.loss_of(fused.conv(fused.norm())).backward();
+  expect_close(gradients_of<double>(layer.parameters()), gradients_of<double>(fused.parameters()), 1e-12);
+}
+
+TEST_F(WaitingTest, WhatIsBetweenExistsOnlyWhereThePolicyKeepsIt) {
   for (const PolicyPtr& policy : all_policies()) {
     const bool keeps = policy->name() == "store-all" || policy->name() == "keep-every-other";
     for (const bool frozen : {false, true}) {
@@ -64,14 +79,14 @@ TEST_F(DeferredTest, WhatIsBetweenExistsOnlyWhereThePolicyKeepsIt) {
   }
 }
 
-TEST_F(DeferredTest, FusedConvolutionsAreEnoughForSharedStorageToActOn) {
+TEST_F(WaitingTest, FusedConvolutionsAreEnoughForSharedStorageToActOn) {
   const Layer layer;
   const Tensor z = in_block(memory::shared(), layer.a, [&](const Tensor&) { return layer.conv(layer.norm()); });
   EXPECT_NO_THROW(layer.loss_of(z).backward());
   EXPECT_TRUE(layer.has_gradients());
 }
 
-TEST_F(DeferredTest, ADroppedResultLeavesNothingBehind) {
+TEST_F(WaitingTest, ADroppedResultLeavesNothingBehind) {
   const Layer layer;
   layer.norm();
   const std::size_t before = live_bytes();
@@ -83,9 +98,23 @@ TEST_F(DeferredTest, ADroppedResultLeavesNothingBehind) {
   EXPECT_EQ(Tape::current(), nullptr);
 }
 
+TEST_F(WaitingTest, AResultThatIsLetGoOfAmongOthersIsUndone) {
+  const Layer layer;
+  Tensor z;
+  {
+    const Tensor unread = layer.norm();
+    z = layer.conv(layer.norm());
+  }
+  EXPECT_EQ(recorded(fused_name), 1);
+  layer.loss_of(z).backward();
+  const Layer alone;
+  alone.loss_of(alone.conv(alone.norm())).backward();
+  EXPECT_TRUE(layer.gradients() == alone.gradients());
+}
+
 // --- Running statistics ----------------------------------------------------------------------------------------------
 
-TEST_F(DeferredTest, RunningStatisticsCommitOnceAndAtOnce) {
+TEST_F(WaitingTest, RunningStatisticsCommitOnceAndAtOnce) {
   const Layer plain;
   const Layer layer;
   const auto expected = [&] {  // a normalisation of the same parts that does not wait
@@ -116,7 +145,7 @@ TEST_F(DeferredTest, RunningStatisticsCommitOnceAndAtOnce) {
   EXPECT_TRUE(layer.statistics() == now);
 }
 
-TEST_F(DeferredTest, RunningStatisticsAreThoseOfTheJoinedTensor) {
+TEST_F(WaitingTest, RunningStatisticsAreThoseOfTheJoinedTensor) {
   const Layer layer(Dtype::Float64);
   const Layer whole(Dtype::Float64);
   const Tensor y = layer.norm();
@@ -126,7 +155,7 @@ TEST_F(DeferredTest, RunningStatisticsAreThoseOfTheJoinedTensor) {
   expect_close(layer.running.variance.to_vector<double>(), whole.running.variance.to_vector<double>(), 1e-14);
 }
 
-TEST_F(DeferredTest, AConvolutionThatRecordsNothingReadsAWaitingResult) {
+TEST_F(WaitingTest, AConvolutionThatRecordsNothingReadsAWaitingResult) {
   const Layer plain;
   plain.norm(plain.joined(), false);
   const Layer layer;
@@ -144,7 +173,7 @@ TEST_F(DeferredTest, AConvolutionThatRecordsNothingReadsAWaitingResult) {
   EXPECT_TRUE(layer.statistics() == plain.statistics());
 }
 
-TEST_F(DeferredTest, ALeafThatHasChangedSinceTheLastStepHasOtherStatistics) {
+TEST_F(WaitingTest, ALeafThatHasChangedSinceTheLastStepHasOtherStatistics) {
   const Layer layer;
   const Layer fresh;
   for (const Layer* one : {&layer, &fresh}) {
@@ -154,7 +183,7 @@ TEST_F(DeferredTest, ALeafThatHasChangedSinceTheLastStepHasOtherStatistics) {
   EXPECT_TRUE(bits_of(layer.norm()) == bits_of(fresh.norm()));
 }
 
-TEST_F(DeferredTest, AFailedStepTakesTheCommitBack) {
+TEST_F(WaitingTest, AFailedStepTakesTheCommitBack) {
   for (const bool read : {false, true}) {
     for (const bool in_forward : {false, true}) {
       SCOPED_TRACE(::testing::Message() << (read ? "read" : "unread") << (in_forward ? ", forward" : ", backward"));
@@ -212,7 +241,7 @@ HeldOutcome hold(Read when, const PolicyPtr& policy, std::int64_t kernel) {
   return outcome;
 }
 
-TEST_F(DeferredTest, AHeldResultReadsTheSameAtAnyTime) {
+TEST_F(WaitingTest, AHeldResultReadsTheSameAtAnyTime) {
   for (const std::int64_t kernel : {1, 3}) {
     const HeldOutcome expected = hold(Read::AtOnce, memory::store_all(), kernel);
     for (const PolicyPtr& policy : all_policies()) {
@@ -223,7 +252,7 @@ TEST_F(DeferredTest, AHeldResultReadsTheSameAtAnyTime) {
   }
 }
 
-TEST_F(DeferredTest, AnUnusedHeldResultIsReadableAfterBackward) {
+TEST_F(WaitingTest, AnUnusedHeldResultIsReadableAfterBackward) {
   const Layer layer;
   const Bits expected = bits_of(layer.norm());
   for (const PolicyPtr& policy : all_policies()) {
@@ -241,7 +270,7 @@ TEST_F(DeferredTest, AnUnusedHeldResultIsReadableAfterBackward) {
   }
 }
 
-TEST_F(DeferredTest, AHeldResultOutlivesItsStepAndItsParts) {
+TEST_F(WaitingTest, AHeldResultOutlivesItsStepAndItsParts) {
   Tensor y;
   Bits expected;
   {
@@ -253,14 +282,14 @@ TEST_F(DeferredTest, AHeldResultOutlivesItsStepAndItsParts) {
   EXPECT_TRUE(bits_of(y) == expected);
 }
 
-TEST_F(DeferredTest, AHeldResultOfAFailedStepSaysSo) {
+TEST_F(WaitingTest, AHeldResultOfAFailedStepSaysSo) {
   const Layer layer;
   const Tensor y = layer.norm();
   EXPECT_THROW(in_block(memory::store_all(), layer.a, [](Tensor) -> Tensor { throw Injected("injected"); }), Injected);
   EXPECT_NE(message_of<StateError>([&] { y.view(); }).find("given up"), std::string::npos);
 }
 
-TEST_F(DeferredTest, AConvolutionOfAHeldResultHasTheGradientsOfTheFusedOne) {
+TEST_F(WaitingTest, AConvolutionOfAHeldResultHasTheGradientsOfTheFusedOne) {
   for (const std::int64_t kernel : {1, 3}) {
     const Layer fused(Dtype::Float64, kernel);
     fused.loss_of(fused.conv(fused.norm())).backward();
@@ -275,7 +304,7 @@ TEST_F(DeferredTest, AConvolutionOfAHeldResultHasTheGradientsOfTheFusedOne) {
 
 // --- Without a gradient ----------------------------------------------------------------------------------------------
 
-TEST_F(DeferredTest, NoGradGivesTheSameNumbers) {
+TEST_F(WaitingTest, NoGradGivesTheSameNumbers) {
   for (const std::int64_t kernel : {1, 3}) {
     const Layer recorded_one(Dtype::Float64, kernel);
     const Layer layer(Dtype::Float64, kernel);
@@ -286,7 +315,7 @@ TEST_F(DeferredTest, NoGradGivesTheSameNumbers) {
   }
 }
 
-TEST_F(DeferredTest, EvaluationGivesTheSameBitsRecordedOrNot) {
+TEST_F(WaitingTest, EvaluationGivesTheSameBitsRecordedOrNot) {
   const Layer layer;
   const std::vector<Bits> before = layer.state();
   const auto run = [&] {
@@ -303,7 +332,7 @@ TEST_F(DeferredTest, EvaluationGivesTheSameBitsRecordedOrNot) {
   EXPECT_TRUE(layer.state() == before);
 }
 
-TEST_F(DeferredTest, GradientsMatchFiniteDifferences) {
+TEST_F(WaitingTest, GradientsMatchFiniteDifferences) {
   for (const std::int64_t kernel : {1, 3}) {
     const Layer layer(Dtype::Float64, kernel);
     const auto run = [](std::span<const Tensor> in) {
