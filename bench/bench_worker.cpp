@@ -149,7 +149,7 @@ train::Options run_options(const Options& options, Device device) {
           .seed = 1};
 }
 
-/// What a step under these policies will take.
+/// The predicted needs of a step under these policies.
 memory::StepForecast forecast_of(const train::Task& task, const train::Options& options,
                                  const train::MemoryChoice& choice) {
   train::Rehearsal rehearsal(task, options);

@@ -1,5 +1,8 @@
 #include <palimpsest/reports/advice.hpp>
 
+#include <cstdint>
+
+#include <palimpsest/autograd/idle_policy.hpp>
 #include <palimpsest/memory/policies.hpp>
 #include <palimpsest/train/rehearsal.hpp>
 
@@ -16,8 +19,8 @@ std::string fitting_policies(const memory::Rehearsal& rehearsal, const train::Op
       if (peak > most) continue;
       fitting +=
           concat_text(fitting.empty() ? "" : ", ", options.names.memory, name, " (", format_mebibytes(peak), ")");
-    } catch (const ValueError&) {
-      continue;  // it has nothing to act on in this model
+    } catch (const IdlePolicyError&) {
+      continue;
     }
   }
   return fitting;
@@ -67,6 +70,11 @@ std::string evaluation_advice(const train::Task& task, const train::Options& opt
     text += concat_text(options.names.batch_size, " ", batch, " (", format_mebibytes(bytes_with(batch)), ") or ");
   }
   return text + options.names.no_evaluation;
+}
+
+std::string policy_advice(const train::Task& task, const train::Options& options) {
+  train::Rehearsal training(task, options);
+  return "; by the forecast these do: " + fitting_policies(training.step_under(), options, SIZE_MAX);
 }
 
 }  // namespace palimpsest::reports

@@ -61,7 +61,7 @@ std::optional<LargestFit> find_largest(const FitSearch& search) {
       halved = true;
       return largest / 2;  // may be known to fit; it tells the slope, and what is smaller takes less long
     }
-    // Where guesses creep in from one side, or there is nothing to guess from, halves are quicker.
+    // Halves are quicker than guesses that creep in from one side or have nothing to go by.
     if (bad <= search.most && (samples.size() == 1 || call % 4 == 3)) return good + (bad - good) / 2;
     // Beyond what was tried a line through two points may lead far astray, a parabola less so.
     const std::int64_t farthest =

@@ -10,7 +10,7 @@
 
 namespace palimpsest::reports {
 
-/// What the page says beside the step itself.
+/// The facts on the page beside the step itself.
 struct PageFacts {
   std::string model = "";
   std::string policy = "";

@@ -20,7 +20,7 @@ std::uintptr_t rounded_up(std::uintptr_t bytes, std::uintptr_t multiple) {
   return (bytes + multiple - 1) / multiple * multiple;
 }
 
-/// What an allocation takes of its segment.
+/// The bytes that an allocation takes of its segment.
 std::size_t size_taken(std::size_t bytes) {
   return rounded_up(std::max<std::size_t>(bytes, 1), CachingAllocator::alignment);
 }
@@ -140,7 +140,7 @@ class Segment {
   Json blocks_ = Json::array();
 };
 
-/// What the step has allocated and left, by address.
+/// The allocations that the step has left, by address.
 std::map<std::uintptr_t, const StepTrace::Event*> left_by(const StepTrace& record) {
   std::map<std::uintptr_t, const StepTrace::Event*> left;
   for (const StepTrace::Event& event : record.events) {

@@ -11,9 +11,9 @@ namespace palimpsest::reports {
 /// step, and the step's allocations and releases as the trace of device 0, sizes as asked for. An event's category is
 /// its tag; its frames name block, op and phase, their line numbers the run, from 0, and -1 between runs.
 ///
-/// Segments are the stretches of addresses that the step has used; what surrounds them is not known. What was there
-/// before the step and has not moved since is known by tag only: one block a tag, in a segment of its own behind all
-/// others.
+/// Segments are the stretches of addresses that the step has used; what surrounds them is not known. Memory that was
+/// there before the step and has not moved since is known by tag only: one block a tag, in a segment of its own behind
+/// all others.
 std::string memory_snapshot(const memory::StepTrace& record);
 
 }  // namespace palimpsest::reports

@@ -5,6 +5,7 @@
 #include <map>
 #include <sstream>
 
+#include <palimpsest/autograd/idle_policy.hpp>
 #include <palimpsest/core/error.hpp>
 #include <palimpsest/memory/policies.hpp>
 #include <palimpsest/train/rehearsal.hpp>
@@ -50,7 +51,7 @@ class Table {
     PlanRow made;
     try {
       made = row(std::string(policy->name()), task_, choice);
-    } catch (const ValueError&) {
+    } catch (const IdlePolicyError&) {
       return;
     }
     const auto alike = [&](const PlanRow& other) {
@@ -92,7 +93,7 @@ class Table {
     return asked;
   }
 
-  /// What a run with `budget=text` would do, or the least that can be done; its limits are within that budget, whatever
+  /// The row of a run with `budget=text`, or the least that can be done; its limits are within that budget, whatever
   /// the table's is: a run keeps to it.
   PlanRow budget_row(const std::string& text) {
     Options asked = options_;
@@ -255,27 +256,7 @@ std::vector<std::string> cells(const PlanRow& row, const PlanRow& base, bool lim
   return texts;
 }
 
-/// Prints lines as they come: widths are those of the headings, but at least so much as numbers take.
-class LinePrinter {
- public:
-  LinePrinter(std::ostream& out, const std::vector<std::string>& headings, std::size_t first_width) : out_(out) {
-    for (const std::string& heading : headings) widths_.push_back(std::max<std::size_t>(heading.size(), 7));
-    widths_[0] = std::max(widths_[0], first_width);
-    print(headings);
-  }
-
-  void print(const std::vector<std::string>& line) const {
-    out_ << std::left << std::setw(static_cast<int>(widths_[0])) << line[0] << std::right;
-    for (std::size_t i = 1; i < line.size(); ++i) out_ << "  " << std::setw(static_cast<int>(widths_[i])) << line[i];
-    out_ << std::endl;
-  }
-
- private:
-  std::ostream& out_;
-  std::vector<std::size_t> widths_;
-};
-
-/// Of the longest name that a row of the table may have.
+/// The length of the longest name that a row of the table may have.
 std::size_t width_of_names(const Options& options, const PlanOptions& plan) {
   const std::size_t prefix = std::string_view("least, above ").size();
   std::size_t width = std::max(options.memory.size(), prefix + plan.budget.size());
@@ -296,7 +277,8 @@ void print_blocks(std::ostream& out, const nn::Module& model, const std::vector<
   for (const auto& [policy, text] : names) out << "  " << policy << ": " << text << '\n';
 }
 
-/// Headings, rows as they come, and what is to be said below them.
+/// Headings, rows as they come, and the notes below them. Columns are as wide as their headings, but at least so much
+/// as numbers take.
 class Printer {
  public:
   Printer(std::ostream& out, const Task& task, const Options& options, const PlanOptions& plan)
@@ -305,7 +287,7 @@ class Printer {
   /// Nothing is printed before the first row is known: the options may be to blame for there being none.
   void row(const PlanRow& row) {
     if (!base_) begin(row);
-    lines_->print(cells(row, *base_, limits()));
+    print(cells(row, *base_, limits()));
     if (row.planned) plans_ += concat_text(row.policy, ": ", train::describe(row.recipes, options_.names), "\n");
     if (!row.note.empty()) plans_ += row.note + "\n";
     exact_ = exact_ && row.recipes.inexact == 0;
@@ -326,19 +308,27 @@ class Printer {
         "policy", "peak",  "activation",          "gradient",       "arena", "workspace",
         "other",  "GFLOP", "more than store-all", "predicted time", "exact"};
     if (limits()) headings.insert(headings.end(), {"largest batch", "largest depth"});
+    for (const std::string& heading : headings) widths_.push_back(std::max<std::size_t>(heading.size(), 7));
+    widths_[0] = std::max(widths_[0], width_of_names(options_, plan_));
     out_ << task_.name << " on " << task_.training.name << ", batches of " << run_length(task_, options_).batch_size
          << ", " << options_.device << ": a training step, in MiB at its peak\n\n";
-    lines_.emplace(out_, headings, width_of_names(options_, plan_));
+    print(headings);
     base_ = first;
+  }
+
+  void print(const std::vector<std::string>& line) const {
+    out_ << std::left << std::setw(static_cast<int>(widths_[0])) << line[0] << std::right;
+    for (std::size_t i = 1; i < line.size(); ++i) out_ << "  " << std::setw(static_cast<int>(widths_[i])) << line[i];
+    out_ << std::endl;
   }
 
   std::ostream& out_;
   const Task& task_;
   const Options& options_;
   const PlanOptions& plan_;
+  std::vector<std::size_t> widths_;
   std::optional<PlanRow> base_;
-  std::optional<LinePrinter> lines_;
-  std::string plans_;  // what those for budgets do
+  std::string plans_;  // of budgets
   bool exact_ = true;
 };
 

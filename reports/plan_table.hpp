@@ -20,13 +20,13 @@ struct Depths {
   std::function<train::Task(std::int64_t depth)> task = nullptr;  ///< the same task with a model of another depth
 };
 
-/// What a table looks for beside the rows themselves.
+/// The limits that a table looks for beside its rows.
 struct PlanOptions {
   std::string budget = "";                      ///< bytes, as memory::parse_bytes reads them; empty: none
   std::optional<Depths> depths = std::nullopt;  ///< of which the largest that fits is found
 };
 
-/// What a training step takes under one policy.
+/// The needs of a training step under one policy.
 struct PlanRow {
   std::string policy = "";
   memory::StepForecast forecast = {};

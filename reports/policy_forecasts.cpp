@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 
+#include <palimpsest/autograd/idle_policy.hpp>
 #include <palimpsest/core/error.hpp>
 #include <palimpsest/memory/policies.hpp>
 #include <palimpsest/train/rehearsal.hpp>
@@ -23,7 +24,7 @@ std::optional<StepTrace> step_under(const train::Task& task, const train::Option
                                     const train::MemoryChoice& memory) {
   try {
     return train::rehearse_step(task, options, memory);
-  } catch (const ValueError&) {
+  } catch (const IdlePolicyError&) {
     return std::nullopt;
   }
 }

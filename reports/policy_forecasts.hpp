@@ -17,7 +17,7 @@ struct Saving {
   std::string change = "";  ///< the option that makes it
 };
 
-/// What a step would need under a policy.
+/// The needs of a step under a policy.
 struct PolicyForecast {
   std::string policy = "";
   std::size_t peak = 0;    ///< bytes
@@ -26,7 +26,7 @@ struct PolicyForecast {
   double time_factor = 0;  ///< predicted time of a step against store-all's
 };
 
-/// What the second step of the run would need under each of memory::names(), and under the run's own policy if that is
+/// The needs of the run's second step under each of memory::names(), and under the run's own policy if that is
 /// another, by rehearsals. Policies that have nothing to act on are left out. `memory` is the choice for the run's own,
 /// so that nothing is planned again.
 ///

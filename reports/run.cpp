@@ -1,5 +1,6 @@
 #include <palimpsest/reports/run.hpp>
 
+#include <palimpsest/autograd/idle_policy.hpp>
 #include <palimpsest/core/device.hpp>
 #include <palimpsest/core/error.hpp>
 #include <palimpsest/memory/offload.hpp>
@@ -29,7 +30,11 @@ Run::Run(train::Task task, train::Options options, Files files)
     : task_(std::move(task)), options_(std::move(options)), files_(std::move(files)) {
   check(options_, files_);
   memory_ = train::choose_memory(task_, options_);
-  forecast_ = train::rehearse(task_, options_, memory_);
+  try {
+    forecast_ = train::rehearse(task_, options_, memory_);
+  } catch (const IdlePolicyError& error) {
+    throw IdlePolicyError(error.what() + policy_advice(task_, options_));
+  }
   check_device();
 }
 
@@ -90,7 +95,7 @@ bool Run::train_and_report(std::ostream& summary, const std::vector<Field>& fiel
   return !record_.interrupted && !pictures_failed_;
 }
 
-/// What the page says of a step before it has run.
+/// The facts of the page that are known before the step has run.
 PageFacts Run::page_facts() const {
   PageFacts facts{.model = task_.name,
                   .policy = options_.memory,

@@ -41,7 +41,7 @@ class Run {
   /// interrupted or a picture of a step could not be written, of which there was a warning; the run goes on then.
   /// Throws what training throws; an OutOfMemory has advice at its end.
   bool train(std::ostream& summary, std::vector<Field> fields = {});
-  /// Of the last train().
+  /// The record of the last train().
   const train::RunRecord& record() const { return record_; }
 
  private:

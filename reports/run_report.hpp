@@ -27,7 +27,7 @@ struct Card {
   std::size_t used_bytes;  ///< as its driver sees it: the reserved memory, the driver's own and what others hold
 };
 
-/// What there is to say about a run.
+/// The facts about a run.
 struct RunReport {
   train::Task task = {};
   train::Options options = {};

@@ -17,7 +17,7 @@ struct Owner {
   friend auto operator<=>(const Owner&, const Owner&) = default;
 };
 
-/// What an owner holds at a moment of a step.
+/// The memory of an owner at a moment of a step.
 struct Owned {
   Owner owner;
   std::size_t bytes = 0;
@@ -30,10 +30,10 @@ std::string block_label(const std::string& block);
 /// The owner of an allocation of the step. A leaf has no op: what belongs to it is the run's that took the memory.
 Owner owner_of(const memory::StepTrace& record, int allocation);
 
-/// What an allocation holds, for people: "gradient of output 0, (2, 3, 8, 8) float32", "workspace".
+/// The content of an allocation, for people: "gradient of output 0, (2, 3, 8, 8) float32", "workspace".
 std::string content_of(const memory::StepTrace& record, int allocation);
 
-/// The owners of all bytes that are live after `event`, largest first. They add up to the live bytes. What is older
+/// The owners of all bytes that are live after `event`, largest first. They add up to the live bytes. Memory older
 /// than the step has the block "before the step" and its tag as op.
 std::vector<Owned> owners_after(const memory::StepTrace& record, std::size_t event);
 

@@ -24,7 +24,7 @@ class StepPictures {
   /// files, the report among them, would be one, whatever names and links lead there.
   explicit StepPictures(const Files& files);
 
-  /// Whether any is asked for.
+  /// True if any is asked for.
   explicit operator bool() const { return page_ || snapshot_ || trace_; }
 
   /// Writes those that are asked for; calls `facts` if the page is among them. Returns why, for each that could not be

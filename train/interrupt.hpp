@@ -12,7 +12,7 @@ class InterruptGuard {
   InterruptGuard& operator=(const InterruptGuard&) = delete;
 };
 
-/// Whether the living guard has noted a signal.
+/// True if the living guard has noted a signal.
 bool interrupted();
 
 }  // namespace palimpsest::train

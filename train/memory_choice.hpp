@@ -24,7 +24,7 @@ struct MemoryChoice {
   void apply(nn::Module& model) const;
 };
 
-/// What a plan does with a step's values: "recipes: 412 kept, ...", and whether that costs exactness.
+/// The recipes that a plan gives to a step's values: "recipes: 412 kept, ...", and whether that costs exactness.
 std::string describe(const memory::RecipeCounts& recipes, const OptionNames& names = {});
 
 /// The rates that forecasts use: those of Options::rates, else the library's. Throws DataError.

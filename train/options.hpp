@@ -9,7 +9,7 @@
 
 namespace palimpsest::train {
 
-/// What messages call the options of a run. A program with flags puts theirs here, as "--memory ".
+/// The names of a run's options in messages. A program with flags puts theirs here, as "--memory ".
 struct OptionNames {
   std::string program = "";  ///< begins the lines of warnings
   std::string memory = "memory ";

@@ -23,14 +23,14 @@ void run_until_steady(Rehearsal& rehearsal, const PeakMeter& meter, std::int64_t
 
 }  // namespace
 
-Rehearsal::Rehearsal(const Task& task, const Options& options)
-    : task_(task),
+Rehearsal::Rehearsal(Task task, const Options& options)
+    : task_(std::move(task)),
       meta_(meta_of(options.device)),
       verify_(options.verify),
-      batch_size_(run_length(task, options).batch_size),
-      evaluation_batch_size_(evaluation_batch_size(task, options)),
-      training_(task, nn::Init(options.seed, meta_)),
-      reserved_(reserved(task.training, batch_size_)) {}
+      batch_size_(run_length(task_, options).batch_size),
+      evaluation_batch_size_(evaluation_batch_size(task_, options)),
+      training_(task_, nn::Init(options.seed, meta_)),
+      reserved_(reserved(task_.training, batch_size_)) {}
 
 std::vector<Buffer> Rehearsal::reserved(const Data& data, std::int64_t batch_size) const {
   return data.reserve ? data.reserve(batch_size, meta_) : std::vector<Buffer>();

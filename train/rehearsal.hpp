@@ -15,8 +15,8 @@ namespace palimpsest::train {
 /// run, to the byte.
 class Rehearsal {
  public:
-  /// `task` must outlive it. Throws what making the model and the optimiser throws, ValueError as run_length.
-  Rehearsal(const Task& task, const Options& options);
+  /// Throws what making the model and the optimiser throws, ValueError as run_length.
+  Rehearsal(Task task, const Options& options);
 
   nn::Module& model() { return training_.model(); }
   /// A training step with a whole batch.
@@ -31,7 +31,7 @@ class Rehearsal {
   std::vector<Buffer> reserved(const Data& data, std::int64_t batch_size) const;
   std::vector<Tensor> batch_of(std::int64_t samples) const;
 
-  const Task& task_;
+  Task task_;
   Device meta_;
   VerifyScope verify_;
   std::int64_t batch_size_;
@@ -41,7 +41,7 @@ class Rehearsal {
   bool begun_ = false;
 };
 
-/// What a training run will need, found out without data and without computing anything.
+/// The memory of a training run to come, found out without data and without computing anything.
 struct Forecast {
   std::int64_t parameters = 0;
   MemoryPeak peak;           ///< of the training steps

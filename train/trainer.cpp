@@ -46,17 +46,17 @@ Trainer::LimitScope::LimitScope(Device device, std::size_t limit)
 
 Trainer::LimitScope::~LimitScope() { allocator(device_).set_limit(before_); }
 
-Trainer::Trainer(const Task& task, const Options& options, const MemoryChoice& memory)
-    : task_(task),
-      options_(options),
-      length_(run_length(task, options)),
-      progress_(task, options),
-      training_(task, nn::Init(options.seed, options.device)),
-      limit_(options.device, memory.budget),
-      batches_(opened(task.training, options)),
-      meter_(options.device),
-      verify_(options.verify) {
-  if (task.schedule) schedule_ = task.schedule(length_.steps);
+Trainer::Trainer(Task task, Options options, const MemoryChoice& memory)
+    : task_(std::move(task)),
+      options_(std::move(options)),
+      length_(run_length(task_, options_)),
+      progress_(task_, options_),
+      training_(task_, nn::Init(options_.seed, options_.device)),
+      limit_(options_.device, memory.budget),
+      batches_(opened(task_.training, options_)),
+      meter_(options_.device),
+      verify_(options_.verify) {
+  if (task_.schedule) schedule_ = task_.schedule(length_.steps);
   memory.apply(training_.model());
 }
 

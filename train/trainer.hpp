@@ -25,8 +25,10 @@ class EvaluationOutOfMemory : public OutOfMemory {
 class Trainer {
  public:
   /// Makes the model, gives it its policies and, for a budget, limits the device's memory to it while the trainer
-  /// lives. `task` and `options` must outlive it. Throws OutOfMemory, ValueError, and what opening the data throws.
-  Trainer(const Task& task, const Options& options, const MemoryChoice& memory);
+  /// lives. Throws OutOfMemory, ValueError, and what opening the data throws.
+  Trainer(Task task, Options options, const MemoryChoice& memory);
+  Trainer(const Trainer&) = delete;
+  Trainer& operator=(const Trainer&) = delete;
 
   /// Trains until the run is over or a signal asks for its end (see InterruptGuard); calls `after_epoch` after every
   /// epoch. Throws DivergedError and RangeError, saying in which step, EvaluationOutOfMemory, and what the library
@@ -64,8 +66,8 @@ class Trainer {
     std::size_t before_;
   };
 
-  const Task& task_;
-  const Options& options_;
+  Task task_;
+  Options options_;
   RunLength length_;
   Progress progress_;
   Training training_;

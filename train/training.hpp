@@ -26,8 +26,8 @@ class Training {
 
   /// The loss of a batch.
   Tensor loss(std::span<const Tensor> batch) { return task_.loss(*model_, batch); }
-  /// Forward, loss, backward, update. Returns the loss, which `before_backward` sees first. What either throws leaves
-  /// the parameters as they were.
+  /// Forward, loss, backward, update. Returns the loss, which `before_backward` sees first. An exception of either
+  /// leaves the parameters as they were.
   Tensor step(std::span<const Tensor> batch, const std::function<void(const Tensor& loss)>& before_backward = nullptr);
   /// A step whose loss is read. Throws DivergedError, before any parameter has changed, if it is infinite or no number.
   double checked_step(std::span<const Tensor> batch);

@@ -8,6 +8,7 @@
 #include <palimpsest/autograd/engine/tape.hpp>
 #include <palimpsest/autograd/engine/value_state.hpp>
 #include <palimpsest/autograd/engine/verifier.hpp>
+#include <palimpsest/autograd/idle_policy.hpp>
 #include <palimpsest/core/device.hpp>
 #include <palimpsest/core/elementwise.hpp>
 
@@ -258,7 +259,7 @@ void Tape::check_policies_acted() const {
     for (const Policy* const part : policy->parts()) {
       if (std::any_of(used.begin(), used.end(), [part](const Op* op) { return part->acts_on(*op); })) continue;
       const std::string whole = part != policy ? concat_text(" of '", policy->name(), "'") : "";
-      throw ValueError(
+      throw IdlePolicyError(
           concat_text("memory policy '", part->name(), "'", whole, " finds nothing to act on in this model"));
     }
   }

@@ -298,13 +298,13 @@ void Tape::run_first(Node& node, std::span<const Tensor> inputs) {
     if (!waited) node.op->begin(io);
     node.op->forward(io);
     work = io.work();
+    note_readers(node);
+    make_offers(node);  // its releases are the op's
   };
   run_op({node, node.block.get(), RunKind::Forward}, input_views, run, [&] {
     work += node.op->forward_work(input_views, output_views);
     return work;
   });
-  note_readers(node);
-  make_offers(node);
 }
 
 View Tape::place_output(Node& node, std::span<const Tensor> inputs, std::size_t o, PinSet& pins) {

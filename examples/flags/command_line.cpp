@@ -153,7 +153,7 @@ bool CommandLine::parse(int argc, const char* const* argv) {
   return true;
 }
 
-/// What would be ignored in silence is more likely a mistake than a wish.
+/// A flag that would be ignored in silence is more likely a mistake than a wish.
 void CommandLine::refuse_vain_flags() const {
   if (!options.plan && !options.budget.empty()) {
     throw UsageError(concat_text("--budget is for --plan; to train within it: --memory budget=", options.budget));

@@ -120,7 +120,7 @@ int Example::plan(Device device) const {
   return Done;
 }
 
-/// Returns the exit status. What can go wrong early does so before anything takes long: files and folders come first,
+/// Returns the exit status. Failures that can come early come before anything takes long: files and folders come first,
 /// then the data, then a plan, which takes seconds for a deep net.
 int Example::train(Device device) const {
   const Options& given = command_line_.options;

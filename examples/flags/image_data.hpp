@@ -11,7 +11,7 @@ namespace palimpsest::flags {
 /// Height and width of the models' input; smaller images are padded with zeros.
 inline constexpr std::int64_t image_size = 32;
 
-/// What is known of a data set before its files are opened.
+/// Facts about a data set that are known before its files are opened.
 struct DataFacts {
   std::string_view name;
   std::int64_t channels;

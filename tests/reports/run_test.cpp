@@ -11,9 +11,11 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include <palimpsest/autograd/idle_policy.hpp>
 #include <palimpsest/reports/plan_table.hpp>
 #include "tests/support/source_root.hpp"
 #include "tests/train/row_task.hpp"
+#include "tests/train/small_tasks.hpp"
 
 namespace palimpsest::reports {
 namespace {
@@ -36,7 +38,7 @@ class RunTest : public testing::Test {
   fs::path folder_;
 };
 
-/// What docs/memory.md shows, but for the program's own definitions.
+/// The lines that docs/memory.md shows, without the program's own definitions.
 void example(const train::Task& task, std::ostream& out, const fs::path& folder) {
   // [example]
   train::Options options{.memory = "budget=40KiB", .verify = Verify::Sampled, .batch_size = 8, .epochs = 3};
@@ -102,6 +104,19 @@ TEST_F(RunTest, AdvisesWhereMemoryRunsOut) {
     EXPECT_NE(std::string(error.what()).find(expected), std::string::npos) << error.what();
   }
   memory.set_limit(before);
+}
+
+TEST_F(RunTest, NamesThePoliciesThatHaveSomethingToActOn) {
+  try {
+    reports::Run(test::small_densenet(10), {.memory = "reversible"});
+    FAIL() << "there is nothing to reverse in a DenseNet";
+  } catch (const IdlePolicyError& error) {
+    const std::string text = error.what();
+    for (const char* const name : {"'reversible' finds nothing", "memory shared (", "memory checkpoint ("}) {
+      EXPECT_NE(text.find(name), std::string::npos) << text;
+    }
+    EXPECT_EQ(text.find("memory reversible"), std::string::npos) << text;
+  }
 }
 
 TEST_F(RunTest, RefusesBeforeItMakesAModel) {

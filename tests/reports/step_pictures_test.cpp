@@ -126,7 +126,7 @@ TEST_P(PicturesUnder, OwnersAddUpToThePeak) {
   EXPECT_GT(older, 0U) << "parameters are older than any step";
 }
 
-/// What a reader of the snapshot makes of it: the blocks that are active at the end, without those that the trace has
+/// A reader of the snapshot finds this: the blocks that are active at the end, without those that the trace has
 /// allocated and with those that it has released, were there at the beginning.
 TEST_P(PicturesUnder, TheSnapshotReplayedHasTheSamePeak) {
   const auto [record, stats] = record_step(GetParam());
