@@ -7,8 +7,7 @@
 namespace palimpsest::nn {
 
 Conv2d::Conv2d(Init& init, std::int64_t in, std::int64_t out, const Conv2dOptions& options)
-    : weight_(add_parameter("weight",
-                            init.weight({out, in, options.kernel, options.kernel}, options.initialisation))),
+    : weight_(add_parameter("weight", init.weight({out, in, options.kernel, options.kernel}, options.initialisation))),
       spec_{options.stride, options.padding} {
   if (options.bias) bias_ = add_parameter("bias", init.constant({out}, 0));
 }

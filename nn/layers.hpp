@@ -54,8 +54,7 @@ class BatchNorm2d : public Module {
 /// Fully connected layer with bias, 0 at first.
 class Linear : public Module {
  public:
-  Linear(Init& init, std::int64_t in, std::int64_t out,
-         Initialisation initialisation = Initialisation::FanInUniform);
+  Linear(Init& init, std::int64_t in, std::int64_t out, Initialisation initialisation = Initialisation::FanInUniform);
   /// (N, in) -> (N, out).
   Tensor operator()(const Tensor& x) const;
 

@@ -43,7 +43,7 @@ void Module::visit(Self& module, const std::string& path, const Visit& visit) {
 }
 
 template <class Tensors>
-std::vector<NamedTensor> Module::collect(Tensors Module::* tensors) const {
+std::vector<NamedTensor> Module::collect(Tensors Module::*tensors) const {
   std::vector<NamedTensor> all;
   visit(*this, "", [&](const Module& module, const std::string& path) {
     for (const NamedTensor& one : module.*tensors) all.push_back({path + one.name, one.tensor});
@@ -124,9 +124,8 @@ void Module::check_registered(std::span<const Tensor> outputs, std::span<const T
 
 std::vector<Tensor> Module::trained_inputs(const std::vector<Tensor>& inputs) {
   std::vector<Tensor> trained;
-  std::copy_if(inputs.begin(), inputs.end(), std::back_inserter(trained), [](const Tensor& input) {
-    return input && input.value().leaf() && input.requires_grad_on();
-  });
+  std::copy_if(inputs.begin(), inputs.end(), std::back_inserter(trained),
+               [](const Tensor& input) { return input && input.value().leaf() && input.requires_grad_on(); });
   return trained;
 }
 

@@ -83,7 +83,7 @@ class Module {
   template <class Self, class Visit>
   static void visit(Self& module, const std::string& path, const Visit& visit);
   template <class Tensors>
-  std::vector<NamedTensor> collect(Tensors Module::* tensors) const;
+  std::vector<NamedTensor> collect(Tensors Module::*tensors) const;
   void prefix_block_names(const std::string& prefix);
   void check_name(std::string_view kind, const std::string& name) const;
 

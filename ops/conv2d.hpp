@@ -16,7 +16,7 @@ struct Padding {
 
 struct Conv2dOptions {
   std::int64_t stride = 1;
-  Padding padding;
+  Padding padding = {};
 };
 
 /// 2-D convolution (cross-correlation). x: (N, C, H, W); weight: (K, C, R, S); returns (N, K, H', W') with

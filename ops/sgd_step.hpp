@@ -16,9 +16,9 @@ struct SgdUpdate {
 };
 
 struct SgdStepOptions {
-  double learning_rate;
-  double momentum;
-  bool nesterov;
+  double learning_rate = 0.1;
+  double momentum = 0;
+  bool nesterov = false;
 };
 
 /// One step of stochastic gradient descent over all parameters at once, in place: g = gradient + weight_decay *

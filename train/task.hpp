@@ -38,7 +38,7 @@ class Batches {
 
 /// Samples to train on or to evaluate with.
 struct Data {
-  std::string name;
+  std::string name = "";
   std::int64_t samples = 0;  ///< in an epoch; 0: no data
   /// Serves the samples in batches of `batch_size` tensors on `device`. Called when training begins, never by a
   /// forecast.
@@ -65,13 +65,13 @@ struct Score {
 /// A value that says what is trained: how the model is made, what a batch looks like, the loss, the optimiser, the
 /// data. A training step on a device and its rehearsal on meta are the same code over it (training.hpp, rehearsal.hpp).
 struct Task {
-  std::string name;  ///< the model's
-  std::function<std::unique_ptr<nn::Module>(nn::Init init)> make_model;
+  std::string name = "";  ///< the model's
+  std::function<std::unique_ptr<nn::Module>(nn::Init init)> make_model = nullptr;
   /// The tensors of a batch of so many samples, e.g. images (N, C, H, W) float32 and labels (N) int32.
-  std::function<std::vector<TensorSpec>(std::int64_t samples)> batch;
+  std::function<std::vector<TensorSpec>(std::int64_t samples)> batch = nullptr;
   /// The loss of a batch, a scalar. See with_model().
-  std::function<Tensor(nn::Module& model, std::span<const Tensor> batch)> loss;
-  std::function<std::unique_ptr<nn::Optimiser>(std::vector<nn::NamedTensor> parameters)> make_optimiser;
+  std::function<Tensor(nn::Module& model, std::span<const Tensor> batch)> loss = nullptr;
+  std::function<std::unique_ptr<nn::Optimiser>(std::vector<nn::NamedTensor> parameters)> make_optimiser = nullptr;
   /// The learning rate over a run of so many steps; null: the optimiser's own throughout.
   std::function<nn::Schedule(std::int64_t steps)> schedule = nullptr;
   Data training = {};

@@ -4,8 +4,8 @@
 #include <vector>
 
 #include <palimpsest/nn/block.hpp>
-#include <palimpsest/nn/model.hpp>
 #include <palimpsest/nn/layers.hpp>
+#include <palimpsest/nn/model.hpp>
 
 namespace palimpsest::nn {
 

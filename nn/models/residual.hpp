@@ -3,22 +3,22 @@
 #include <memory>
 #include <optional>
 
-#include <palimpsest/nn/model.hpp>
 #include <palimpsest/nn/layers.hpp>
+#include <palimpsest/nn/model.hpp>
 
 namespace palimpsest::nn {
 
 /// What the residual networks for CIFAR are built from (Gomez et al. 2017, section 4; He et al. 2016): ResNet and
 /// RevNet.
 struct ResidualOptions {
-  std::vector<std::int64_t> units;    ///< units of each stage
-  std::vector<std::int64_t> filters;  ///< channels of each stage, before the factor 4 of a bottleneck
+  std::vector<std::int64_t> units = {};    ///< units of each stage
+  std::vector<std::int64_t> filters = {};  ///< channels of each stage, before the factor 4 of a bottleneck
   std::int64_t stem_channels = 16;
   bool bottleneck = false;
   std::int64_t image_channels = 3;
   std::int64_t classes = 10;
   /// Fractional bits of the grid on which reversal is exact (see ops::couple); none: plain sums. RevNet only.
-  std::optional<int> grid;
+  std::optional<int> grid = std::nullopt;
 
   /// Channels that leave stage `s`.
   std::int64_t stage_channels(std::size_t s) const { return filters[s] * (bottleneck ? 4 : 1); }

@@ -4,12 +4,7 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <fstream>
-#include <iterator>
-#include <sstream>
-
-#include "tests/support/source_root.hpp"
+#include "tests/support/quotes.hpp"
 #include "tests/support/training.hpp"
 
 namespace palimpsest::test {
@@ -105,47 +100,10 @@ TEST_F(UserPolicyTest, AUsersPolicyThatFindsNothingToActOnSaysSo) {
 
 // --- The page --------------------------------------------------------------------------------------------------------
 
-/// A text's lines without indentation, so that a quotation may be set to the left.
-std::vector<std::string> trimmed_lines(const std::string& text) {
-  std::vector<std::string> lines;
-  std::istringstream in(text);
-  for (std::string line; std::getline(in, line);) {
-    const std::size_t first = line.find_first_not_of(' ');
-    lines.push_back(first == std::string::npos ? "" : line.substr(first));
-  }
-  return lines;
-}
-
-std::string read(const std::string& path) {
-  std::ifstream in(test::source_root() + "/" + path);
-  EXPECT_TRUE(in) << path;
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-
-bool contains(const std::vector<std::string>& text, const std::vector<std::string>& part) {
-  return std::search(text.begin(), text.end(), part.begin(), part.end()) != text.end();
-}
-
 TEST(Documentation, AddingAPolicyQuotesTheSources) {
-  std::vector<std::vector<std::string>> sources;
-  for (const char* path :
-       {"tests/support/user_policy.cpp", "tests/support/user_policy.hpp", "tests/memory/user_policy_test.cpp"}) {
-    sources.push_back(trimmed_lines(read(path)));
-  }
-  const std::string page = read("docs/adding-a-policy.md");
-  const std::string begin = "```cpp\n";
-  std::size_t blocks = 0;
-  for (std::size_t at = page.find(begin); at != std::string::npos; at = page.find(begin, at)) {
-    at += begin.size();
-    const std::size_t end = page.find("```", at);
-    ASSERT_NE(end, std::string::npos);
-    const std::string block = page.substr(at, end - at);
-    const auto quotes = [&](const auto& source) { return contains(source, trimmed_lines(block)); };
-    EXPECT_TRUE(std::any_of(sources.begin(), sources.end(), quotes)) << "not in the sources:\n" << block;
-    at = end;
-    ++blocks;
-  }
-  EXPECT_GE(blocks, 5U);
+  expect_quoted("docs/adding-a-policy.md",
+                {"tests/support/user_policy.cpp", "tests/support/user_policy.hpp", "tests/memory/user_policy_test.cpp"},
+                5);
 }
 
 }  // namespace

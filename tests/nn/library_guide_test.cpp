@@ -1,0 +1,179 @@
+// The code of docs/library.md, which quotes it.
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <palimpsest/autograd/verify.hpp>
+#include <palimpsest/memory/budget.hpp>
+#include <palimpsest/memory/planner/planner.hpp>
+#include <palimpsest/memory/policies.hpp>
+#include <palimpsest/memory/rules.hpp>
+#include <palimpsest/nn/layers.hpp>
+#include <palimpsest/nn/model.hpp>
+#include <palimpsest/nn/schedule.hpp>
+#include <palimpsest/nn/sgd.hpp>
+#include <palimpsest/ops/add.hpp>
+#include <palimpsest/ops/cross_entropy.hpp>
+#include <palimpsest/ops/pool.hpp>
+#include <palimpsest/train/rehearsal.hpp>
+#include <palimpsest/train/trainer.hpp>
+#include "tests/support/quotes.hpp"
+
+namespace palimpsest::test {
+namespace {
+
+struct Unit : nn::Block<Tensor(Tensor)> {
+  Unit(nn::Init& init, std::int64_t channels)
+      : conv(init, channels, channels, {.padding = ops::Padding::all(1)}), norm(init, channels, {.relu = true}) {
+    add_module("conv", conv);
+    add_module("norm", norm);
+  }
+  Tensor forward(Tensor x) override { return ops::add(x, norm(conv(x))); }
+
+  nn::Conv2d conv;
+  nn::BatchNorm2d norm;
+};
+
+struct Net : nn::Model<Tensor(Tensor)> {
+  explicit Net(nn::Init init) : stem(init, 3, 8, {.kernel = 1}), unit1(init, 8), unit2(init, 8), head(init, 8, 4) {
+    add_module("stem", stem);
+    add_module("unit1", unit1);
+    add_module("unit2", unit2);
+    add_module("head", head);
+  }
+  Tensor forward(Tensor images) override { return head(ops::global_avg_pool(unit2(unit1(stem(std::move(images)))))); }
+
+  nn::Conv2d stem;
+  Unit unit1, unit2;
+  nn::Linear head;
+};
+
+TEST(LibraryGuide, Tensors) {
+  const Tensor x = Tensor::from_vector<float>({1, 2, 1, 3}, {1, 2, 3, 10, 20, 30});  // channel 0, then channel 1
+  const std::vector<float> memory = {1, 10, 2, 20, 3, 30};                           // pixel by pixel
+  const Tensor same = Tensor::from_layout({1, 2, 1, 3}, memory.data());
+  EXPECT_EQ(x.to_vector<float>(), same.to_vector<float>());
+  EXPECT_EQ(x.to_vector<float>()[3], 10);
+}
+
+TEST(LibraryGuide, Gradients) {
+  Tensor weight = Tensor::from_vector<float>({1, 1, 1, 1}, {3});
+  weight.requires_grad();
+  const Tensor x = Tensor::from_vector<float>({1, 1, 1, 2}, {1, 5});
+  ops::global_avg_pool(ops::conv2d(x, weight)).backward();
+  const float slope = weight.grad().to_vector<float>()[0];  // 3: the mean of x
+  EXPECT_EQ(slope, 3);
+}
+
+TEST(LibraryGuide, AModelInUse) {
+  Net net(nn::Init(/*seed=*/1));
+  const Tensor images = Tensor::zeros({2, 3, 8, 8});
+  net.train(false);  // running statistics normalise, dropout is off
+  const NoGrad no_grad;
+  const std::vector<float> scores = net(images).to_vector<float>();
+  EXPECT_EQ(scores.size(), 8U);
+}
+
+TEST(LibraryGuide, PoliciesByName) {
+  Net net(nn::Init(1));
+  net.set_memory(memory::parse("shared"));
+  net.set_memory(memory::assign(memory::parse_rules("unit1=checkpoint,*=shared"), net.block_names()));
+  EXPECT_EQ(net.block_names(), (std::vector<std::string>{"unit1", "unit2"}));
+}
+
+TEST(LibraryGuide, ALoopByHand) {
+  Net net(nn::Init(1));
+  nn::Sgd sgd(net.parameters(), {.learning_rate = 0.1, .momentum = 0.9});
+  const nn::Schedule schedule = nn::Schedule::cosine(0.1, /*total=*/10).with_warmup(2);
+  const Tensor images = Tensor::zeros({2, 3, 8, 8});
+  const Tensor labels = Tensor::from_vector<std::int32_t>({2}, {0, 3});
+  const VerifyScope verify(Verify::Sampled);
+  for (std::int64_t step = 0; step < 10; ++step) {
+    sgd.set_learning_rate(schedule.at(step));
+    sgd.zero_grad();
+    const Tensor loss = ops::cross_entropy(net(images), labels);
+    loss.backward();
+    sgd.step();
+  }
+  EXPECT_EQ(sgd.state().size(), net.parameters().size());
+}
+
+TEST(LibraryGuide, ABudgetByHand) {
+  Net meta(nn::Init(1, Device::MetaCpu));
+  nn::Sgd sgd(meta.parameters(), {});
+  const Tensor images = Tensor::empty({2, 3, 8, 8}, Dtype::Float32, Device::MetaCpu, Tag::Data);
+  const Tensor labels = Tensor::empty({2}, Dtype::Int32, Device::MetaCpu, Tag::Data);
+  const auto step = [&](const PolicyPtr& policy) {
+    if (policy != nullptr) meta.set_memory(policy);
+    sgd.zero_grad();
+    ops::cross_entropy(meta(images), labels).backward();
+    sgd.step();
+  };
+  step(nullptr);  // the first step of a run is unlike the others
+  const memory::Rehearsal rehearsal{.device = Device::MetaCpu, .step = step};
+  const memory::Planner planner(rehearsal, memory::Rates::standard(Device::Cpu));
+  const memory::Candidate& plan = planner.within(memory::parse_bytes("1MiB", Device::Cpu));
+  Net net(nn::Init(1));
+  net.set_memory(plan.policy);
+  EXPECT_LE(plan.forecast.peak, std::size_t{1} << 20);
+}
+
+train::Task task() {
+  using Batch = std::span<const Tensor>;
+  train::Task task{
+      .name = "Net",
+      .make_model = [](nn::Init init) { return std::make_unique<Net>(std::move(init)); },
+      .batch = [](std::int64_t n) -> std::vector<TensorSpec> {
+        return {{{n, 3, 8, 8}}, {{n}, Dtype::Int32}};
+      },
+      .loss = train::with_model<Net>([](Net& net, Batch batch) { return ops::cross_entropy(net(batch[0]), batch[1]); }),
+      .make_optimiser =
+          [](std::vector<nn::NamedTensor> parameters) {
+            return std::make_unique<nn::Sgd>(std::move(parameters), nn::SgdOptions{.learning_rate = 0.1});
+          },
+  };
+  task.training =
+      train::made_data("zeros", 16, [](std::int64_t /*epoch*/, std::int64_t /*first*/, std::int64_t n, Device device) {
+        return std::vector<Tensor>{Tensor::zeros({n, 3, 8, 8}, Dtype::Float32, device, Tag::Data),
+                                   Tensor::zeros({n}, Dtype::Int32, device, Tag::Data)};
+      });
+  return task;
+}
+
+TEST(LibraryGuide, ATaskIsRehearsedAndTrained) {
+  const train::Task task = test::task();
+  const train::Options options{.memory = "checkpoint", .verify = Verify::All, .batch_size = 4, .quiet = true};
+  const train::MemoryChoice choice = train::choose_memory(task, options);
+  const train::Forecast forecast = train::rehearse(task, options, choice);
+  train::Trainer trainer(task, options, choice);
+  trainer.run();
+  EXPECT_EQ(trainer.peak().total, forecast.peak.total);
+}
+
+TEST(LibraryGuide, ErrorsHaveTypes) {
+  Net net(nn::Init(1));
+  std::string message;
+  allocator(Device::Cpu).set_limit(allocator(Device::Cpu).stats().live + 1024);
+  try {
+    net(Tensor::zeros({2, 3, 8, 8}));
+  } catch (const OutOfMemory& error) {  // parameters, buffers and counters are as they were before the step
+    message = error.what();
+  } catch (const Error& error) {  // the root of all: one line, fit to be shown
+    message = error.what();
+  }
+  allocator(Device::Cpu).set_limit(0);
+  EXPECT_NE(message, "");
+}
+
+TEST(Documentation, TheGuideQuotesTheSources) {
+  expect_quoted("docs/library.md", {"tests/nn/library_guide_test.cpp", "examples/own_model.cpp"}, 10);
+}
+
+}  // namespace
+}  // namespace palimpsest::test
