@@ -18,7 +18,7 @@ constexpr std::string_view to_string(RunKind kind) {
   return names[static_cast<std::size_t>(kind)];
 }
 
-/// A run of a recorded op. Whatever is allocated while it lasts is allocated for it.
+/// A run of a recorded op. Memory that is allocated while it lasts is allocated for it.
 struct OpRun {
   const Node& node;
   const BlockInfo* block;  ///< null outside every block
@@ -30,7 +30,7 @@ class Observer {
  public:
   virtual ~Observer() = default;
 
-  /// What the op reads is there; what it writes may not yet be.
+  /// The inputs of the op are there; its outputs may not yet be.
   virtual void run_begins(const OpRun&) {}
   /// The run that began last is over, or has failed and then has done no work.
   virtual void run_ends(const Work&) noexcept {}

@@ -40,10 +40,11 @@ struct TensorSpec {
   Dtype dtype = Dtype::Float32;
 };
 
-/// What running an op's forward costs: nothing to speak of, a pass over memory, or arithmetic (a GEMM, a convolution).
+/// The cost of an op's forward: nothing to speak of, a pass over memory, or arithmetic (a GEMM, a convolution).
 enum class Cost : std::uint8_t { Free, Cheap, Heavy };
 
-/// What a run of an op amounts to: arithmetic (a multiply-add counts as two) and bytes read and written once each.
+/// The amount of work in a run of an op: arithmetic (a multiply-add counts as two) and bytes read and written once
+/// each.
 struct Work {
   double operations = 0;
   double bytes = 0;
@@ -124,7 +125,7 @@ class ForwardContext {
   Work work_;
 };
 
-/// Where the gradient of an input goes: every element must be written or, where `accumulate`, added to.
+/// The destination of an input's gradient: every element must be written or, where `accumulate`, added to.
 struct GradientTarget {
   View view;
   bool accumulate = false;
@@ -143,7 +144,7 @@ class BackwardContext {
   View output(std::size_t o = 0) const;
   Device device() const;
 
-  /// Whether input i wants a gradient.
+  /// True if input i wants a gradient.
   bool wants(std::size_t i) const;
   std::size_t input_count() const;
   const Shape& input_shape(std::size_t i) const;
@@ -185,7 +186,7 @@ class Op {
   /// The work of a forward. The views are those of the run: outputs that it does not write have null data.
   virtual Work forward_work(std::span<const View> inputs, std::span<const View> outputs) const;
   /// The work of a backward that makes the gradients of the inputs in `wanted`, all outputs' gradients being there.
-  /// What backward does not read has null data.
+  /// Views that backward does not read have null data.
   virtual Work backward_work(std::span<const View> inputs, std::span<const View> outputs,
                              const std::vector<bool>& wanted) const;
 
@@ -213,7 +214,7 @@ class Op {
   /// Computes that input. `inputs` has a null view in its place; `solved` may have the memory of the output or of
   /// another input that nobody will read again.
   virtual void solve(std::span<const View> inputs, const View& output, const View& solved) const;
-  /// Whether solve() returns the very bits. Only then can they be verified.
+  /// True if solve() returns the very bits. Only then can they be verified.
   virtual bool solves_exactly() const { return false; }
 
   /// The state outside the op that begin() changes, as it is now: running statistics, a random counter

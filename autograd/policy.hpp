@@ -44,17 +44,17 @@ class Recipe {
   /// producer.
   virtual std::vector<Value*> sources(const Value& value) const;
 
-  /// Whether restore() writes the very bytes of the first forward, given sources that are what they were. Where it does
+  /// True if restore() writes the very bytes of the first forward, given sources that are what they were. If it does
   /// not, they cannot be verified, nor can what is made from them.
   virtual bool exact(const Value& value) const;
 
   /// The arena that the bytes live in, in forward and when restored; -1 for memory of the value's own.
   virtual int arena() const { return -1; }
 
-  /// What is restored on the way to another value, and backward will read, stays if this is not above the nesting of
-  /// whatever the same plan restores after it; otherwise it goes again and is restored once more when it is wanted.
-  /// With all the same, everything stays. The depths of the nodes of a binary tree over a chain of values give every
-  /// schedule in which a checkpoint may be made on the way to another (Griewank & Walther 2000, "Revolve").
+  /// A value that is restored on the way to another, and that backward will read, stays if this is not above the
+  /// nesting of whatever the same plan restores after it; otherwise it goes again and is restored once more when it is
+  /// wanted. With all the same, everything stays. The depths of the nodes of a binary tree over a chain of values give
+  /// every schedule in which a checkpoint may be made on the way to another (Griewank & Walther 2000, "Revolve").
   virtual int nesting() const { return 0; }
 
   /// The forward pass has no more use for the bytes and they are about to be dropped. A recipe that moves them
@@ -103,7 +103,7 @@ class Policy {
   /// The recipe of a value that an op inside `block` makes. Null: keep it.
   virtual RecipePtr decide(const Value& value, const Op& op, const BlockInfo& block) const = 0;
 
-  /// Whether the value, an optional output (Needs::optional_outputs), is made and kept for backward. decide() and
+  /// True if the value, an optional output (Needs::optional_outputs), is made and kept for backward. decide() and
   /// reconsider() are not asked about those.
   virtual bool keeps_optional(const Value& /*value*/, const Op& /*op*/, const BlockInfo& /*block*/) const {
     return false;
@@ -112,7 +112,7 @@ class Policy {
   /// Asked when another recipe becomes possible. nullopt: leave the value as it is; null: keep it.
   virtual std::optional<RecipePtr> reconsider(const Value& value, const Offer& offer, const BlockInfo& block) const;
 
-  /// Whether the policy has something to do for a block in which this op is recorded. A policy that acts on no op of a
+  /// True if the policy has something to do for a block in which this op is recorded. A policy that acts on no op of a
   /// whole step is reported to the user, who asked for it in vain.
   virtual bool acts_on(const Op&) const { return true; }
 
@@ -120,7 +120,7 @@ class Policy {
   /// nothing, whatever the others do. A policy that is not composed is its only part.
   virtual std::vector<const Policy*> parts() const { return {this}; }
 
-  /// Whether the policy, set for a whole model, decides about what is outside every block, too. Otherwise that is kept.
+  /// True if the policy, set for a whole model, decides about what is outside every block, too. Otherwise that is kept.
   virtual bool covers_the_rest() const { return false; }
 };
 

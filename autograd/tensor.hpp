@@ -46,7 +46,7 @@ class Tensor {
   static Tensor from_layout(const Shape& shape, const T* values, Device device = Device::Cpu,
                             Tag tag = Tag::Activation);
 
-  /// Whether it refers to a tensor at all.
+  /// True if it refers to a tensor at all.
   explicit operator bool() const { return handle_ != nullptr; }
 
   const Shape& shape() const { return value().shape(); }
@@ -107,7 +107,7 @@ class NoGrad {
   bool before_;
 };
 
-/// Whether operations are being recorded on this thread.
+/// True while operations are being recorded on this thread.
 bool grad_enabled();
 
 /// Marks the operations recorded while it lives as belonging to a block, under the block's policy. Modules do this in
@@ -125,8 +125,8 @@ class BlockScope {
   std::unique_ptr<BlockRecording> recording_;
 };
 
-/// Runs an op on its inputs and returns its outputs, recording it if a gradient may be asked for. What every function
-/// in ops/ ends with. Pass inputs by value and moved where the caller is done with them: their memory may then be
+/// Runs an op on its inputs and returns its outputs, recording it if a gradient may be asked for. Every function
+/// in ops/ ends with it. Pass inputs by value and moved where the caller is done with them: their memory may then be
 /// reused. Throws DeviceError if the inputs are not all on one device, StateError if one was recorded on a consumed
 /// tape, and what the op throws; the step has failed then and is rolled back.
 std::vector<Tensor> apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs);
@@ -135,7 +135,7 @@ Tensor apply_single(std::unique_ptr<Op> op, std::vector<Tensor> inputs);
 
 /// The same, but the op's forward runs when its result is first read: what it throws then (OutOfMemory, say) comes out
 /// of that reading, and the step has failed. Its begin() runs now. Until it has run, its result is absent, an op
-/// recorded next may take its work over (take_unrun), and it is undone if the last tensor of its result goes. Where
+/// recorded next may take its work over (take_unrun), and it is undone if the last tensor of its result goes. If
 /// nothing is recorded this is apply_single(). Throws StateError for an op with several outputs or a coupling, whose
 /// place among the others counts.
 Tensor apply_when_read(std::unique_ptr<Op> op, std::vector<Tensor> inputs);

@@ -43,7 +43,7 @@ class Value : public std::enable_shared_from_this<Value> {
   const Recipe* recipe() const;
   /// How many gradients and replays will still read it.
   int readers() const;
-  /// Whether a tensor of the user's refers to it.
+  /// True if a tensor of the user's refers to it.
   bool held_by_user() const;
   /// The index among its producer's outputs.
   std::size_t output() const;
@@ -77,7 +77,7 @@ struct Node {
   std::shared_ptr<const BlockInfo> block;  ///< null outside every block
   PolicyPtr policy;                        ///< the block's when the op was recorded; null: keep everything
   std::size_t index = 0;
-  /// Whether it waits for a reader (apply_when_read): its output is absent until it runs, and its inputs are pinned.
+  /// True while it waits for a reader (apply_when_read): its output is absent until it runs, and its inputs are pinned.
   bool waits = false;
   bool reached = false;  ///< in backward: whether the loss depends on an output, which will get a gradient
 };

@@ -6,7 +6,7 @@
 
 namespace palimpsest {
 
-/// Whether what comes back for backward is compared with what forward made. docs/design.md says what is guaranteed.
+/// The part of what comes back for backward that is compared with what forward made: docs/design.md has the guarantees.
 enum class Verify : std::uint8_t {
   Off,      ///< recipes are trusted
   Sampled,  ///< a part of every value, another one in every step: all of it within verify_period steps

@@ -44,7 +44,7 @@ class BatchNorm : public Op {
 
   const BatchNormOptions& spec() const { return spec_; }
   std::size_t parts() const { return parts_; }
-  /// Of each part. Only in training, after begin().
+  /// The statistics of each part. Only in training, after begin().
   const std::vector<std::shared_ptr<ChannelStatistics>>& statistics() const { return statistics_; }
 
   template <class T>

@@ -129,7 +129,7 @@ void Tape::backward(const Tensor& loss) {
                            "several losses of one step, add() them first");
   }
   if (root.shape().count() != 1) throw ShapeError(concat_text("backward starts at one element, got ", root.shape()));
-  // What nobody has read yet but the user still can is computed while it can be.
+  // A result that nobody has read yet but the user still can is computed while it can be.
   for (Node& node : nodes_) {
     if (node.waits) run_if_waiting(*node.outputs[0]);
   }
@@ -233,7 +233,7 @@ void Tape::retire(Node& node) {
 void Tape::commit_gradients() {
   // Everything that can fail happens before the first gradient changes hands.
   for (const ValuePtr& leaf : leaves_with_gradient_) {
-    // What the user may write to is nobody else's: add() passes one gradient on to both of its inputs.
+    // A gradient that the user may write to is nobody else's: add() passes one gradient on to both of its inputs.
     make_exclusive(leaf->state().gradient != nullptr ? leaf->state().gradient : leaf_gradients_[leaf.get()], *leaf);
   }
   for (const ValuePtr& leaf : leaves_with_gradient_) {

@@ -12,7 +12,7 @@ namespace {
 /// the recorded computation, and so does the peak.
 constexpr std::size_t most_on_their_way = 2;
 
-/// What the node's backward reads, in the order in which it is made present.
+/// The values that the node's backward reads, in the order in which it is made present.
 std::vector<Value*> read_by(const Node& node) {
   std::vector<Value*> values;
   for (std::size_t i = 0; i < node.inputs.size(); ++i) {
@@ -46,7 +46,7 @@ void Tape::fetch_ahead(const Node& node) {
     // Without a gradient a node reads nothing, and what was fetched for it would take a place from what is read.
     if (!nodes_[looked_ahead_ - 1].reached) continue;
     for (Value* value : read_by(nodes_[looked_ahead_ - 1])) {
-      // What a node must be run for is made again when it is needed.
+      // A value that a node must be run for is made again when it is needed.
       const bool saved = !value->present() && value->state().saved && value->state().recipe != nullptr;
       if (!saved || value->state().recipe->via(*value) != nullptr || is_on_its_way(value)) continue;
       if (on_their_way_.size() == most_on_their_way) return;

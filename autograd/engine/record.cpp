@@ -18,7 +18,7 @@ thread_local bool recording_enabled = true;
 thread_local std::weak_ptr<Tape> current_tape;
 thread_local BlockRecording* current_recording = nullptr;
 
-/// Whether making `sources` present may take `value` itself. What is present counts as absent: it may be dropped.
+/// True if making `sources` present may take `value` itself. A present value counts as absent: it may be dropped.
 bool depend_on(const std::vector<Value*>& sources, const Value& value) {
   std::vector<Value*> pending = sources;
   std::unordered_set<const Value*> visited;
@@ -32,7 +32,7 @@ bool depend_on(const std::vector<Value*>& sources, const Value& value) {
   return false;
 }
 
-/// Whether an op on these inputs is part of what backward will go through.
+/// True if backward will go through an op on these inputs.
 bool is_recorded(std::span<const Tensor> inputs) {
   const auto requires_grad = [](const Tensor& input) { return input.value().requires_grad(); };
   return recording_enabled && std::any_of(inputs.begin(), inputs.end(), requires_grad);
@@ -87,7 +87,7 @@ BlockScope::~BlockScope() {
 
 void Tape::enter(BlockRecording& recording, std::span<const Tensor> inputs) {
   const auto is_of_this_step = [this](const Tensor& input) { return input && input.handle()->tape.get() == this; };
-  // What enters a block is what its policy decides about: it must be there.
+  // The policy of a block decides about the values that enter it: they must be there.
   for (const Tensor& input : inputs) {
     if (is_of_this_step(input)) run_if_waiting(input.value());
   }
@@ -382,14 +382,14 @@ void Tape::make_offers(Node& node) {
 void Tape::offer(Value& value, const Offer& offer, const Policy& policy, const BlockInfo& block) {
   std::optional<RecipePtr> recipe = policy.reconsider(value, offer, block);
   if (!recipe) return;
-  // What is gone cannot be saved any more.
+  // Bytes that are gone cannot be saved any more.
   const bool too_late = *recipe != nullptr && !value.present() && (*recipe)->via(value) == nullptr;
   if (!too_late && adopt(value, std::move(*recipe))) drop_if_unwanted(value);
 }
 
 bool Tape::adopt(Value& value, RecipePtr recipe) {
   if (recipe == nullptr) {
-    // What has no bytes, or has them in an arena, cannot be kept any more; its recipe still brings it back.
+    // A value without bytes, or with bytes in an arena, cannot be kept any more; its recipe still brings it back.
     if (value.present() && value.state().arena < 0) value.state().recipe = nullptr;
     return value.state().recipe == nullptr;
   }

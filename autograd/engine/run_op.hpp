@@ -21,7 +21,7 @@ inline void observe_placed(const Value& value) {
 inline const Shape& shape_of(const View& view) { return view.shape; }
 inline const Shape& shape_of(const ValuePtr& value) { return value->shape(); }
 
-/// Runs part of an op. Where the device fails in it, the DeviceError that leaves says which op that was and on which
+/// Runs part of an op. If the device fails in it, the DeviceError that leaves says which op that was and on which
 /// inputs (views or values); the words of kernels and copies are about bytes.
 template <class Inputs, class Run>
 void run_named(const Op& op, const Inputs& inputs, const Run& run) {

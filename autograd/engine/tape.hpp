@@ -50,7 +50,7 @@ class Tape : public std::enable_shared_from_this<Tape> {
 
   /// The step has failed: undoes what its forward changed (running statistics, random counters), drops every byte that
   /// no user's tensor holds, and refuses all further use. Parameters, committed gradients and optimisers were not
-  /// touched. What a broken device does not let it undo is lost with the device.
+  /// touched. State that a broken device does not let it undo is lost with the device.
   void fail() noexcept;
 
   /// Registers how to undo a change of state if this step fails.
@@ -71,7 +71,7 @@ class Tape : public std::enable_shared_from_this<Tape> {
   void drop_if_unwanted(Value& value) noexcept;
   /// The user's last tensor of a value has gone.
   void let_go(Value& value) noexcept;
-  /// Where a value's gradient is collected.
+  /// The place in which a value's gradient is collected.
   std::shared_ptr<Storage>& gradient_slot(Value& value);
   void count_heavy_replay() { ++heavy_replays_; }
 
@@ -105,7 +105,7 @@ class Tape : public std::enable_shared_from_this<Tape> {
   bool adopt(Value& value, RecipePtr recipe);
   /// Takes a value's recipe away at the last moment at which it could be followed. Bytes that are there stay.
   void forget_recipe(Value& value);
-  /// Whether a value's bytes are there or can be brought back.
+  /// True if a value's bytes are there or can be brought back.
   static bool can_return(const Value& value);
 
   /// Brings one value back whose sources are there.

@@ -9,7 +9,7 @@
 
 namespace palimpsest {
 
-/// What the engine knows about a value beyond its shape: who wants its bytes, where they are, how they come back.
+/// The engine's knowledge of a value beyond its shape: who wants its bytes, where they are, how they come back.
 struct ValueState {
   bool requires_grad = false;
   bool saved = false;               ///< Recipe::save was called
@@ -20,7 +20,7 @@ struct ValueState {
   int arena = -1;  ///< the arena that the bytes are leased from
   std::shared_ptr<Storage> storage;
   std::shared_ptr<Storage> gradient;
-  /// What is still to be added to the gradient once all of its readers have; each has one reader of the bytes.
+  /// Additions to the gradient that wait until all readers of the value have added theirs; each reads the bytes, too.
   std::vector<std::function<void(const View& bytes, const View& gradient)>> corrections;
   RecipePtr recipe;
   std::shared_ptr<ValueCache> cache;

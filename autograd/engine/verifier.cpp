@@ -1,4 +1,4 @@
-// What is compared, and how a difference is told.
+// Comparing, and telling a difference.
 
 #include <palimpsest/autograd/engine/verifier.hpp>
 
@@ -97,7 +97,7 @@ DeviceFingerprints& Verifier::on(Device device) { return devices_.try_emplace(de
 Verifier::Mark Verifier::take(const View& bytes, Sample sample) {
   Mark mark{.sample = sample};
   if (verified_on_device(bytes.device)) {
-    // Whatever the sample: memory must not depend on the step.
+    // For any sample: memory must not depend on the step.
     mark.number = on(bytes.device).take(bytes, sample);
   } else if (bytes.device == Device::Cpu && sample.pieces(bytes.bytes()) > 0) {
     mark.bytes = fingerprint(bytes.data, bytes.bytes(), sample);

@@ -39,7 +39,7 @@ class DeviceFingerprints {
   std::size_t taken_ = 0;
 };
 
-/// What verification remembers of one step: fingerprints of what will be restored and of what that is restored from.
+/// The memory of verification for one step: fingerprints of values that will be restored and of their sources.
 ///
 /// On the CPU a difference is thrown where it is found. On CUDA the device compares, in the same order, and conclude()
 /// throws what it has found first.
@@ -91,7 +91,7 @@ class Verifier {
   Verifier(Verify verify, std::uint64_t step) : verify_(verify), step_(step) {}
 
   Sample sample_of(const Value& value) const;
-  /// Of the state of this node's op, which is looked at as a whole or not at all.
+  /// The sample of the state of this node's op, which is looked at as a whole or not at all.
   Sample sample_of(const Node& node) const;
   Mark take(const View& bytes, Sample sample);
   void compare(const View& bytes, const Mark& mark, Check check);

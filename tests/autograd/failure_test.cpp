@@ -28,7 +28,7 @@ void set_limit(std::size_t bytes) { test_allocator().set_limit(bytes); }
 
 enum class Failure { Throw, OutOfMemory };
 
-/// What a graph's second step does when it fails at the n-th moment at which a watch runs, in forward, in a replay or
+/// A graph's second step, which fails at the n-th moment at which a watch runs, in forward, in a replay or
 /// in backward. Throw: the watch throws. OutOfMemory: whoever allocates next fails.
 class FailingGraph {
  public:
@@ -42,7 +42,7 @@ class FailingGraph {
 
   int moments() const { return moments_; }
 
-  /// Whether the step failed at all: after the last op nobody may allocate any more.
+  /// True if the step failed at all: after the last op nobody may allocate any more.
   bool fails_at(int moment, Failure failure) const {
     RandomGraph graph(seed_);
     int left = -1;

@@ -61,7 +61,7 @@ Tensor branch(const InPlaceOp& op, const Tensor& leaf, std::uint64_t seed) {
   return op.run(ops::add(leaf, leaf), seed);
 }
 
-/// What reaches the leaf through its branch alone, where no gradient is shared with another branch.
+/// The gradient that reaches the leaf through its branch alone, where no gradient is shared with another branch.
 Bits alone(const InPlaceOp& op, std::uint64_t seed) {
   const Tensor leaf = random_parameter(shape, seed);
   weighted_sum(branch(op, leaf, seed), weights()).backward();

@@ -90,7 +90,7 @@ void wrap_recorded_ops(const Tape& tape, const Hook& hook) {
 
 // --- A training step in two halves -----------------------------------------------------------------------------------
 
-/// Weights, buffers and random counters. What the optimiser remembers shows in the weights after the next step.
+/// Weights, buffers and random counters. The optimiser's memory shows in the weights after the next step.
 struct State {
   std::vector<Bits> bits;
   std::uint64_t counter = 0;

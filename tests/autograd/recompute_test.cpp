@@ -1,4 +1,4 @@
-// What comes back is what was there: every policy gives the bits of store-all, state is committed once, and no read is
+// Bytes come back as they were: every policy gives the bits of store-all, state is committed once, and no read is
 // stale.
 
 #include <gtest/gtest.h>
@@ -210,8 +210,8 @@ TEST_F(RecomputeTest, SharedStorageNeverRunsAConvolutionAgain) {
 }
 
 TEST_F(RecomputeTest, CheckpointingRunsEveryConvolutionThatIsReadOnceMore) {
-  // Two convolutions in each of five layers. What the first block's last one made is read by the block's output alone,
-  // which is kept; so is what the transition's made.
+  // Two convolutions in each of five layers. The first block's last result is read by the block's output alone,
+  // which is kept; so is the transition's.
   EXPECT_EQ(heavy_replays<nn::DenseNet>(small_densenet(), memory::checkpoint()), 9U);
 }
 

@@ -1,5 +1,5 @@
-// What must not go wrong quietly: shapes beyond counting, mixed parameters, steps that disturb one another, a machine
-// that rations addresses or threads.
+// Things that must not go wrong quietly: shapes beyond counting, mixed parameters, steps that disturb one another, a
+// machine that rations addresses or threads.
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>

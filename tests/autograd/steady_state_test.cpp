@@ -62,9 +62,9 @@ std::size_t high_water_mark() {
   return 0;
 }
 
-/// What a child process exits with if what it reserved is what the system says it holds.
+/// The exit status of a child process if what it reserved is what the system says it holds.
 int reserve_and_compare() {
-  // What the process itself touches meanwhile; and its first allocations may fill pages that it had.
+  // The process itself touches memory meanwhile; and its first allocations may fill pages that it had.
   constexpr std::size_t slack = std::size_t{2} << 20;
   Allocator memory(Device::Cpu);
   const std::size_t at_start = high_water_mark();

@@ -17,7 +17,7 @@ using WaitingFailureTest = TapeTest;
 
 // --- What is changed while a result waits ----------------------------------------------------------------------------
 
-/// What a waiting normalisation, or the concat before it, will read.
+/// An input of a waiting normalisation or of the concat before it.
 struct Change {
   std::string name;
   std::function<Tensor(const Layer&)> changed;
@@ -92,7 +92,7 @@ TEST_F(WaitingFailureTest, WhatAFusedConvolutionReadsMayNotChangeBeforeBackward)
   }
 }
 
-// Where a step begins with what waits, nothing else keeps its record, and with it what it has to take back.
+// If a step begins with an op that waits, nothing else keeps its record, and with it the state to take back.
 
 TEST_F(WaitingFailureTest, AStepThatBeginsWithAFusedConvolutionTakesItsCommitBack) {
   const Layer layer;

@@ -45,8 +45,8 @@ class ForwardingOp : public Op {
   std::unique_ptr<Op> op_;
 };
 
-/// Lets `wrap` make another op of the one that a step has recorded. What a tape shows of its nodes is const, the nodes
-/// are not.
+/// Lets `wrap` make another op of the one that a step has recorded. A tape shows its nodes const, the nodes are
+/// not.
 inline void replace_op(const Node& node, const std::function<std::unique_ptr<Op>(std::unique_ptr<Op>)>& wrap) {
   std::unique_ptr<Op>& op = const_cast<Node&>(node).op;
   op = wrap(std::move(op));

@@ -46,7 +46,7 @@ inline int recorded(std::string_view name) {
 inline constexpr std::string_view fused_name = "batch_norm_relu_conv2d";
 
 /// One pass over a graph: makes leaves, in the order in which the graph asks for them, and remembers them with what the
-/// graph has to be compared by. Where `separate`, every result is held by somebody else as well, so that nothing fuses.
+/// graph has to be compared by. If `separate`, every result is held by somebody else as well, so that nothing fuses.
 class Layers {
  public:
   Layers(Dtype dtype, bool separate, PolicyPtr policy)
@@ -81,7 +81,7 @@ class Layers {
   Tensor conv(Tensor x, const Tensor& weight) {
     return ops::conv2d(std::move(x), weight, {.padding = ops::Padding::all(weight.shape()[2] / 2)});
   }
-  /// What fuses.
+  /// The ops that fuse.
   Tensor layer(const std::vector<Tensor>& parts, std::int64_t outputs, std::int64_t kernel = 1) {
     ++layers_;
     return conv(norm(joined(parts)), outputs, kernel);
@@ -100,7 +100,7 @@ class Layers {
   }
   const Tensor& loss() const { return loss_; }
 
-  /// Whoever else holds the results lets go.
+  /// Others that hold the results let go.
   void let_go() { held_.clear(); }
 
   /// The loss, every leaf's gradient and the running statistics.
@@ -172,7 +172,7 @@ struct Layer {
   ops::RunningStatistics running;
 };
 
-/// What ops and policies of the tests throw.
+/// The exception that ops and policies of the tests throw.
 class Injected : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;

@@ -1,6 +1,6 @@
 #pragma once
 
-// What the tests of the tape share: a fixture that finds leaks and stale reads, comparison bit for bit, an op that
+// Shared by the tests of the tape: a fixture that finds leaks and stale reads, comparison bit for bit, an op that
 // tells when it runs, and a block made from a function.
 
 #include <gtest/gtest.h>
@@ -46,7 +46,7 @@ class TapeTest : public ::testing::Test {
 
 using Bits = std::vector<std::byte>;
 
-/// The bytes of a tensor; none for an empty one. What every comparison here compares.
+/// The bytes of a tensor; none for an empty one. Every comparison here compares them.
 inline Bits bits_of(const Tensor& tensor) {
   if (!tensor) return {};
   Bits bits(tensor.value().bytes());
