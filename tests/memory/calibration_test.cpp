@@ -119,14 +119,20 @@ class MadeUpDevice {
 
   template <class Inside>
   void run(RunKind kind, const Work& work, const Inside& inside) {
-    observer()->run_begins({op_, nullptr, nullptr, kind});
+    observer()->run_begins({node_, nullptr, kind});
     inside();
     now_ += machine.seconds(kind, work);
     if (random_.uniform() < disturbed_) now_ += 1e-3 * random_.uniform();
     observer()->run_ends(work);
   }
 
-  Nothing op_;
+  static Node made_node() {
+    Node node;
+    node.op = std::make_unique<Nothing>();
+    return node;
+  }
+
+  Node node_ = made_node();
   std::vector<Work> work_ = some_work(40);
   double disturbed_;
   double now_ = 100;
