@@ -12,7 +12,7 @@
 
 namespace palimpsest {
 
-/// What an allocation is for. The bytes of all tags add up to the live total at every moment.
+/// The purpose of an allocation. The bytes of all tags add up to the live total at every moment.
 enum class Tag : std::uint8_t { Parameter, Gradient, Activation, Arena, Workspace, Optimiser, Data };
 inline constexpr int tag_count = 7;
 
@@ -40,7 +40,7 @@ struct MemoryStats {
 /// The CPU's memory and CUDA's are taken from the system in multiples of so many bytes: one huge page.
 inline constexpr std::size_t system_granule = std::size_t{2} << 20;
 
-/// Where a caching allocator gets its memory: the system, a GPU, or nothing at all (meta devices; tests).
+/// The source of a caching allocator's memory: the system, a GPU, or nothing at all (meta devices; tests).
 class MemorySource {
  public:
   virtual ~MemorySource() = default;
@@ -52,12 +52,12 @@ class MemorySource {
   /// 0: every piece stands alone. Otherwise pieces may continue one another, and be used and given back as one, in
   /// multiples of this many bytes.
   virtual std::size_t granule() const = 0;
-  /// Whether the host can read and write the memory, so that sanitizers may watch over it.
+  /// True if the host can read and write the memory, so that sanitizers may watch over it.
   virtual bool on_host() const { return true; }
 };
 
 /// Keeps freed memory for the next request: best fit, blocks are split and neighbours are joined again, so that a
-/// steady training step makes no system call. What is reserved is a function of the requests and of the sizes of the
+/// steady training step makes no system call. The reserved bytes are a function of the requests and of the sizes of the
 /// pieces that the source gives, not of their addresses. Not thread-safe; Allocator locks.
 class CachingAllocator {
  public:

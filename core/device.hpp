@@ -9,7 +9,7 @@
 
 namespace palimpsest {
 
-/// What this build was made with.
+/// The options that this build was made with.
 namespace build {
 extern const bool has_cuda;
 }  // namespace build

@@ -12,7 +12,7 @@
 
 namespace palimpsest::memory {
 
-/// One value's bytes. What this object holds of the device's memory, and when, follows from the order of the calls
+/// One value's bytes. The memory that this object holds on the device, and when, follows from the order of the calls
 /// alone: memory that is being written from goes when the second value after it leaves, or back to the value if it is
 /// wanted before that.
 class Fetch : public Recipe {
@@ -81,7 +81,7 @@ class Fetch : public Recipe {
     settle();
   }
 
-  /// Ends the move that is under way. What has failed once stays so: the place does not have the bytes.
+  /// Ends the move that is under way. A failure is for good: the place does not have the bytes.
   void settle() {
     const OffloadStore::Ticket ticket = std::exchange(under_way_, 0);
     try {

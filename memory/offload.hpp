@@ -10,8 +10,8 @@ namespace palimpsest::memory {
 /// The options of offload(): the values that leave the device's memory, and the folder they go to from the CPU.
 struct OffloadOptions {
   std::size_t at_least = std::size_t{64} << 10;  ///< bytes; smaller values stay
-  /// Of the CPU's file: one without a name, made on first use, which is gone with the process however that ends. It
-  /// grows to what one step needs; its places are used again, by all policies with this folder. Empty: the system's
+  /// The CPU's file is there: one without a name, made on first use, which is gone with the process however that ends.
+  /// It grows to what one step needs; its places are used again, by all policies with this folder. Empty: the system's
   /// folder for temporary files.
   std::string directory = {};
 };

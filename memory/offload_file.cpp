@@ -23,9 +23,9 @@ namespace {
 
 std::string reason(int error) { return std::generic_category().message(error); }
 
-/// A write beyond the limit on the size of files sends SIGXFSZ to the thread that writes, which ends the process. Where
-/// that is blocked, the write fails like one on a full disk. What the other threads do with the signal is not ours to
-/// say.
+/// A write beyond the limit on the size of files sends SIGXFSZ to the thread that writes, which ends the process. While
+/// that is blocked, the write fails like one on a full disk. Other threads may do with the signal as the program
+/// likes.
 void outlive_the_limit_on_files() {
   sigset_t signals;
   sigemptyset(&signals);

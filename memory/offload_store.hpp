@@ -13,8 +13,8 @@ namespace palimpsest::memory {
 
 class Fetch;
 
-/// What is outside of one device's memory: places of some size, and moves to and from them, which are done in the order
-/// in which they are given, beside the computation. Whoever uses it holds mutex(), but for stats().
+/// Places outside of one device's memory, and moves to and from them, which are done in the order in which they are
+/// given, beside the computation. Its users hold mutex(), but for stats().
 class OffloadStore {
  public:
   /// Counts up from 1.
@@ -33,7 +33,7 @@ class OffloadStore {
   /// DeviceError.
   virtual Ticket write(void* place, const void* from, std::size_t bytes) = 0;
   virtual Ticket read(void* to, const void* place, std::size_t bytes) = 0;
-  /// What the device is given after this comes after that move. To be called once for each, whatever has happened.
+  /// The device's later work comes after that move. To be called once for each, whatever has happened.
   /// Throws OffloadError or DeviceError for a move that has failed; it is over then, too.
   virtual void finish(Ticket ticket) = 0;
 

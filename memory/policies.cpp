@@ -95,7 +95,7 @@ bool stands_alone(const Recipe* recipe, const Value& value) {
   return recipe != nullptr && recipe->via(value) == nullptr && recipe->sources(value).empty();
 }
 
-/// What it means is said at compose().
+/// See compose().
 class Composed : public Policy {
  public:
   Composed(PolicyPtr outer, PolicyPtr inner)

@@ -55,8 +55,8 @@ bool offloads(const Policy& policy);
 ///   fetch() does. The block's replay then gets it from there. So checkpoint+offload leaves block inputs offloaded, and
 ///   offload+checkpoint is checkpointing whose checkpoints are offloaded. A recipe that computes does not do: replaying
 ///   a block would take replaying those before it, so under checkpoint+shared an input stays, but for one that is in
-///   an arena, which other values take over. What the policy of the block that made it keeps (what has no recipe, nor
-///   has what was made outside every block) stays as well.
+///   an arena, which other values take over. A value that the policy of its own block keeps, or that was made
+///   outside every block, stays as well.
 ///
 /// Each of the two must find something to act on in a step (Policy::parts).
 PolicyPtr compose(PolicyPtr outer, PolicyPtr inner);

@@ -6,7 +6,7 @@
 
 namespace palimpsest::memory {
 
-/// Run the value's op again. What it reads is itself kept or restored. `nesting`: see Recipe::nesting().
+/// Run the value's op again. Its inputs are themselves kept or restored. `nesting`: see Recipe::nesting().
 RecipePtr replay(int nesting = 0);
 
 /// The two arenas of shared() and of plans: a joined value (a concatenation) often outlives what is made from it.
@@ -20,7 +20,7 @@ RecipePtr replay_into_arena(int arena);
 /// Move the bytes out of the device's memory when forward has no more use for them and fetch them for backward, both
 /// beside the computation: from CUDA to pinned host memory, from the CPU to a file in the options' folder. For one
 /// value: each needs a recipe of its own. Two values at a time may be on their way out, and two on their way back (see
-/// Recipe::fetch_ahead); they still, or already, take memory. What goes wrong is an OffloadError of the step.
+/// Recipe::fetch_ahead); they still, or already, take memory. A failure is an OffloadError of the step.
 RecipePtr fetch(std::shared_ptr<const OffloadOptions> options = std::make_shared<OffloadOptions>());
 
 /// Solve `coupling` for the value (Gomez et al. 2017): its output and other inputs are known when backward gets there.

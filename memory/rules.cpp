@@ -29,7 +29,7 @@ Rule parse_rule(std::string_view text, const OffloadOptions& options) {
 }
 
 bool matches_whole(std::string_view pattern, std::string_view text) {
-  // Where a star has matched too little, it is tried again with one character more; only the last star counts.
+  // A star that has matched too little is tried again with one character more; only the last star counts.
   std::size_t p = 0;
   std::size_t t = 0;
   std::size_t star = std::string_view::npos;

@@ -20,7 +20,7 @@ namespace {
 constexpr std::size_t terms = 3;  // operations, bytes, the run itself
 using Vector = std::array<double, terms>;
 
-/// What is found to cost nothing costs this in a unit of each term: a table has no room for infinity.
+/// A term that is found to cost nothing costs this in a unit of each term: a table has no room for infinity.
 constexpr Vector next_to_nothing = {1e-18, 1e-18, 1e-12};
 constexpr double least_difference = 0.01;
 

@@ -19,8 +19,8 @@ struct TimedRun {
 
 /// The operations_per_second, bytes_per_second and seconds_per_run by which Rates::seconds comes closest to what the
 /// runs took; the rest is as in `otherwise`. Least squares without negative costs, each run weighted by the inverse of
-/// the time that is foretold for it, as if errors grew with the square root of a run's time: so short runs count, too,
-/// and all runs together take as long by the rates as they did. What is found to cost nothing gets a rate beyond any
+/// the time that is predicted for it, as if errors grew with the square root of a run's time: so short runs count, too,
+/// and all runs together take as long by the rates as they did. A term that costs nothing gets a rate beyond any
 /// machine's. Throws ValueError if no run took any time.
 Rates fit_rates(std::span<const TimedRun> runs, const Rates& otherwise);
 
@@ -28,8 +28,8 @@ Rates fit_rates(std::span<const TimedRun> runs, const Rates& otherwise);
 ///
 /// The steps of a model run in turns under the single policies, so that the runs timed are forward's, backward's and
 /// replays. Other programs only ever make a run slower, so what counts is the least time that each run of the step has
-/// taken over all rounds; fit_rates does the rest. What offloading costs is not how long a move takes, most of which is
-/// beside the computation, but by how much it makes the step longer: the offload policy takes turns with one that
+/// taken over all rounds; fit_rates does the rest. The cost of offloading is not how long a move takes, most of which
+/// is beside the computation, but by how much it makes the step longer: the offload policy takes turns with one that
 /// computes the same and moves nothing. The median of the rounds' ratios, applied to the least time of the latter,
 /// gives the seconds, and the bytes moved, there and back, over these are the rate. Less than a hundredth of the step
 /// cannot be told from noise and is taken for that hundredth.

@@ -47,7 +47,7 @@ int Chain::link_that_ends_in(int op, int output) const {
   return last_op_[link] == op && output_[link] == output ? static_cast<int>(link) : -1;
 }
 
-/// What one rehearsal says about the links.
+/// The links as one rehearsal shows them.
 class Chain::Reading {
  public:
   Reading(const Chain& chain, Rehearsed rehearsed)
@@ -106,7 +106,7 @@ class Chain::Reading {
       if (run.kind == RunKind::Backward) last_backward[link] = r + 1;
       Stretch& again = replayed_[link];
       if (run.kind == RunKind::Replay && again.end == 0) {
-        // Of a link, the runs just before the one that makes its result.
+        // The link's runs just before the one that makes its result.
         if (again.begin == 0 || index(chain_.link_of(step_.runs[r - 1].op)) != link) again.begin = r;
         if (run.op == chain_.last_op_[link]) again.end = r + 1;
       }
@@ -136,7 +136,7 @@ class Chain::Reading {
   bool complete_ = true;
 };
 
-/// Which results each link's backward reads, and how large they are.
+/// The results that each link's backward reads, and their sizes.
 std::vector<ChainLink> Chain::read_needs(const StepTrace& step) const {
   std::vector<ChainLink> chain(last_op_.size());
   const int last = count() - 1;
@@ -195,7 +195,7 @@ void Chain::measure_forward(std::vector<ChainLink>& chain, const std::array<cons
     return reading.most(reading.forward(link)) - before;
   };
   for (int link = 0; link < count(); ++link) {
-    // Where every other result is kept, the link's own and the one before are never kept both.
+    // With every other result kept, the link's own and the one before are never kept both.
     const Reading& own_kept = link % 2 == 0 ? *even_kept : *odd_kept;
     const Reading& own_replayed = link % 2 == 0 ? *odd_kept : *even_kept;
     chain[static_cast<std::size_t>(link)].forward_peak = {

@@ -11,12 +11,12 @@
 
 namespace palimpsest::memory {
 
-/// A step read as a chain: runs of ops between which one value alone is passed on. Where every link is one op the
-/// schedules of chain_schedules() are all there are; in longer links what is inside is made again when backward gets
+/// A step read as a chain: runs of ops between which one value alone is passed on. If every link is one op the
+/// schedules of chain_schedules() are all there are; the inside of longer links is made again when backward gets
 /// there.
 class Chain {
  public:
-  /// Whether link i, from 0, keeps its result.
+  /// True if link i, from 0, keeps its result.
   using Keeps = std::function<bool(int link)>;
   /// A plan and the step that followed it.
   struct Rehearsed {
@@ -27,7 +27,7 @@ class Chain {
   /// nesting 0, and what is made inside links with Plan::most_nesting.
   using Rehearse = std::function<Rehearsed(const Keeps& keeps)>;
 
-  /// nullopt if fewer than three links are found. Of more than `most_links`, neighbours are joined.
+  /// nullopt if fewer than three links are found. Neighbours are joined where there are more than `most_links`.
   static std::optional<Chain> find(const StepTrace& step, int most_links);
 
   int count() const { return static_cast<int>(last_op_.size()); }
@@ -44,14 +44,14 @@ class Chain {
 
  private:
   class Reading;
-  /// Of runs, or of events.
+  /// A range of runs or of events.
   struct Stretch {
     std::size_t begin = 0;
     std::size_t end = 0;
   };
 
   std::vector<ChainLink> read_needs(const StepTrace& step) const;
-  /// Whether any link's backward reads the result of this one.
+  /// True if any link's backward reads the result of this one.
   bool is_wanted(const std::vector<ChainLink>& chain, int link) const;
   /// `readings`: with no results kept, those of links with even numbers, with odd ones, and all.
   void measure_forward(std::vector<ChainLink>& chain, const std::array<const Reading*, 4>& readings) const;

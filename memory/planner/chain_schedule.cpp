@@ -30,7 +30,7 @@ struct Subschedule {
 
 constexpr std::int64_t nothing = std::numeric_limits<std::int64_t>::min() / 4;
 
-/// What is known about the result behind the one that is wanted, when that is wanted by the link between them.
+/// The state of the result behind the wanted one, when the link between them wants it.
 enum Next : std::uint8_t {
   NextKept,      ///< it was kept
   NextReplayed,  ///< it was made again, and is there if the link reads it
@@ -64,7 +64,7 @@ class Scheduler {
   const ChainLink& link(int i) const { return links_[static_cast<std::size_t>(i - 1)]; }
   std::int64_t bytes(int i) const { return i == 0 || i == count_ ? 0 : link(i).bytes; }
   bool wanted(int i) const { return link(i).reads_output || (i < count_ && link(i + 1).reads_input); }
-  /// Whether nobody reads any of the results from i to before `kept`, a kept one: they are gone with forward.
+  /// True if nobody reads any of the results from i to before `kept`, a kept one: they are gone with forward.
   bool idle_until(int i, int kept) const {
     for (; i < kept; ++i) {
       if (wanted(i)) return false;

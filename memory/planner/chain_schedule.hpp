@@ -17,23 +17,23 @@ struct ChainLink {
   double replay_seconds = 0;      ///< to make its result again
   std::int64_t replay_bytes = 0;  ///< live bytes go up by as much while it is made again, the result included
 
-  /// What is live at most in its forward, results of links but its own and the one before left out:
+  /// The most that is live in its forward, results of links but its own and the one before left out:
   /// [input kept][result kept], where a result that is not kept is dropped or overwritten when the next link has read
   /// it.
   std::array<std::array<std::int64_t, 2>, 2> forward_peak{};
-  /// What is live when its backward is about to begin, results of links left out.
+  /// The bytes that are live when its backward is about to begin, results of links left out.
   std::int64_t before_backward = 0;
-  /// What is live at most in its backward, results of links left out: [result kept].
+  /// The most that is live in its backward, results of links left out: [result kept].
   std::array<std::int64_t, 2> backward_peak{};
 };
 
-/// Which results of a chain to keep, and on the way to which others to keep one again.
+/// The results of a chain to keep, and those to keep again on the way to others.
 struct ChainSchedule {
   static constexpr int kept = -1;
 
   std::int64_t peak = 0;  ///< live bytes
   double replay_seconds = 0;
-  /// Of each link's result but the last one's: kept, or its Recipe::nesting().
+  /// For each link's result but the last one's: kept, or its Recipe::nesting().
   std::vector<int> nesting;
 };
 

@@ -18,12 +18,12 @@ struct Rehearsal {
   /// The meta device that the step runs on. No other thread may use its memory during a rehearsal.
   Device device = Device::MetaCpu;
   /// Runs one whole step under the policy, or under the model's usual ones where it is null. The same step every time,
-  /// like any but the first of a run. What it throws comes out of the planner's functions; a ValueError for a policy
+  /// like any but the first of a run. Its exceptions come out of the planner's functions; a ValueError for a policy
   /// that has nothing to act on does not.
   std::function<void(const PolicyPtr& policy)> step;
 };
 
-/// What a step will take.
+/// The predicted memory and time of a step.
 struct StepForecast {
   std::size_t peak = 0;  ///< bytes; what is live beside the step is included
   TagBytes by_tag{};     ///< adds up to `peak`
@@ -50,7 +50,7 @@ inline constexpr std::string_view planned_name = "budget";
 /// Chooses recipes so that a step stays within a budget of bytes and takes the least predicted time.
 ///
 /// The planner never trusts an estimate of memory: it looks for promising plans and rehearses each, so that peaks are
-/// exact, replay transients included. What it finds does not depend on the budgets it is asked for: a list of
+/// exact, replay transients included. Its findings do not depend on the budgets it is asked for: a list of
 /// candidates in which each needs more memory and less time than the one before. So more memory never gets a slower
 /// plan, and no single policy that fits (offload only where it is allowed) is better.
 ///
@@ -58,7 +58,7 @@ inline constexpr std::string_view planned_name = "budget";
 /// et al. 2016), replayed whole or only where a replayed byte is cheap, the rest kept or moved elsewhere; couplings
 /// inverted from the first up to any other; where the step is a chain, its best schedules, in which checkpoints are
 /// made on the way to others (memory/planner/chain_schedule.hpp); and, for each of a row of budgets, the best of these
-/// with as much kept again as fits. Of a chain of at most twenty ops the schedules of keeping and replaying among the
+/// with as much kept again as fits. For a chain of at most twenty ops the schedules of keeping and replaying among the
 /// candidates are the best there are (compared with all there are for twelve values), but for those left out where
 /// there are very many.
 class Planner {

@@ -7,7 +7,7 @@
 
 namespace palimpsest::memory {
 
-/// What a device does in a second: the table that turns the work of a step into a predicted time. Plans compare times
+/// A device's work in a second: the table that turns the work of a step into a predicted time. Plans compare times
 /// of one table, so what counts is how the rates stand to each other.
 struct Rates {
   double operations_per_second = 0;
@@ -32,7 +32,7 @@ struct Rates {
   /// with # are left out. Throws DataError, naming the file and the line, for anything else, for a rate that is given
   /// twice and for a file without any.
   static Rates load(const std::string& file, Device device);
-  /// What load() reads, with the lines of `comment` first.
+  /// The text that load() reads, with the lines of `comment` first.
   std::string text(const std::string& comment = "") const;
   /// Writes text(comment). Throws DataError, naming the file.
   void save(const std::string& file, const std::string& comment = "") const;

@@ -12,8 +12,8 @@
 
 namespace palimpsest::memory {
 
-/// What happened to memory in one step, and why: every op run, every allocation, every value. Plain data, for reports
-/// and the planner. Indices refer to the vectors of StepTrace; -1 is none.
+/// All that happened to memory in one step, and why: every op run, every allocation, every value. Plain data, for
+/// reports and the planner. Indices refer to the vectors of StepTrace; -1 is none.
 struct StepTrace {
   /// A recorded op.
   struct Op {
@@ -68,7 +68,7 @@ struct StepTrace {
     double at_us = 0;
   };
 
-  /// What an allocation is for.
+  /// The purpose of an allocation.
   struct Allocation {
     Tag tag = Tag::Activation;
     std::size_t bytes = 0;
@@ -105,7 +105,7 @@ struct StepTrace {
   Peak peak() const;
   /// The allocations made in the step that are live after `event`.
   std::vector<int> live_after(std::size_t event) const;
-  /// Of what was in use when the step began, the bytes that still are after `event`.
+  /// The bytes that were in use when the step began and still are after `event`.
   TagBytes older_after(std::size_t event) const;
   /// All runs together, and those of one kind.
   Work work() const;
@@ -121,7 +121,7 @@ class StepRecorder : public Observer, public AllocationListener {
   StepRecorder(const StepRecorder&) = delete;
   StepRecorder& operator=(const StepRecorder&) = delete;
 
-  /// What was recorded. Ends the recording. Throws std::bad_alloc if memory did not suffice for the record.
+  /// The record. Ends the recording. Throws std::bad_alloc if memory did not suffice for the record.
   StepTrace take();
 
   void run_begins(const OpRun& run) override;

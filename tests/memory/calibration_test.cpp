@@ -52,7 +52,7 @@ TEST(FitRates, FindsTheRatesOfExactTimes) {
   EXPECT_EQ(found.offload_bytes_per_second, 5) << "is not in these runs";
 }
 
-/// What ops do better or worse than the table says stays, however often they are timed.
+/// Ops stay better or worse than the table says, however often they are timed.
 TEST(FitRates, AllRunsTogetherTakeAsLongAsTheyDid) {
   Random random(3);
   std::vector<TimedRun> runs;

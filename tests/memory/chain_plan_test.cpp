@@ -154,7 +154,7 @@ Plan plan_of(const StepTrace& step, const std::vector<int>& nesting) {
   return plan;
 }
 
-/// What nobody would read, in backward or for a replay, is given no nesting: it would only hold on to what it is made
+/// A value without readers, in backward or for a replay, is given no nesting: it would only hold on to what it is made
 /// of.
 std::vector<int> without_idle(const StepTrace& step, std::vector<int> nesting) {
   for (std::size_t i = nesting.size(); i-- > 0;) {
@@ -309,7 +309,7 @@ TEST_P(ChainPlanTest, TheBitsAreStoreAllsAndThePeakIsTheForecast) {
     EXPECT_EQ(result.bits, expected.bits);
     EXPECT_EQ(result.peak, static_cast<std::size_t>(schedule.peak));
   }
-  // What is dropped on the way and replayed once more is compared each time.
+  // A value that is dropped on the way and replayed once more is compared each time.
   const VerifyScope verify(Verify::All);
   EXPECT_EQ(run(plan_of(step_, schedules.front().nesting).policy("schedule")).bits, expected.bits);
 }

@@ -42,7 +42,7 @@ TEST_F(CompositionTest, WhatEntersABlockIsKeptUnlessItCanBeMoved) {
   EXPECT_EQ(recipes(checkpoint), (Names{"replay", "keep", "replay", "replay"}));
   EXPECT_EQ(recipes(compose(checkpoint, offload)), (Names{"fetch", "fetch", "fetch", "fetch"}));
   EXPECT_EQ(recipes(compose(offload, checkpoint)), (Names{"replay", "fetch", "replay", "replay"}));
-  // What is in an arena cannot be kept.
+  // A value in an arena cannot be kept.
   EXPECT_EQ(recipes(compose(checkpoint, shared)), (Names{arena, arena, arena, arena}));
   EXPECT_EQ(recipes(compose(shared, checkpoint)), (Names{"replay", "keep", "replay", "replay"}));
   EXPECT_EQ(recipes(compose(compose(offload, checkpoint), shared)), (Names{arena, "fetch", arena, arena}));

@@ -69,7 +69,7 @@ std::vector<StageDrift> drift(std::optional<int> grid) {
   return reversal_drift(spec, 2, 32);
 }
 
-/// Two couplings in each of nine units. Where a unit changes the shape nothing is solved for; of the very first one's
+/// Two couplings in each of nine units. If a unit changes the shape nothing is solved for; of the very first one's
 /// streams the second is, which its branch read, but not the first, which nobody read.
 std::size_t elements_solved_for(std::size_t stage) {
   const std::size_t couplings = stage == 0 ? 17 : 16;

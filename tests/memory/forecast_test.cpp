@@ -159,8 +159,8 @@ class Run {
 
 using SetMemory = std::function<void(nn::Module& model)>;
 
-/// What a run takes: its second step, when the optimiser's state is there, and an evaluation; and all requests from the
-/// first parameter on.
+/// The demands of a run: its second step, when the optimiser's state is there, and an evaluation; and all requests from
+/// the first parameter on.
 struct Taken {
   MemoryStats step, evaluation;
   std::vector<Request> requests;

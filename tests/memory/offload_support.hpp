@@ -1,6 +1,6 @@
 #pragma once
 
-// What the tests of offloading share: a fixture with a folder of its own, models, and the peak of a step.
+// Shared by the tests of offloading: a fixture with a folder of its own, models, and the peak of a step.
 
 #include <gtest/gtest.h>
 #include <unistd.h>

@@ -133,7 +133,7 @@ TEST_F(OffloadTest, TwoValuesAreOnTheirWayOutAndTwoOnTheirWayBack) {
   const std::size_t head = live_activations() - before - 2 * bytes;  // two outputs have not left
   backward.clear();
   loss.backward();
-  // What the head has kept goes with it, but for the loss; then two values are on their way, and at last one.
+  // The head's own values go with it, but for the loss; then two values are on their way, and at last one.
   ASSERT_EQ(backward.size(), layers);
   EXPECT_LE(backward[0], 2 + head / bytes);
   EXPECT_EQ(std::vector<std::size_t>(backward.begin() + 1, backward.end()), (std::vector<std::size_t>{2, 2, 2, 2, 1}));
@@ -268,7 +268,7 @@ void expect_clean_failure(const PolicyPtr& policy, const Fail& fail) {
 TEST_F(OffloadTest, AFullDiskFailsTheStepAlone) {
   if (device() != Device::Cpu) GTEST_SKIP() << "the CPU's file";
   small_densenet()(everything(), device()).step();
-  const std::size_t needed = memory::offload_stats(device()).peak;
+  const std::size_t needed = size_of_file(descriptor_in(folder_));
   for (int part = 0; part < 8; ++part) {
     expect_clean_failure(everything(), [&](Training& training) {
       const FileLimit limit(needed * static_cast<std::size_t>(part) / 8);
@@ -282,11 +282,14 @@ TEST_F(OffloadTest, AFullDiskFailsTheStepAlone) {
 
 TEST_F(OffloadTest, AShortReadFailsTheStepAlone) {
   if (device() != Device::Cpu) GTEST_SKIP() << "the CPU's file";
+  const fs::path other = folder_ / "other";  // with an empty file
+  fs::create_directory(other);
   expect_clean_failure(everything(), [&](Training& training) {
+    training.model().set_memory(memory::offload({.at_least = 0, .directory = other}));
     const Tensor loss = training.forward();
-    const int file = descriptor_in(folder_);
+    const int file = descriptor_in(other);
     ASSERT_GE(file, 0);
-    // What is written behind the end makes the file longer again: all must be there first.
+    // A write behind the end makes the file longer again: all must be there first.
     const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(60);
     while (size_of_file(file) < memory::offload_stats(device()).held) {
       ASSERT_LT(std::chrono::steady_clock::now(), give_up);
@@ -296,7 +299,9 @@ TEST_F(OffloadTest, AShortReadFailsTheStepAlone) {
     const std::string message = message_of<OffloadError>([&] { loss.backward(); });
     EXPECT_NE(message.find("cannot read"), std::string::npos) << message;
     EXPECT_NE(message.find("has become shorter"), std::string::npos) << message;
+    training.model().set_memory(everything());
   });
+  fs::remove(other);
 }
 
 TEST_F(OffloadTest, WhatCouldNotBeWrittenIsNeverRead) {

@@ -288,13 +288,17 @@ TEST(PlanTest, OffloadsToTheFolderThatIsAskedFor) {
   const memory::OffloadOptions nowhere{.at_least = 0, .directory = testing::TempDir() + "nowhere"};
   const Planner planner(rehearsal_of(training), Rates::standard(Device::Cpu), nowhere);
   Training real = cases()[2].make(2, Device::Cpu);
-  real.model().set_memory(planner.candidates().front().policy);
-  try {
-    real.step();
-    FAIL() << "the thriftiest plan offloads nothing";
-  } catch (const OffloadError& error) {
-    EXPECT_NE(std::string(error.what()).find(nowhere.directory), std::string::npos) << error.what();
+  std::size_t offloading = 0;
+  for (const Candidate& candidate : planner.candidates()) {
+    real.model().set_memory(candidate.policy);
+    try {
+      real.step();
+    } catch (const OffloadError& error) {
+      EXPECT_NE(std::string(error.what()).find(nowhere.directory), std::string::npos) << error.what();
+      ++offloading;
+    }
   }
+  EXPECT_GT(offloading, 0U);
 }
 
 }  // namespace
