@@ -21,7 +21,7 @@ import sys
 import tempfile
 
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
-INSIDE = {"kernels", "cpu", "cuda"}  # folders of what is not for programs
+INSIDE = {"engine", "kernels", "cpu", "cuda"}  # folders of what is not for programs
 
 
 def run(command, **how):
