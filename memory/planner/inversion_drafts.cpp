@@ -5,6 +5,8 @@
 namespace palimpsest::memory {
 namespace {
 
+// Three or twelve numbers of couplings change the times of RevNet-110's plans by 0.02 % at most; twelve take 33 more
+// rehearsals than six. Eight segments for sixteen leave 72 instead of 82 plans to choose from.
 constexpr std::size_t inversions = 6;
 constexpr std::size_t segments = 16;
 

@@ -7,8 +7,12 @@
 namespace palimpsest::memory {
 namespace {
 
+// Measured in rehearsals, and in the mean slowdown over budgets of 30 to 100 % of DenseNet-100, RevNet-110 and
+// ResNet-56. Ten prices for five take 242 instead of 175 rehearsals of DenseNet-100 and win 0.3 %; three lose as much.
 constexpr std::size_t prices = 5;
+// Six sizes for twelve lose 0.1 %, and 24 change nothing.
 constexpr std::size_t segment_sizes = 12;
+// A ratio of 2.5 loses 0.3 % of ResNet-56; with 1.3 the shortest segments are missing, which loses 0.1 %.
 constexpr double size_ratio = 1.6;
 
 /// The limits of seconds a byte up to which items are replayed: quantiles of the items', and none.
