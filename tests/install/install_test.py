@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The library as a program outside of the tree has it: installed, moved, and found again.
 
-usage: install_test.py KIND COMPILER SOURCE BUILD PROGRAM.cpp
+usage: install_test.py KIND COMPILER SOURCE BUILD PROGRAM.cpp [ARGUMENT OF THE PROGRAM]...
 
 KIND: headers     every installed header compiles alone, and none of the library's inside is among them
       pkg-config  the program is built with its flags and runs
@@ -75,7 +75,7 @@ def by_pkg_config(compiler, prefix, own, program, folder):
     links = run(["pkg-config", "--libs", "palimpsest"], env=environment).split()
     built = folder / "program"
     run([compiler, "-std=c++20", *WARNINGS, f"-I{own}", *flags, program, "-o", built, *links])
-    return run([built], env={**os.environ, "LD_LIBRARY_PATH": str(library.parent)})
+    return run([built, *sys.argv[6:]], env={**os.environ, "LD_LIBRARY_PATH": str(library.parent)})
 
 
 def by_cmake(compiler, prefix, own, program, folder):
@@ -91,7 +91,7 @@ target_link_libraries(program PRIVATE palimpsest::palimpsest)
     run(["cmake", "-S", folder, "-B", folder / "built", "-G", "Ninja", f"-DCMAKE_CXX_COMPILER={compiler}",
          f"-DCMAKE_CXX_FLAGS={' '.join(WARNINGS)}", f"-DCMAKE_PREFIX_PATH={prefix}"])
     run(["cmake", "--build", folder / "built"])
-    return run([folder / "built" / "program"])
+    return run([folder / "built" / "program", *sys.argv[6:]])
 
 
 def as_subproject(compiler, source, own, program, folder):
@@ -111,7 +111,7 @@ executable('program', 'program.cpp', include_directories: 'own', cpp_args: {WARN
     names = {target["name"] for target in targets}
     assert names == {"program", "palimpsest", "kernels_generic"}, f"more than the library is built: {names}"
     run(["ninja", "-C", folder / "built"])
-    return run([folder / "built" / "program"])
+    return run([folder / "built" / "program", *sys.argv[6:]])
 
 
 def main():
