@@ -17,7 +17,7 @@ namespace {
 
 /// The elements of a view on the host, in the order in which they lie in memory.
 template <class T>
-std::vector<T> host_copy(const View& view) {
+std::vector<T> host_copy(const ConstView& view) {
   std::vector<T> values(static_cast<std::size_t>(view.shape.count()));
   copy_bytes(values.data(), Device::Cpu, view.data, view.device, values.size() * sizeof(T));
   return values;

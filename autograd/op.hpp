@@ -34,6 +34,22 @@ struct View {
   explicit operator bool() const { return data != nullptr; }
 };
 
+/// A View whose bytes are not to be written.
+struct ConstView {
+  ConstView(const View& view) : data(view.data), shape(view.shape), dtype(view.dtype), device(view.device) {}
+
+  const void* data;
+  Shape shape;
+  Dtype dtype;
+  Device device;
+
+  template <class T>
+  const T* as() const {
+    return static_cast<const T*>(data);
+  }
+  std::size_t bytes() const { return static_cast<std::size_t>(shape.count()) * size_of(dtype); }
+};
+
 /// Shape and element type of a tensor that need not exist yet.
 struct TensorSpec {
   Shape shape;

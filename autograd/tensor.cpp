@@ -52,7 +52,7 @@ Tensor Tensor::empty(const Shape& shape, Dtype dtype, Device device, Tag tag) {
 
 Tensor Tensor::zeros(const Shape& shape, Dtype dtype, Device device, Tag tag) {
   Tensor tensor = empty(shape, dtype, device, tag);
-  zero_bytes(tensor.view().data, device, tensor.value().bytes());
+  zero_bytes(tensor.value().view().data, device, tensor.value().bytes());
   return tensor;
 }
 
@@ -71,7 +71,7 @@ Tensor Tensor::from_vector(const Shape& shape, const std::vector<T>& values, Dev
 template <class T>
 Tensor Tensor::from_layout(const Shape& shape, const T* values, Device device, Tag tag) {
   Tensor tensor = empty(shape, dtype_of<T>, device, tag);
-  copy_bytes(tensor.view().data, device, values, Device::Cpu, tensor.value().bytes());
+  copy_bytes(tensor.value().view().data, device, values, Device::Cpu, tensor.value().bytes());
   return tensor;
 }
 
@@ -80,7 +80,7 @@ Value& Tensor::value() const {
   return *handle_->value;
 }
 
-View Tensor::view() const {
+ConstView Tensor::view() const {
   Value& held = value();
   if (!held.present()) {
     if (handle_->tape == nullptr) throw StateError("the bytes of this tensor are gone");
@@ -127,13 +127,14 @@ void Tensor::assign(const Tensor& source) {
   if (!value().leaf()) throw StateError("assign: only a leaf can be overwritten");
   if (source.shape() != shape()) throw ShapeError(concat_text("assign: got ", source.shape(), ", expected ", shape()));
   if (source.dtype() != dtype()) throw DtypeError(concat_text("assign: got ", source.dtype(), ", expected ", dtype()));
-  copy_bytes(view().data, device(), source.view().data, source.device(), value().bytes());
-  mark_changed();
+  copy_bytes(mutable_view().data, device(), source.view().data, source.device(), value().bytes());
 }
 
-void Tensor::mark_changed() const {
+View Tensor::mutable_view() const {
+  if (!value().leaf()) throw StateError("mutable_view: only the bytes of a leaf can be changed");
   view();
   ++value().state().storage->version;
+  return value().view();
 }
 
 Tensor Tensor::detach() const {

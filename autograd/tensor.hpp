@@ -85,11 +85,11 @@ class Tensor {
   /// The value behind the handle: what policies see. Restored if `present`.
   Value& value() const;
   const std::shared_ptr<Handle>& handle() const { return handle_; }
-  /// Makes the bytes present and returns where they are; valid until the next operation. For optimisers, loaders,
-  /// digests.
-  View view() const;
-  /// Notes that a leaf's bytes were changed in place through view().
-  void mark_changed() const;
+  /// Makes the bytes present and returns where they are, for reading; valid until the next operation.
+  ConstView view() const;
+  /// The bytes of a leaf, to be changed in place before the next operation: by optimisers, loaders. The change counts
+  /// as one of assign(). Throws StateError if it is not a leaf.
+  View mutable_view() const;
 
  private:
   std::shared_ptr<Handle> handle_;

@@ -42,7 +42,7 @@ struct FedBatch {
 ///     while (const auto batch = feed.next()) {
 ///       Tensor images = Tensor::empty(batch->shape, Dtype::Float32, device, Tag::Data);
 ///       Tensor labels = Tensor::empty({batch->size}, Dtype::Int32, device, Tag::Data);
-///       feed.write(images.view().as<float>(), labels.view().as<std::int32_t>());
+///       feed.write(images.mutable_view().as<float>(), labels.mutable_view().as<std::int32_t>());
 ///
 /// On the CPU it copies what the loader has made. On CUDA the loader serves raw batches from pinned memory, a batch is
 /// uploaded while the step before it computes, and a kernel makes the images of it: the same bits, for a quarter of the

@@ -109,10 +109,6 @@ void Module::check_registered(std::span<const Tensor> outputs, std::span<const T
   for (const auto& [name, parameter] : parameters()) known.insert(&parameter.value());
   for (const Tensor& input : inputs) known.insert(&input.value());
   const BlockScope step(std::make_shared<BlockInfo>(), {});  // an exception fails the step
-  for (const Tensor& output : outputs) {
-    const bool waits = !output.value().leaf() && output.value().producer() == nullptr;
-    if (waits) output.view();  // records the op that makes it
-  }
   for_each_node(outputs, [&](const Node& node) {
     for (const ValuePtr& input : node.inputs) {
       if (!input->leaf() || !input->requires_grad() || known.contains(input.get())) continue;

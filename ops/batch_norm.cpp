@@ -123,18 +123,17 @@ void BatchNorm::update_running(const ForwardContext& io, std::int64_t rows) {
 
 /// Lets a running statistic take part of the batch's, which is in frozen_ from `at` on, times `factor`.
 void BatchNorm::blend(const ForwardContext& io, const Tensor& running, std::int64_t at, double factor) const {
-  const View view = running.view();
+  const View view = running.mutable_view();
   auto before = std::make_shared<Buffer>(io.device(), bytes_of(channels_, view.dtype), Tag::Activation);
   copy_bytes(before->data(), io.device(), view.data, io.device(), before->bytes());
   io.on_failure([running, before] {
-    copy_bytes(running.view().data, running.device(), before->data(), running.device(), before->bytes());
+    copy_bytes(running.mutable_view().data, running.device(), before->data(), running.device(), before->bytes());
   });
   run_kernels(name(), io.device(), view.dtype, [&](auto zero) {
     using T = decltype(zero);
     PALIMPSEST_RUN(io.device(),
                    batch_norm_update_running<T>(channels_, spec_.momentum, factor, frozen_.as<T>() + at, view.as<T>()));
   });
-  running.mark_changed();
 }
 
 void BatchNorm::forward(ForwardContext& io) {

@@ -39,7 +39,8 @@ class BatchNorm : public Op {
   void forward(ForwardContext& io) override;
   void backward(BackwardContext& io) override;
   std::vector<View> state() const override {
-    return spec_.training ? std::vector<View>{running_.mean.view(), running_.variance.view()} : std::vector<View>{};
+    if (!spec_.training) return {};
+    return {running_.mean.value().view(), running_.variance.value().view()};
   }
 
   const BatchNormOptions& spec() const { return spec_; }

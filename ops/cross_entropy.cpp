@@ -16,7 +16,7 @@ void check_inputs(std::string_view op, const TensorSpec& logits, const TensorSpe
   check_shape(op, 1, labels.shape, x.rank() == 2 ? Shape{x.n()} : Shape{x.n(), x.h(), x.w()});
 }
 
-void check_labels(std::string_view op, const View& labels, std::int64_t classes, std::int64_t ignored) {
+void check_labels(std::string_view op, const ConstView& labels, std::int64_t classes, std::int64_t ignored) {
   if (labels.device != Device::Cpu) return;
   for (std::int64_t i = 0; i < labels.shape.count(); ++i) {
     const std::int32_t label = labels.as<std::int32_t>()[i];
@@ -80,8 +80,8 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& labels, const CrossEntr
 std::int64_t count_correct(const Tensor& logits, const Tensor& labels, const CrossEntropyOptions& options) {
   constexpr std::string_view op = "count_correct";
   check_inputs(op, {logits.shape(), logits.dtype()}, {labels.shape(), labels.dtype()});
-  const View scores = logits.view();
-  const View expected = labels.view();
+  const ConstView scores = logits.view();
+  const ConstView expected = labels.view();
   const std::int64_t ignored = ignored_label(options);
   check_labels(op, expected, scores.shape.c(), ignored);
   const Buffer count(scores.device, sizeof(std::int64_t), Tag::Workspace);

@@ -15,7 +15,7 @@ class ImageBatches : public Batches {
     if (!fed) return std::nullopt;
     Tensor images = Tensor::empty(fed->shape, Dtype::Float32, feed_.device(), Tag::Data);
     Tensor labels = Tensor::empty({fed->size}, Dtype::Int32, feed_.device(), Tag::Data);
-    feed_.write(images.view().as<float>(), labels.view().as<std::int32_t>());
+    feed_.write(images.mutable_view().as<float>(), labels.mutable_view().as<std::int32_t>());
     return Batch{{std::move(images), std::move(labels)}, fed->size};
   }
 

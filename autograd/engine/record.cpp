@@ -48,14 +48,15 @@ std::vector<Tensor> run_unrecorded(Op& op, std::span<const Tensor> inputs, const
   // Restoring one input may evict another from its arena: detached, each holds on to its bytes.
   std::vector<Tensor> held;
   std::vector<View> views;
-  for (const Tensor& input : inputs) views.push_back(held.emplace_back(input.detach()).view());
+  for (const Tensor& input : inputs) views.push_back(held.emplace_back(input.detach()).value().view());
   const Needs needs = op.needs();
   std::vector<Tensor> outputs;
   std::vector<View> output_views;
   for (std::size_t o = 0; o < specs.size(); ++o) {
     const TensorSpec& spec = specs[o];
     outputs.push_back(needs.optional_output(o) ? Tensor() : Tensor::empty(spec.shape, spec.dtype, device));
-    output_views.push_back(outputs.back() ? outputs.back().view() : View{nullptr, spec.shape, spec.dtype, device});
+    output_views.push_back(outputs.back() ? outputs.back().value().view()
+                                          : View{nullptr, spec.shape, spec.dtype, device});
   }
   ForwardContext io(views, output_views, device);
   run_named(op, views, [&] {

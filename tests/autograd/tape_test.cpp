@@ -197,12 +197,19 @@ void expect_change_refused(const std::function<void(Tensor&)>& change) {
   EXPECT_FALSE(weight.grad());
 }
 
+TEST_F(TapeUseTest, BytesAreWrittenWhereTheChangeIsSeenOnly) {
+  static_assert(std::is_same_v<decltype(Tensor().view().data), const void*>);
+  const Tensor x = random_parameter({4}, 1);
+  const Tensor y = ops::relu(x);
+  EXPECT_THROW(y.mutable_view(), StateError);
+  EXPECT_NE(x.mutable_view().data, nullptr);
+}
+
 TEST_F(TapeUseTest, AParameterChangedBetweenForwardAndBackwardIsRefused) {
   expect_change_refused([](Tensor& weight) { weight.assign(row({2, 2, 2, 2})); });
   expect_change_refused([](Tensor& weight) {
     const float two = 2;
-    copy_bytes(weight.view().data, device(), &two, Device::Cpu, sizeof two);
-    weight.mark_changed();
+    copy_bytes(weight.mutable_view().data, device(), &two, Device::Cpu, sizeof two);
   });
 }
 

@@ -386,7 +386,7 @@ TEST_F(CudaTest, WhatIsUploadedIsThereAfterUse) {
   const Tensor x = Tensor::zeros({1000}, Dtype::Float32, Device::Cuda);
   const auto upload = make_upload();
   upload->begin();
-  upload->copy(x.view().data, host.data(), host.size() * sizeof(float));
+  upload->copy(x.mutable_view().data, host.data(), host.size() * sizeof(float));
   upload->end();
   upload->use();
   const Tensor twice = ops::add(x, x);

@@ -137,7 +137,7 @@ TEST(EmulatorDeathTest, ABarrierThatSomeDoNotReach) {
 
 TEST(EmulatorDeathTest, TheHostInDeviceMemory) {
   const Tensor x = Tensor::zeros({8}, Dtype::Float32, Device::Cuda);
-  volatile float* const address = x.view().as<float>();
+  volatile float* const address = x.mutable_view().as<float>();
   EXPECT_DEATH(static_cast<void>(*address), "");
   EXPECT_DEATH(*address = 1, "");
 }

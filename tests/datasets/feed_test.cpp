@@ -48,7 +48,7 @@ std::optional<Given> take(Feed& feed, Device device) {
   if (!batch) return std::nullopt;
   Given given{*batch, Tensor::empty(batch->shape, Dtype::Float32, device, Tag::Data),
               Tensor::empty({batch->size}, Dtype::Int32, device, Tag::Data)};
-  feed.write(given.images.view().as<float>(), given.labels.view().as<std::int32_t>());
+  feed.write(given.images.mutable_view().as<float>(), given.labels.mutable_view().as<std::int32_t>());
   return given;
 }
 
@@ -180,7 +180,7 @@ TEST_P(FeedTest, WritesABatchAgain) {
   for (int i = 0; i < 3; ++i) {
     const std::optional<Given> given = take(feed, GetParam());
     const Tensor again = Tensor::empty(given->batch.shape, Dtype::Float32, GetParam(), Tag::Data);
-    feed.write(again.view().as<float>(), given->labels.view().as<std::int32_t>());
+    feed.write(again.mutable_view().as<float>(), given->labels.mutable_view().as<std::int32_t>());
     EXPECT_EQ(again.to_vector<float>(), given->images.to_vector<float>());
   }
 }

@@ -227,7 +227,7 @@ class Builder {
 
   static Tensor from_bits(const RandomGraph::Kept& kept) {
     Tensor tensor = Tensor::empty(kept.tensor.shape(), Dtype::Float32, device());
-    copy_bytes(tensor.view().data, device(), kept.bits.data(), Device::Cpu, kept.bits.size());
+    copy_bytes(tensor.mutable_view().data, device(), kept.bits.data(), Device::Cpu, kept.bits.size());
     return tensor;
   }
 
