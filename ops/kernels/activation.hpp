@@ -5,7 +5,6 @@
 // case in tests/ops/op_cases_activation.cpp.
 
 #include <cstdint>
-#include <string_view>
 
 #include <palimpsest/core/kernel.hpp>
 
@@ -27,7 +26,7 @@ namespace palimpsest::kernels {
   (sizeof(x) == sizeof(float) ? static_cast<T>(__builtin_##function##f(x)) : static_cast<T>(__builtin_##function(x)))
 
 struct Relu {
-  static constexpr std::string_view name = "relu";
+  static constexpr const char* name = "relu";
   static constexpr bool from_output = true;
   static constexpr double operations = 1;
 
@@ -43,7 +42,7 @@ struct Relu {
 };
 
 struct LeakyRelu {
-  static constexpr std::string_view name = "leaky_relu";
+  static constexpr const char* name = "leaky_relu";
   static constexpr bool from_output = true;
   static constexpr double operations = 2;
 
@@ -62,7 +61,7 @@ struct LeakyRelu {
 };
 
 struct Sigmoid {
-  static constexpr std::string_view name = "sigmoid";
+  static constexpr const char* name = "sigmoid";
   static constexpr bool from_output = true;
   static constexpr double operations = 22;
 
@@ -77,7 +76,7 @@ struct Sigmoid {
 };
 
 struct Tanh {
-  static constexpr std::string_view name = "tanh";
+  static constexpr const char* name = "tanh";
   static constexpr bool from_output = true;
   static constexpr double operations = 20;
 
@@ -92,7 +91,7 @@ struct Tanh {
 };
 
 struct Gelu {
-  static constexpr std::string_view name = "gelu";
+  static constexpr const char* name = "gelu";
   static constexpr bool from_output = false;
   static constexpr double operations = 25;
 
@@ -113,7 +112,7 @@ struct Gelu {
 };
 
 struct Silu {
-  static constexpr std::string_view name = "silu";
+  static constexpr const char* name = "silu";
   static constexpr bool from_output = false;
   static constexpr double operations = 25;
 
