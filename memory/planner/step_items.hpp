@@ -13,7 +13,7 @@ struct Item {
   int op = 0;
   int output = 0;
   std::size_t bytes = 0;
-  bool needed = false;  ///< a gradient reads it
+  bool needed = false;     ///< a gradient reads it
   int last_use = -1;       ///< the last op that reads it in forward
   double return_cost = 0;  ///< seconds of its op and of those before it whose results nobody keeps for their own sake
   int coupling = -1;       ///< can be solved from this op's output
