@@ -6,7 +6,7 @@
 namespace palimpsest::ops {
 namespace {
 
-/// What average and maximum pooling share: the window and the shapes.
+/// The common part of average and maximum pooling: the window and the shapes.
 class Pool2d : public Op {
  public:
   Pool2d(std::int64_t kernel, std::int64_t stride, std::int64_t padding)

@@ -9,7 +9,7 @@
 
 namespace palimpsest::nn {
 
-/// What a DenseNet (Huang et al. 2017) is built from.
+/// The plan of a DenseNet (Huang et al. 2017).
 struct DenseNetOptions {
   std::vector<std::int64_t> layers = {16, 16, 16};  ///< layers of each dense block
   std::int64_t growth_rate = 12;                    ///< channels that a layer adds

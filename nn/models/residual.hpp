@@ -8,8 +8,7 @@
 
 namespace palimpsest::nn {
 
-/// What the residual networks for CIFAR are built from (Gomez et al. 2017, section 4; He et al. 2016): ResNet and
-/// RevNet.
+/// The plan of a residual network for CIFAR (Gomez et al. 2017, section 4; He et al. 2016), ResNet or RevNet.
 struct ResidualOptions {
   std::vector<std::int64_t> units = {};    ///< units of each stage
   std::vector<std::int64_t> filters = {};  ///< channels of each stage, before the factor 4 of a bottleneck
@@ -68,7 +67,8 @@ class Shortcut : public Module {
 /// number.
 std::int64_t cifar_units(std::int64_t depth, std::int64_t layers, std::string_view model);
 
-/// What ResNet and RevNet share: conv3x3-BN-ReLU before the stages; BN-ReLU-global average pooling-linear after them.
+/// The common part of ResNet and RevNet: conv3x3-BN-ReLU before the stages; BN-ReLU-global average pooling-linear after
+/// them.
 class ResidualNetwork : public Classifier {
  protected:
   /// Throws ValueError for a spec that makes no sense.

@@ -58,8 +58,8 @@ Tiling choose_tiling(const Problem<T>& p) {
   Tiling t = {};
   t.tap_rows = larger(1, smaller(p.kernel_h, weight_limit / (p.kernel_w * p.c_in)));
   Index most_channels = larger(16, weight_limit / p.kernel_w);
-  // Of padding by one column only the first tap of the first and the last tap of the last pixel know: tiles leave them
-  // out. (Of rows above and below they leave out whole rows of taps.) A run over some of the channels needs a copy.
+  // Padding by one column concerns only the first tap of the first and the last tap of the last pixel: tiles leave them
+  // out. (For rows above and below they leave out whole rows of taps.) A run over some of the channels needs a copy.
   const Index most_padding = larger(p.pad_left, overhang(p));
   t.copy = p.kernel_w == 1 ? most_padding > 0 : most_padding > 1 || most_channels < p.c_in;
   const Index few_cols = smaller(p.w_out, 8);
@@ -125,7 +125,7 @@ void pack_weights(const Problem<T>& p, const WeightView<T>& view, const Tiling& 
   });
 }
 
-/// What is the same for all tiles of a band.
+/// The constants of all tiles of a band.
 struct TileShape {
   Index x_pixel, x_row;  // steps between output pixels' inputs and between tap rows, in elements
   Index run;             // contiguous elements under one row of taps

@@ -23,7 +23,7 @@ void pack(const Problem<T>& p, const WeightView<T>& view) {
   if (!tiling.by_tap) pack_weights(p, view, tiling);
 }
 
-/// After pack(). Where the kernel is as large as convolve_by_tap() says, p.packed is written all the same.
+/// After pack(). A kernel as large as convolve_by_tap() says has p.packed written all the same.
 template <class T>
 void convolve_packed(const Problem<T>& p, const WeightView<T>& view) {
   if (prefer_pixels(p)) return convolve_pixels(p);
@@ -145,8 +145,8 @@ Problem<T> phase_problem(const Conv2dGeometry& g, const Phase& rows, const Phase
   return flatten(p);
 }
 
-/// Calls body(problem, weights) for the convolutions that make up the data gradient and have taps. Where outputs leave
-/// inputs without any, those get a gradient of 0. Each problem has its own place for packed weights.
+/// Calls body(problem, weights) for the convolutions that make up the data gradient and have taps. Inputs
+/// that outputs leave without any get a gradient of 0. Each problem has its own place for packed weights.
 template <class T, class Body>
 void for_each_phase(const Conv2dGeometry& g, const T* dy, const T* w, T* dx, bool accumulate, T* packed,
                     const Body& body) {

@@ -1,6 +1,6 @@
 #pragma once
 
-// Convolution with output pixels in the lanes of vectors, for kernel files. Where output channels leave many lanes
+// Convolution with output pixels in the lanes of vectors, for kernel files. If output channels leave many lanes
 // empty (12 of 16, say), it pays to transpose the input to channels-first, a band of rows at a time: then neighbouring
 // pixels of one channel fill a vector, any number of output channels fills the registers, and the weights are the
 // scalars.
@@ -130,7 +130,7 @@ template <class T, int Outputs>
   }
 }
 
-/// What is the same for all tiles of a problem.
+/// The constants of all tiles of a problem.
 struct PixelTileShape {
   Index channels, pitch, taps;
   Index y_pixel;

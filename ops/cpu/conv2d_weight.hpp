@@ -140,8 +140,8 @@ void add_band_by_rows(const WeightGradient<T>& p, const PixelBand& band, Range s
   }
 }
 
-/// What the band after this one reads of x, if this is a 1x1 convolution over one long row of pixels. (dy, with fewer
-/// channels as a rule, is read in order, which the hardware foresees.)
+/// The part of x that the band after this one reads, if this is a 1x1 convolution over one long row of pixels. (dy,
+/// with fewer channels as a rule, is read in order, which the hardware foresees.)
 template <class T>
 Upcoming upcoming_input(const WeightGradient<T>& p, const PixelBand& band, Index scalars) {
   const bool one_row = p.g.n == 1 && p.g.h_out == 1 && p.g.kernel_h * p.g.kernel_w * p.g.stride_w == 1;

@@ -34,7 +34,7 @@ void pack_blocks(const T* from, Index k_step, Index o_step, Index inputs, Index 
 template <class T>
 class NextTile {
  public:
-  /// What `channels` of these rows take of x and, where `gradients`, of its gradient; and all of y, unless it is null.
+  /// `channels` of these rows of x and, where `gradients`, of its gradient; and all of y, unless it is null.
   NextTile(const NormConvGeometry& g, const NormPart<T>* parts, Range rows, Range channels, bool gradients, const T* y)
       : part_(parts),
         end_(rows.size() > 0 ? parts + g.parts : parts),

@@ -76,7 +76,7 @@ void load_columns(Index rows, const T* x, Index stride, const Parameters<T>& p, 
       const V value = (at_end ? load_some<T, Partial>(from, last) : simd::load<T>(from)) - c.mean[v];
       const V normalised = simd::multiply_add<T>(value, c.scale[v], c.beta[v]);
       const V y = normalised <= 0 ? V{} : normalised;
-      // What is stored behind the columns is overwritten by those that follow, but not at the end of an exact row.
+      // Elements stored behind the columns are overwritten by those that follow, but not at the end of an exact row.
       if (Partial && at_end && exact) {
         simd::store_partial<T>(to + v * lanes<T>, y, last);
       } else {
@@ -86,7 +86,7 @@ void load_columns(Index rows, const T* x, Index stride, const Parameters<T>& p, 
   }
 }
 
-/// Where the gradient pass finds and leaves a tile: scratches have rows of `pitch` elements.
+/// The places where the gradient pass finds and leaves a tile: scratches have rows of `pitch` elements.
 template <class T>
 struct GradientTile {
   Index rows;
@@ -191,8 +191,8 @@ void for_parts(const NormConvGeometry& g, const NormPart<T>* parts, Range channe
   }
 }
 
-/// The normalised and rectified input: rows x channels, in rows of `pitch` elements. Where they have no more elements
-/// than channels, nothing is written behind them.
+/// The normalised and rectified input: rows x channels, in rows of `pitch` elements. Nothing is written behind rows
+/// that have no more elements than channels.
 template <class T>
 void load_tile(const NormConvGeometry& g, const NormPart<T>* parts, const Parameters<T>& p, Range rows, Range channels,
                T* to, Index pitch) {
@@ -230,7 +230,7 @@ void add_input_gradients(const NormConvGeometry& g, const NormPart<T>* parts, co
   });
 }
 
-/// What the gradient pass leaves of each channel: `sums` holds those of dy' and of dy' * deviation for each chunk of
+/// The sums over all rows for each channel: `sums` holds those of dy' and of dy' * deviation for each chunk of
 /// the rows.
 template <class T>
 void finish_sums(const NormConvGeometry& g, const NormPart<T>* parts, const Normalization<T>& n, const Parameters<T>& p,

@@ -1,6 +1,6 @@
 #pragma once
 
-// What the memory-bound CPU kernels share: splitting work into tasks by shapes alone, and walking over channels-last
+// Tools of the memory-bound CPU kernels: splitting work into tasks by shapes alone, and walking over channels-last
 // rows. For kernel files only; everything here is local to the file and the instruction set that includes it.
 
 #include <cstdint>
@@ -80,9 +80,9 @@ inline void publish_streams() {
 #endif
 }
 
-/// Where a kernel writes. An output larger than the caches is computed span by span into a buffer and streamed out;
-/// that took a quarter off writing 50 MB and reading them again. What fits in the caches, or is in them because it is
-/// written in place, is not.
+/// The destination of a kernel. An output larger than the caches is computed span by span into a buffer and streamed
+/// out; that took a quarter off writing 50 MB and reading them again. An output that fits in the caches, or is in them
+/// because it is written in place, is not.
 template <class T>
 class Output {
  public:

@@ -41,7 +41,7 @@ __device__ inline T masked(const Channel<T>& channel, bool relu, T deviation, T 
   return !relu || channel.value(deviation) > 0 ? dy : T{0};
 }
 
-/// What mean and rstd, being functions of the input, add to its gradient: - offset - slope * (x - mean).
+/// The share of mean and rstd, being functions of the input, in its gradient: - offset - slope * (x - mean).
 template <class T>
 struct Correction {
   T offset = 0;

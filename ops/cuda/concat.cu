@@ -46,7 +46,7 @@ __global__ void scatter_kernel(Index rows, Index begin, Index end, Index whole,
   }
 }
 
-/// Whether a part would be written by two threads of one launch: a tensor that is joined with itself.
+/// True if a part would be written by two threads of one launch: a tensor that is joined with itself.
 template <class T>
 bool is_written_already(const Parts<Part<T*>>& parts, T* data) {
   if (data == nullptr) return false;

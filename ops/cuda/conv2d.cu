@@ -44,7 +44,7 @@ __global__ void make_columns(Conv2dGeometry g, unsigned pixels, unsigned row_pac
   }
 }
 
-/// Which output reads a pixel through a tap, along one axis: (pixel + pad - tap) / stride; -1 if none does.
+/// The output that reads a pixel through a tap, along one axis: (pixel + pad - tap) / stride; -1 if none does.
 template <bool UnitStride>
 __device__ inline int output_of(int origin, int stride, int outputs) {
   if constexpr (!UnitStride) {
@@ -110,7 +110,7 @@ void for_each_chunk(const Conv2dGeometry& g, X* x, Y* y, const Body& body) {
   }
 }
 
-/// What kernels count in 32 bits.
+/// The quantities that kernels count in 32 bits.
 unsigned count_32(Index count) {
   if (count <= std::numeric_limits<std::int32_t>::max()) return static_cast<unsigned>(count);
   throw DeviceError(concat_text("a convolution over ", count, " pixels at once, expected fewer than 2^31"));

@@ -187,7 +187,7 @@ void convolve_normalised(const Input<T>& x, Index rows_per_chunk, T* y, T* room,
   });
 }
 
-/// What the gradient pass has in the workspace: the partial sums of all chunks, y and its gradient of one.
+/// The workspace of the gradient pass: the partial sums of all chunks, y and its gradient of one.
 template <class T>
 struct GradientRoom {
   double* partial;

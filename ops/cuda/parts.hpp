@@ -8,7 +8,7 @@
 
 namespace palimpsest::cuda {
 
-/// What one launch takes. More tensors take several launches.
+/// The tensors of one launch. More take several launches.
 inline constexpr int max_parts = 128;
 
 /// Part: a struct of pointers and flags with a member `channels`. Extents are counted in packs.

@@ -9,7 +9,7 @@ namespace {
 
 using namespace palimpsest::cuda;
 
-/// Where a thread's row is: image n, row i, column j of a height x width image.
+/// The place of a thread's row: image n, row i, column j of a height x width image.
 struct Pixel {
   Index n, i, j;
 
@@ -100,7 +100,7 @@ __global__ void global_backward_kernel(Index rows, Index pixels, Index groups, c
   }
 }
 
-/// Where the first largest element of a window is, a NaN counting as the largest.
+/// The place of the first largest element of a window, a NaN counting as the largest.
 template <class T>
 __device__ Index largest_at(const PoolShape& s, Index n, Index i, Index j, Index channel, const T* x) {
   const Span vertical = window(i, s, s.height);

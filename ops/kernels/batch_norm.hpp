@@ -11,8 +11,8 @@
 
 namespace palimpsest::kernels {
 
-/// What the normalisation y = gamma * (x - mean) * rstd + beta, then max(0, y) where `relu`, is a function of. Each
-/// pointer is to `channels` elements.
+/// The parameters of the normalisation y = gamma * (x - mean) * rstd + beta, then max(0, y) where `relu`. Each pointer
+/// is to `channels` elements.
 template <class T>
 struct Normalization {
   const T* mean;

@@ -17,7 +17,7 @@ constexpr Index larger(Index a, Index b) { return a > b ? a : b; }
 constexpr Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }  // a >= 0
 constexpr Index round_up(Index a, Index b) { return ceil_div(a, b) * b; }
 
-/// The widest vector of any instruction set in elements. What is padded to it is large enough for all of them.
+/// The widest vector of any instruction set in elements. Padding to it is enough for all of them.
 inline constexpr Index max_lanes = 16;
 
 /// [begin, end).
@@ -50,8 +50,8 @@ constexpr Range valid_outputs(Index k, Index stride, Index pad, Index in, Index 
   return intersect({0, out}, {low <= 0 ? 0 : ceil_div(low, stride), high <= 0 ? 0 : ceil_div(high, stride)});
 }
 
-/// Where so many bytes are read or written, they come from memory rather than a cache, and asking for them ahead of
-/// time pays for the instructions that it takes.
+/// So many bytes come from memory rather than a cache, and asking for them ahead of time pays for the instructions that
+/// it takes.
 inline constexpr Index prefetch_bytes = 8 << 20;
 
 /// How a weight gradient is summed: the pixels are cut into `chunks`, each with its own partial sum of dw, and dw into

@@ -1,6 +1,6 @@
 #pragma once
 
-// What the forward convolution and the phases of its data gradient have in common, for kernel files.
+// The common form of the forward convolution and the phases of its data gradient, for kernel files.
 
 #include <palimpsest/ops/cpu/simd.hpp>
 #include <palimpsest/ops/kernels/conv2d_partition.hpp>
@@ -25,7 +25,7 @@ struct Problem {
   T* packed;  // room for the weights, rearranged
 };
 
-/// Where the weight of (output channel o, tap row r, tap s, input channel c) is: w + o * o_step + r * r_step + ...
+/// The place of the weight of (output channel o, tap row r, tap s, input channel c): w + o * o_step + r * r_step + ...
 template <class T>
 struct WeightView {
   const T* w;

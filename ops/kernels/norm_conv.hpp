@@ -42,7 +42,7 @@ struct NormPart {
 std::int64_t norm_conv_forward_workspace(const NormConvGeometry& geometry);
 std::int64_t norm_conv_backward_workspace(const NormConvGeometry& geometry);
 
-/// Whether norm_conv2d_* are worth it for this geometry: an image's y and partial sums of dw fit the caches. From the
+/// True if norm_conv2d_* are worth it for this geometry: an image's y and partial sums of dw fit the caches. From the
 /// geometry alone, and the same on every device.
 bool norm_conv2d_fits(const Conv2dGeometry& geometry, std::size_t element_bytes);
 std::int64_t norm_conv2d_forward_workspace(const Conv2dGeometry& geometry);
@@ -71,7 +71,7 @@ PALIMPSEST_KERNELS(
                             const T* y, const T* dz, T* dw, bool accumulate, T* sum_dy, T* sum_dy_xhat, T* workspace);
 
     /// The same for any convolution for which norm_conv2d_fits(): x, y are (n, h_in, w_in, c_in), in `parts` tensors
-    /// joined along the channels, z, dz are (n, h_out, w_out, c_out). What is outside of y is zero, as in any
+    /// joined along the channels, z, dz are (n, h_out, w_out, c_out). Pixels outside of y are zero, as in any
     /// convolution.
     template <class T> void norm_conv2d_forward(const Conv2dGeometry& g, std::int64_t parts, const NormPart<T>* part,
                                                 const Normalization<T>& n, const T* w, T* z, T* y, T* workspace);

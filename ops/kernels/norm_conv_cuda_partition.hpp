@@ -1,8 +1,8 @@
 #pragma once
 
 // How ops/kernels/norm_conv.hpp runs on CUDA: the normalised input exists for a chunk of the rows at a time, as the
-// columns of a convolution do, and matrix products read it there. Where a kernel is larger than a pixel, a chunk is
-// some whole images. Plain functions of the geometry.
+// columns of a convolution do, and matrix products read it there. A chunk is some whole images if
+// a kernel is larger than a pixel. Plain functions of the geometry.
 
 #include <palimpsest/core/cuda/geometry.hpp>
 #include <palimpsest/ops/kernels/conv2d_cuda_partition.hpp>
@@ -98,7 +98,7 @@ constexpr NormConvSums norm_conv2d_sums(const Convolution& g, Index element_byte
   return sums_of_chunks(g.n * input_pixels(g), rows, g.c_in);
 }
 
-/// What the convolution of a chunk takes, behind the products' own: multiples of 256.
+/// The bytes that the convolution of a chunk takes, behind the products' own: multiples of 256.
 constexpr Index norm_conv2d_forward_columns(const Convolution& g, Index element_bytes, Index limit) {
   return column_chunk_bytes(norm_conv2d_chunk(g, element_bytes, limit), element_bytes, limit);
 }

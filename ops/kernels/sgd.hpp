@@ -19,7 +19,7 @@ struct SgdTensor {
   bool first_step;      // the velocity is not read, only written
 };
 
-/// What all tensors of a step share.
+/// The constants of all tensors of a step.
 struct SgdOptions {
   double learning_rate;
   double momentum;

@@ -111,7 +111,7 @@ double densenet_peak(std::int64_t depth, std::int64_t batch, std::string_view po
   return static_cast<double>(peak_of_step<nn::DenseNet>(densenet(depth, 12), batch, policy, test::meta_device()).peak);
 }
 
-/// What activations and their gradients take at the peak: everything but what a model of that size has anyway. Where
+/// The bytes of activations and their gradients at the peak: everything but what a model of that size has anyway. If
 /// the peak lies in backward, the parameters' gradients are there by then: as many bytes as the optimiser's velocities.
 double activation_peak(const MemoryStats& stats) {
   const auto bytes = [&](Tag tag) { return static_cast<double>(stats.peak_by_tag[static_cast<std::size_t>(tag)]); };

@@ -45,7 +45,7 @@ void expect_sound(const MakeTraining& make) {
 
 TEST_F(VerifyModelTest, ASoundDenseNetPassesUnderEveryPolicy) { expect_sound(densenet); }
 TEST_F(VerifyModelTest, ASoundRevNetOnAGridPassesUnderEveryPolicy) { expect_sound(revnet_on_grid); }
-// What is solved up to rounding, and all that is made from it, is not compared.
+// Values that are solved up to rounding, and all that is made from them, are not compared.
 TEST_F(VerifyModelTest, ASoundRevNetWithoutAGridPassesUnderEveryPolicy) { expect_sound(revnet_without_grid); }
 
 class VerifiedRandomGraph : public TapeTest, public ::testing::WithParamInterface<std::uint64_t> {};
@@ -142,7 +142,7 @@ std::vector<std::size_t> some_of(const std::vector<std::size_t>& all) {
   return some;
 }
 
-/// What the message must begin with.
+/// The beginning of the message.
 std::string origin(const Node& node) {
   return concat_text("[", node.op->name(), "] in ", node.block->name, ": output 0 ", node.outputs[0]->shape());
 }

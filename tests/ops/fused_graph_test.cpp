@@ -19,7 +19,7 @@ namespace {
 
 struct Graph {
   std::string name;
-  /// What goes on inside one block; results that count are given to use(). Those of other blocks are for `after`.
+  /// The ops inside one block; results that count are given to use(). Those of other blocks are for `after`.
   std::function<std::vector<Tensor>(Layers&)> run;
   /// How many convolutions take over what is before them; -1: every layer().
   int fused = -1;

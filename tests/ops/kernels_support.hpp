@@ -1,6 +1,6 @@
 #pragma once
 
-// What the tests of the memory-bound CPU kernels share: every instruction set of the machine, the same bits for any
+// Tools of the tests of the memory-bound CPU kernels: every instruction set of the machine, the same bits for any
 // number of threads, awkward shapes.
 
 #include <gtest/gtest.h>
@@ -130,7 +130,7 @@ void expect_backward(const std::vector<double>& expected, double tolerance, cons
 /// The suite of all kernels, spread over files.
 template <class T>
 class KernelsTest : public ::testing::Test {};
-/// What each file of the suite opens it with: TYPED_TEST_SUITE(KernelsTest, FloatTypes).
+/// The opening of each file of the suite: TYPED_TEST_SUITE(KernelsTest, FloatTypes).
 using FloatTypes = ::testing::Types<float, double>;
 
 }  // namespace palimpsest::kernels

@@ -297,7 +297,7 @@ template <class T>
 typename NormConvCase<T>::Results NormConvCase<T>::run_backward(const NormConvKernels<T>& on, const Values* y,
                                                                 bool weights) const {
   Loaded in(*this, on.device);
-  // What is to be overwritten may hold anything.
+  // Memory that is to be overwritten may hold anything.
   const auto load = [&](const Values& before, bool adds) {
     return adds ? Guarded<T>(on.device, before) : Guarded<T>(on.device, before.size());
   };

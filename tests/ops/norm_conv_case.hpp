@@ -20,8 +20,8 @@
 
 namespace palimpsest::test {
 
-/// The convolution of an input that comes in parts of these widths, which add up to g.c_in. Where an output sees
-/// another pixel than its own, norm_conv2d_* are for it.
+/// The convolution of an input that comes in parts of these widths, which add up to g.c_in. norm_conv2d_* are
+/// for outputs that see other pixels than their own.
 struct NormConvShape {
   kernels::Conv2dGeometry g;
   std::vector<std::int64_t> widths;
@@ -65,11 +65,11 @@ std::vector<NormConvKernels<T>> cpu_norm_conv_kernels();
 template <class T>
 NormConvKernels<T> cuda_norm_conv_kernels();
 
-/// What the operands are. Of small integers all sums are exact, whatever their order, and many values lie on the kink
+/// The kind of the operands. Sums of small integers are exact, whatever their order, and many values lie on the kink
 /// of the ReLU; real numbers keep away from it. Nan: real, with a NaN in the first part.
 enum class Numbers { Integers, Real, Nan };
 
-/// Which parts' gradients are asked for. Whether they are added to what was there changes from part to part.
+/// The parts whose gradients are asked for. They are added to earlier ones for some parts and not for others.
 enum class Wanted { All, Some, None };
 
 /// Elements on a device, of which reads and writes behind the last one show: NaN lies there, or nothing at all where

@@ -18,7 +18,7 @@ std::vector<double> small(std::int64_t count, Random& random) {
   return values;
 }
 
-/// Which tensors are joined: indices into the first inputs, some of them perhaps several times.
+/// The tensors that are joined: indices into the first inputs, some of them perhaps several times.
 using Order = std::vector<std::size_t>;
 
 template <class Array, class Inputs>

@@ -87,7 +87,7 @@ OpCase batch_norm_case(const std::string& name, const Shape& x, const ops::Batch
   OpCase made;
   made.name = concat_text("batch_norm_", spec.training ? "train_" : "eval_", spec.relu ? "relu_" : "", name);
   made.inputs = {{x, scaled(2)}, {{x.c()}}, {{x.c()}}};
-  // What comes out keeps away from the kink of the ReLU.
+  // The results keep away from the kink of the ReLU.
   if (spec.relu) made.inputs = {{x, scaled(2, away_from_zero)}, {{x.c()}, away_from_zero}, {{x.c()}, scaled(0.1)}};
   made.run = [=](Tensors in) {
     const ops::RunningStatistics running = running_statistics(x.c(), in[0].dtype(), in[0].device());
@@ -125,7 +125,7 @@ void add_batch_norm_cases(std::vector<OpCase>& cases) {
 
 // Cross entropy.
 
-/// Of the logits of one pixel, or row.
+/// The loss of one pixel, or row, from its logits.
 double naive_pixel_loss(const std::vector<double>& logits, std::size_t label) {
   const double largest = *std::max_element(logits.begin(), logits.end());
   double exponentials = 0;

@@ -90,7 +90,7 @@ TEST(OpWork, EveryHeavyOpSaysItsOperations) {
   EXPECT_TRUE(heavy.contains("conv2d") && heavy.contains("linear"));
 }
 
-/// What a step looks like from outside: shapes and bytes.
+/// A step as seen from outside: shapes and bytes.
 struct Footprint {
   std::vector<Shape> outputs;
   std::vector<Shape> gradients;

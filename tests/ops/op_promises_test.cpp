@@ -1,4 +1,4 @@
-// What single ops promise beyond what holds for all: memory of temporaries, state, special values.
+// Promises of single ops beyond those of all: memory of temporaries, state, special values.
 
 #include <gtest/gtest.h>
 

@@ -1,7 +1,7 @@
 #pragma once
 
-// What the families of op cases (tests/op_cases_*.cpp) share: kinds of inputs, tensors of any type, the loops of naive
-// references, and calls that must be refused.
+// Tools of the families of op cases (tests/ops/op_cases_*.cpp): kinds of inputs, tensors of any type, the loops of
+// naive references, and calls that must be refused.
 
 #include <algorithm>
 #include <cmath>

@@ -1,7 +1,7 @@
 #pragma once
 
-// One case per op and configuration: its inputs, how to call it, and a naive forward to compare with. Whatever is
-// tested of every op (gradients, precision, threads, memory, devices) is driven from this list. The shapes are awkward
+// One case per op and configuration: its inputs, how to call it, and a naive forward to compare with. Every test
+// of all ops (gradients, precision, threads, memory, devices) is driven from this list. The shapes are awkward
 // on purpose: one element, batches of one, one channel, primes, windows that do not divide.
 
 #include <cstdint>
@@ -62,7 +62,7 @@ struct OpCase {
   OpFunction run;
   /// The outputs by the plainest possible loop.
   std::function<std::vector<Array>(std::span<const Array> inputs)> reference;
-  /// Where the gradient is not the derivative (rounding): the function whose gradient it is.
+  /// The function whose gradient it is, if that is not the derivative (rounding).
   OpFunction straight_through;
   /// On integers, float32 results and gradients are exact.
   bool exact_on_integers = false;

@@ -1,6 +1,6 @@
 #pragma once
 
-// What the tests that go through all op cases share: running a case, and comparing what comes of it.
+// Tools of the tests that go through all op cases: running a case, and comparing what comes of it.
 
 #include <gtest/gtest.h>
 
@@ -19,7 +19,7 @@
 
 namespace palimpsest::test {
 
-/// What a case computes: its outputs and the gradients of its inputs (empty where none was asked for).
+/// The results of a case: its outputs and the gradients of its inputs (empty where none was asked for).
 template <class T>
 struct OpOutcome {
   std::vector<std::vector<T>> outputs;

@@ -19,7 +19,7 @@
 
 namespace palimpsest::test {
 
-/// What a step learns from: images (N, C, H, W) and their classes (N).
+/// The samples of a step: images (N, C, H, W) and their classes (N).
 struct Batch {
   Tensor images;
   Tensor labels;
