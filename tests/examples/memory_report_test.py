@@ -120,7 +120,7 @@ def check_keys(seen, total):
 
 
 def peaks_under(folder, command, policies):
-    """The measured peaks: what the page has foretold."""
+    """The measured peaks: what the page has predicted."""
     peaks = {}
     for policy in policies:
         path = folder / "other.json"

@@ -181,26 +181,26 @@ Taken take(const MakeModel& make, const SetMemory& memory, std::int64_t batch, D
   return taken;
 }
 
-void expect_same(const MemoryStats& foretold, const MemoryStats& measured, const char* what) {
+void expect_same(const MemoryStats& predicted, const MemoryStats& measured, const char* what) {
   SCOPED_TRACE(what);
-  EXPECT_EQ(foretold.peak, measured.peak);
-  EXPECT_EQ(foretold.peak_by_tag, measured.peak_by_tag);
-  EXPECT_EQ(foretold.live_by_tag, measured.live_by_tag);
-  EXPECT_EQ(foretold.peak_reserved, measured.peak_reserved);
+  EXPECT_EQ(predicted.peak, measured.peak);
+  EXPECT_EQ(predicted.peak_by_tag, measured.peak_by_tag);
+  EXPECT_EQ(predicted.live_by_tag, measured.live_by_tag);
+  EXPECT_EQ(predicted.peak_reserved, measured.peak_reserved);
 }
 
-void expect_same(const Taken& foretold, const Taken& measured) {
-  expect_same(foretold.step, measured.step, "step");
-  expect_same(foretold.evaluation, measured.evaluation, "evaluation");
-  const auto [a, b] = std::mismatch(foretold.requests.begin(), foretold.requests.end(), measured.requests.begin(),
+void expect_same(const Taken& predicted, const Taken& measured) {
+  expect_same(predicted.step, measured.step, "step");
+  expect_same(predicted.evaluation, measured.evaluation, "evaluation");
+  const auto [a, b] = std::mismatch(predicted.requests.begin(), predicted.requests.end(), measured.requests.begin(),
                                     measured.requests.end());
-  if (a == foretold.requests.end() && b == measured.requests.end()) return;
+  if (a == predicted.requests.end() && b == measured.requests.end()) return;
   const auto text = [](const std::vector<Request>& all, auto request) -> std::string {
     if (request == all.end()) return "none";
     const bool back = request->returns != static_cast<std::size_t>(request - all.begin());
     return concat_text(back ? "return of " : "", request->bytes, " bytes for ", to_string(request->tag));
   };
-  ADD_FAILURE() << "request " << a - foretold.requests.begin() << ": foretold " << text(foretold.requests, a)
+  ADD_FAILURE() << "request " << a - predicted.requests.begin() << ": predicted " << text(predicted.requests, a)
                 << ", measured " << text(measured.requests, b);
 }
 
@@ -264,11 +264,11 @@ TEST_P(ForecastTest, IsWhatIsThenMeasured) {
         EXPECT_THROW(take(GetParam().make, policy.set, batch, meta_device()), ValueError);
         continue;
       }
-      const Taken foretold = take(GetParam().make, policy.set, batch, meta_device());
+      const Taken predicted = take(GetParam().make, policy.set, batch, meta_device());
       for (const int count : threads) {
         SCOPED_TRACE(concat_text(count, " threads"));
         set_thread_count(count);
-        expect_same(foretold, take(GetParam().make, policy.set, batch, device()));
+        expect_same(predicted, take(GetParam().make, policy.set, batch, device()));
       }
     }
   }
