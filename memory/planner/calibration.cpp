@@ -9,6 +9,7 @@
 #include <optional>
 #include <utility>
 
+#include <palimpsest/autograd/idle_policy.hpp>
 #include <palimpsest/autograd/observer.hpp>
 #include <palimpsest/core/device.hpp>
 #include <palimpsest/core/error.hpp>
@@ -247,8 +248,8 @@ void Calibration::measure(const Step& step, int rounds, const PolicyPtr& offload
     Series series{.policy = policy, .steps = {}, .runs = {}};
     try {
       take_turn(step, series);
-    } catch (const ValueError&) {
-      continue;  // it has nothing to act on in this model
+    } catch (const IdlePolicyError&) {
+      continue;
     }
     turns.push_back(std::move(series));
   }

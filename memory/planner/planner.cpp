@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include <palimpsest/autograd/idle_policy.hpp>
 #include <palimpsest/memory/planner/search.hpp>
 #include <palimpsest/memory/policies.hpp>
 
@@ -114,8 +115,8 @@ Planner::Planner(const Rehearsal& rehearsal, const Rates& rates, const std::opti
     if (offloads(*policy) && !may_offload_) continue;
     try {
       try_out(policy, false);
-    } catch (const ValueError&) {
-      continue;  // it has nothing to act on in this model
+    } catch (const IdlePolicyError&) {
+      continue;
     }
     search.begin_with(watch(policy));
   }

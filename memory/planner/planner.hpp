@@ -18,8 +18,8 @@ struct Rehearsal {
   /// The meta device that the step runs on. No other thread may use its memory during a rehearsal.
   Device device = Device::MetaCpu;
   /// Runs one whole step under the policy, or under the model's usual ones where it is null. The same step every time,
-  /// like any but the first of a run. Its exceptions come out of the planner's functions; a ValueError for a policy
-  /// that has nothing to act on does not.
+  /// like any but the first of a run. Its exceptions come out of the planner's functions, but for an
+  /// IdlePolicyError: a policy that has nothing to act on is passed over.
   std::function<void(const PolicyPtr& policy)> step;
 };
 

@@ -9,6 +9,7 @@
 #include <fstream>
 #include <vector>
 
+#include <palimpsest/autograd/idle_policy.hpp>
 #include <palimpsest/autograd/observer.hpp>
 #include <palimpsest/core/error.hpp>
 #include <palimpsest/core/philox.hpp>
@@ -92,7 +93,7 @@ class MadeUpDevice {
   double now() const { return now_; }
 
   void step(const PolicyPtr& policy) {
-    if (policy == memory::reversible()) throw ValueError("nothing to act on");
+    if (policy == memory::reversible()) throw IdlePolicyError("nothing to act on");
     run(RunKind::Forward, work_[0], [] {});
     const bool replays = policy == memory::checkpoint();
     for (const Work& work : work_) {

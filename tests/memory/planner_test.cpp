@@ -163,6 +163,16 @@ TEST(PlanTest, AnotherModelsPlanIsRefused) {
   EXPECT_THROW(residual.step(), StateError);
 }
 
+TEST(PlanTest, AnErrorOfTheStepIsNotTakenForAnIdlePolicy) {
+  Training training = cases()[2].make(2, test::meta_device());
+  memory::Rehearsal rehearsal = rehearsal_of(training);
+  rehearsal.step = [step = rehearsal.step](const PolicyPtr& policy) {
+    if (policy == memory::checkpoint()) throw ValueError("labels of another number than images");
+    step(policy);
+  };
+  EXPECT_THROW(Planner(rehearsal, Rates::standard(Device::Cpu)), ValueError);
+}
+
 TEST(PlanTest, ADeepNetworkIsPlannedInSeconds) {
   Training training = maker_of<nn::DenseNet>(nn::DenseNetOptions::cifar(190, 40))(64, test::meta_device());
   const Planner planner(rehearsal_of(training), Rates::standard(Device::Cpu));
