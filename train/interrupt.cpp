@@ -15,24 +15,25 @@ void note(int signal) {
   signal_noted = 1;
 }
 
-void handle_with(void (*handler)(int)) {
-  struct sigaction action {};
-  action.sa_handler = handler;
-  action.sa_flags = SA_RESTART;
-  sigemptyset(&action.sa_mask);
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
-}
+/// The actions of the program, which come back with the end of the guard.
+struct sigaction before_interrupt {
+}, before_termination{};
 
 }  // namespace
 
 InterruptGuard::InterruptGuard() {
   signal_noted = 0;
-  handle_with(note);
+  struct sigaction action {};
+  action.sa_handler = note;
+  action.sa_flags = SA_RESTART;
+  sigemptyset(&action.sa_mask);
+  sigaction(SIGINT, &action, &before_interrupt);
+  sigaction(SIGTERM, &action, &before_termination);
 }
 
 InterruptGuard::~InterruptGuard() {
-  handle_with(SIG_DFL);
+  sigaction(SIGINT, &before_interrupt, nullptr);
+  sigaction(SIGTERM, &before_termination, nullptr);
   signal_noted = 0;
 }
 

@@ -9,9 +9,13 @@ namespace palimpsest::train {
 RunLength run_length(const Task& task, const Options& options) {
   const std::int64_t samples = task.training.samples;
   if (samples < 1) throw ValueError(concat_text(task.name, ": there are no samples to train on"));
+  if (!task.batch) throw ValueError(concat_text("the task ", task.name, " has no batch"));
   if (options.batch_size < 1 || options.epochs < 1) {
     throw ValueError(concat_text("a run of ", options.epochs, " epochs with batches of ", options.batch_size,
                                  ", expected at least one of each"));
+  }
+  if (options.evaluate_every < 1) {
+    throw ValueError(concat_text("an evaluation every ", options.evaluate_every, " epochs, expected at least 1"));
   }
   const std::int64_t batch_size = std::min(options.batch_size, samples);
   const std::int64_t per_epoch = (samples + batch_size - 1) / batch_size;

@@ -41,7 +41,7 @@ void check_batch(const Task& task, const Batch& batch) {
 
 Trainer::LimitScope::LimitScope(Device device, std::size_t limit)
     : device_(device), before_(allocator(device).limit()) {
-  if (limit != 0) allocator(device).set_limit(limit);
+  if (limit != 0) allocator(device).set_limit(before_ == 0 ? limit : std::min(limit, before_));
 }
 
 Trainer::LimitScope::~LimitScope() { allocator(device_).set_limit(before_); }
@@ -94,7 +94,7 @@ bool Trainer::step() {
   {
     const std::optional<Batch> batch = batches_->next();
     if (!batch) return false;
-    if (index == 0) check_batch(task_, *batch);
+    check_batch(task_, *batch);
     if (schedule_) training_.optimiser().set_learning_rate(schedule_->at(index));
     const double loss = learn(batch->tensors);
     const std::chrono::duration<double, std::milli> taken = std::chrono::steady_clock::now() - start;

@@ -17,12 +17,31 @@ Task complete(Task task) {
   return task;
 }
 
+/// The object that a function of the task has made.
+template <class Made>
+std::unique_ptr<Made> made(std::unique_ptr<Made> object, const Task& task, const char* function) {
+  if (object == nullptr) throw ValueError(concat_text("the task ", task.name, "'s ", function, " has made nothing"));
+  return object;
+}
+
+/// Puts a model back into training mode, whatever happens.
+class EvaluationMode {
+ public:
+  explicit EvaluationMode(nn::Module& model) : model_(model) { model_.train(false); }
+  ~EvaluationMode() { model_.train(true); }
+  EvaluationMode(const EvaluationMode&) = delete;
+  EvaluationMode& operator=(const EvaluationMode&) = delete;
+
+ private:
+  nn::Module& model_;
+};
+
 }  // namespace
 
 Training::Training(Task task, nn::Init init)
     : task_(complete(std::move(task))),
-      model_(task_.make_model(std::move(init))),
-      optimiser_(task_.make_optimiser(model_->parameters())) {}
+      model_(made(task_.make_model(std::move(init)), task_, "make_model")),
+      optimiser_(made(task_.make_optimiser(model_->parameters()), task_, "make_optimiser")) {}
 
 Tensor Training::step(std::span<const Tensor> batch, const std::function<void(const Tensor& loss)>& before_backward) {
   optimiser_->zero_grad();
@@ -46,10 +65,8 @@ double Training::checked_step(std::span<const Tensor> batch) {
 
 Score Training::evaluate(std::span<const Tensor> batch) {
   const NoGrad no_grad;
-  model_->train(false);
-  const Score score = task_.score(*model_, batch);
-  model_->train(true);
-  return score;
+  const EvaluationMode mode(*model_);
+  return task_.score(*model_, batch);
 }
 
 }  // namespace palimpsest::train

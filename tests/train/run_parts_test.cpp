@@ -133,6 +133,16 @@ TEST(Interrupt, TheFirstSignalIsNoted) {
   EXPECT_TRUE(interrupted());
 }
 
+volatile std::sig_atomic_t handled = 0;
+
+TEST(Interrupt, TheProgramsOwnHandlersComeBack) {
+  const auto before = std::signal(SIGTERM, [](int) { handled = 1; });
+  { const InterruptGuard guard; }
+  std::raise(SIGTERM);
+  EXPECT_EQ(handled, 1);
+  std::signal(SIGTERM, before);
+}
+
 TEST(Interrupt, TheSecondSignalEndsTheProcess) {
   testing::GTEST_FLAG(death_test_style) = "threadsafe";
   EXPECT_EXIT(

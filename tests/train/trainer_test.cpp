@@ -116,6 +116,12 @@ TEST(Trainer, KeepsToABudgetWhileItLives) {
     EXPECT_EQ(allocator(Device::Cpu).limit(), std::size_t{1} << 20);
   }
   EXPECT_EQ(allocator(Device::Cpu).limit(), before);
+  allocator(Device::Cpu).set_limit(std::size_t{900} << 10);  // a lower limit of the program's own stays in force
+  {
+    const Trainer trainer(task, options, choose_memory(task, options));
+    EXPECT_EQ(allocator(Device::Cpu).limit(), std::size_t{900} << 10);
+  }
+  allocator(Device::Cpu).set_limit(before);
 }
 
 TEST(MemoryChoice, SaysTheLeastThatABudgetTakes) {
@@ -145,8 +151,27 @@ TEST(Task, SaysWhichPartIsMissingOrOfAnotherKind) {
   EXPECT_EQ(refusal([](Task& task) { task.make_optimiser = nullptr; }), "the task Net has no make_optimiser");
   EXPECT_EQ(refusal([](Task& task) { task.score = nullptr; }), "the task Net has no score for its evaluation data");
   EXPECT_EQ(refusal([](Task& task) { task.training = {}; }), "Net: there are no samples to train on");
+  EXPECT_EQ(refusal([](Task& task) { task.batch = nullptr; }), "the task Net has no batch");
+  EXPECT_EQ(refusal([](Task& task) { task.make_model = [](nn::Init) { return nullptr; }; }),
+            "the task Net's make_model has made nothing");
+  EXPECT_EQ(refusal([](Task& task) { task.make_optimiser = [](auto) { return nullptr; }; }),
+            "the task Net's make_optimiser has made nothing");
   const auto another = [](Task& task) { task.make_model = test::small_revnet().make_model; };
   EXPECT_NE(refusal(another).find("makes another model"), std::string::npos);
+}
+
+TEST(Trainer, RefusesToEvaluateEveryZeroEpochs) {
+  Options options = quiet_run();
+  options.evaluate_every = 0;
+  EXPECT_THROW(run_length(row_task(), options), ValueError);
+}
+
+TEST(Training, LeavesEvaluationModeWhenAScoreThrows) {
+  Task task = row_task();
+  task.score = [](nn::Module&, std::span<const Tensor>) -> Score { throw ValueError("no score"); };
+  Training training(task, nn::Init(1, Device::MetaCpu));
+  EXPECT_THROW(training.evaluate({}), ValueError);
+  EXPECT_TRUE(training.model().training());
 }
 
 TEST(Trainer, RefusesDataThatAreNotAsTheTaskSays) {
