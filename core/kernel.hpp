@@ -39,6 +39,9 @@ constexpr std::string_view to_string(Isa isa) {
 
 }  // namespace palimpsest
 
+/// A function that kernel files share. It is inlined everywhere, so that no instruction set gets another one's copy.
+#define PALIMPSEST_INLINE [[gnu::always_inline]] constexpr
+
 #if defined(PALIMPSEST_X86_KERNELS)
 #define PALIMPSEST_KERNELS(...) \
   namespace generic {           \

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include <palimpsest/core/index.hpp>
 #include <palimpsest/core/parallel.hpp>
 
 #if defined(PALIMPSEST_HAS_OPENBLAS)
@@ -11,8 +12,6 @@
 
 namespace palimpsest {
 namespace {
-
-using Index = std::int64_t;
 
 std::atomic<Precision> precision_in_force{Precision::Float32};
 

@@ -4,15 +4,9 @@
 // tested anywhere and so that workspace is known on a meta device too. Nothing here looks at the card: a partition that
 // follows from shapes alone gives the same bits on every card.
 
-#include <cstdint>
+#include <palimpsest/core/index.hpp>
 
 namespace palimpsest::gpu_geometry {
-
-using Index = std::int64_t;
-
-constexpr Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }
-constexpr Index smaller(Index a, Index b) { return a < b ? a : b; }
-constexpr Index larger(Index a, Index b) { return a > b ? a : b; }
 
 /// Threads of a block in every kernel.
 inline constexpr int block_threads = 256;

@@ -5,10 +5,9 @@
 #include <type_traits>
 
 #include <palimpsest/core/cuda/device.hpp>
+#include <palimpsest/core/index.hpp>
 
 namespace palimpsest::cuda {
-
-using Index = std::int64_t;
 
 /// `Width` elements that are loaded and stored at once.
 template <class T, int Width>

@@ -37,14 +37,6 @@ void activate_backward(Function function, std::int64_t count, const T* kept, con
   });
 }
 
-#define INSTANTIATE_FOR(Function, T)                            \
-  template void activate(Function, std::int64_t, const T*, T*); \
-  template void activate_backward(Function, std::int64_t, const T*, const T*, T*, bool);
-#define INSTANTIATE(Function, ...) \
-  INSTANTIATE_FOR(Function, float) \
-  INSTANTIATE_FOR(Function, double)
-PALIMPSEST_ACTIVATIONS(INSTANTIATE)
-#undef INSTANTIATE
-#undef INSTANTIATE_FOR
+PALIMPSEST_ACTIVATIONS(PALIMPSEST_ACTIVATION_KERNELS)
 
 }  // namespace palimpsest::kernels::PALIMPSEST_ISA

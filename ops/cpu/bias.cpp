@@ -34,11 +34,7 @@ void channel_sum(std::int64_t rows, std::int64_t channels, const T* x, T* sum, b
   });
 }
 
-#define INSTANTIATE(T)                                              \
-  template void add_bias(std::int64_t, std::int64_t, const T*, T*); \
-  template void channel_sum(std::int64_t, std::int64_t, const T*, T*, bool, double*);
-INSTANTIATE(float)
-INSTANTIATE(double)
-#undef INSTANTIATE
+PALIMPSEST_BIAS_KERNELS(float)
+PALIMPSEST_BIAS_KERNELS(double)
 
 }  // namespace palimpsest::kernels::PALIMPSEST_ISA

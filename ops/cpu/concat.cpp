@@ -54,11 +54,7 @@ void concat_scatter(std::int64_t rows, std::int64_t count, const T* dy, T* const
   });
 }
 
-#define INSTANTIATE(T)                                                                               \
-  template void concat_gather(std::int64_t, std::int64_t, const T* const*, const std::int64_t*, T*); \
-  template void concat_scatter(std::int64_t, std::int64_t, const T*, T* const*, const std::int64_t*, const bool*);
-INSTANTIATE(float)
-INSTANTIATE(double)
-#undef INSTANTIATE
+PALIMPSEST_CONCAT_KERNELS(float)
+PALIMPSEST_CONCAT_KERNELS(double)
 
 }  // namespace palimpsest::kernels::PALIMPSEST_ISA

@@ -36,7 +36,7 @@ template <class T, class Compute>
 T largest_magnitude(std::int64_t count, const Compute& compute) {
   constexpr std::int64_t max_tasks = 64;
   Magnitude<T> largest[max_tasks] = {};
-  const std::int64_t block = larger(task_elements, divide_up(count, max_tasks));
+  const std::int64_t block = larger(task_elements, ceil_div(count, max_tasks));
   parallel_blocks(count, block, [&](std::int64_t begin, std::int64_t end) {
     Magnitude<T> bits = 0;
 #pragma GCC ivdep
@@ -94,14 +94,7 @@ T round_to_grid(std::int64_t count, const T* x, int fraction_bits, T, T* y) {
   return largest_magnitude<T>(count, [=](std::int64_t i) { return y[i] = rounded(x[i], offset); });
 }
 
-#define INSTANTIATE(T)                                                             \
-  template void couple_forward(std::int64_t, const T*, const T*, T*);              \
-  template void couple_inverse(std::int64_t, const T*, const T*, T*);              \
-  template T couple_forward_on_grid(std::int64_t, const T*, const T*, int, T, T*); \
-  template void couple_inverse_on_grid(std::int64_t, const T*, const T*, int, T*); \
-  template T round_to_grid(std::int64_t, const T*, int, T, T*);
-INSTANTIATE(float)
-INSTANTIATE(double)
-#undef INSTANTIATE
+PALIMPSEST_COUPLE_KERNELS(float)
+PALIMPSEST_COUPLE_KERNELS(double)
 
 }  // namespace palimpsest::kernels::PALIMPSEST_ISA

@@ -35,7 +35,7 @@ void cross_entropy_forward(std::int64_t n, std::int64_t classes, const T* logits
                            std::int64_t ignored, T* loss) {
   constexpr std::int64_t max_tasks = 64;
   double losses[max_tasks] = {};
-  const std::int64_t block = larger(rows_of_task(classes), divide_up(n, max_tasks));
+  const std::int64_t block = larger(rows_of_task(classes), ceil_div(n, max_tasks));
   parallel_blocks(n, block, [&](std::int64_t begin, std::int64_t end) {
     double sum = 0;
     for (std::int64_t row = begin; row < end; ++row) {
@@ -88,13 +88,7 @@ void argmax_correct(std::int64_t n, std::int64_t classes, const T* logits, const
   *correct = count;
 }
 
-#define INSTANTIATE(T)                                                                                              \
-  template void cross_entropy_forward(std::int64_t, std::int64_t, const T*, const std::int32_t*, std::int64_t, T*); \
-  template void cross_entropy_backward(std::int64_t, std::int64_t, const T*, const std::int32_t*, std::int64_t,     \
-                                       const T*, T*, bool, std::int64_t*);                                          \
-  template void argmax_correct(std::int64_t, std::int64_t, const T*, const std::int32_t*, std::int64_t, std::int64_t*);
-INSTANTIATE(float)
-INSTANTIATE(double)
-#undef INSTANTIATE
+PALIMPSEST_CROSS_ENTROPY_KERNELS(float)
+PALIMPSEST_CROSS_ENTROPY_KERNELS(double)
 
 }  // namespace palimpsest::kernels::PALIMPSEST_ISA

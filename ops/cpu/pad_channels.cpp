@@ -26,11 +26,7 @@ void pad_channels_backward(std::int64_t rows, std::int64_t channels, std::int64_
   });
 }
 
-#define INSTANTIATE(T)                                                                                      \
-  template void pad_channels_forward(std::int64_t, std::int64_t, std::int64_t, std::int64_t, const T*, T*); \
-  template void pad_channels_backward(std::int64_t, std::int64_t, std::int64_t, std::int64_t, const T*, T*, bool);
-INSTANTIATE(float)
-INSTANTIATE(double)
-#undef INSTANTIATE
+PALIMPSEST_PAD_CHANNELS_KERNELS(float)
+PALIMPSEST_PAD_CHANNELS_KERNELS(double)
 
 }  // namespace palimpsest::kernels::PALIMPSEST_ISA

@@ -18,7 +18,7 @@ inline Range inside(const PoolShape& shape, std::int64_t index, std::int64_t siz
 // Windows that `position` lies in, along one axis, without padding.
 inline Range windows_of(const PoolShape& shape, std::int64_t position, std::int64_t count) {
   const std::int64_t before = larger(position - shape.kernel + 1, 0);
-  return {divide_up(before, shape.stride), smaller(position / shape.stride + 1, count)};
+  return {ceil_div(before, shape.stride), smaller(position / shape.stride + 1, count)};
 }
 
 // body(image, row) for the rows of all images, in parallel, several to a task if they are short.
@@ -139,7 +139,7 @@ void spread_windows(const PoolShape& shape, T share, const T* y, T* x, bool accu
 template <class T>
 void global_avg_pool_forward(std::int64_t n, std::int64_t pixels, std::int64_t channels, const T* x, T* y) {
   constexpr std::int64_t strip = 512;
-  const std::int64_t strips = divide_up(channels, strip);
+  const std::int64_t strips = ceil_div(channels, strip);
   parallel_for(n * strips, [&](std::int64_t task) {
     const std::int64_t image = task / strips;
     const std::int64_t first = task % strips * strip;
@@ -160,7 +160,7 @@ void global_avg_pool_backward(std::int64_t n, std::int64_t pixels, std::int64_t 
                               bool accumulate) {
   const T factor = T{1} / static_cast<T>(pixels);
   const std::int64_t block = smaller(pixels, larger(1, task_elements / channels));
-  const std::int64_t blocks = divide_up(pixels, block);
+  const std::int64_t blocks = ceil_div(pixels, block);
   parallel_for(n * blocks, [&](std::int64_t task) {
     const std::int64_t image = task / blocks;
     const std::int64_t first = task % blocks * block;
@@ -192,7 +192,7 @@ template <class T>
 void max_pool2d_backward(const PoolShape& shape, const T* x, const T* dy, T* dx, bool accumulate) {
   constexpr std::int64_t strip = Winners<T>::max_channels;
   const std::int64_t channels = shape.channels;
-  const std::int64_t strips = divide_up(channels, strip);
+  const std::int64_t strips = ceil_div(channels, strip);
   const std::int64_t pixels = shape.height * shape.width;
   parallel_for(shape.n * strips, [&](std::int64_t task) {
     const std::int64_t image = task / strips;
@@ -217,15 +217,7 @@ void max_pool2d_backward(const PoolShape& shape, const T* x, const T* dy, T* dx,
   });
 }
 
-#define INSTANTIATE(T)                                                                                  \
-  template void sum_windows(const PoolShape&, T, const T*, T*, bool);                                   \
-  template void spread_windows(const PoolShape&, T, const T*, T*, bool);                                \
-  template void global_avg_pool_forward(std::int64_t, std::int64_t, std::int64_t, const T*, T*);        \
-  template void global_avg_pool_backward(std::int64_t, std::int64_t, std::int64_t, const T*, T*, bool); \
-  template void max_pool2d_forward(const PoolShape&, const T*, T*);                                     \
-  template void max_pool2d_backward(const PoolShape&, const T*, const T*, T*, bool);
-INSTANTIATE(float)
-INSTANTIATE(double)
-#undef INSTANTIATE
+PALIMPSEST_POOL_KERNELS(float)
+PALIMPSEST_POOL_KERNELS(double)
 
 }  // namespace palimpsest::kernels::PALIMPSEST_ISA

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include <palimpsest/core/index.hpp>
 #include <palimpsest/core/parallel.hpp>
 
 #if defined(__SSE2__)
@@ -14,14 +15,10 @@
 namespace palimpsest::kernels::PALIMPSEST_ISA {
 namespace {
 
-constexpr std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-constexpr std::int64_t larger(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
-constexpr std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
 /// Calls body(begin, end) for the blocks of `size` that make up [0, count), in parallel.
 template <class Body>
 inline void parallel_blocks(std::int64_t count, std::int64_t size, const Body& body) {
-  parallel_for(divide_up(count, size),
+  parallel_for(ceil_div(count, size),
                [&](std::int64_t block) { body(block * size, smaller(count, (block + 1) * size)); });
 }
 
@@ -187,8 +184,8 @@ inline void write_spans(std::int64_t rows, std::int64_t channels, std::int64_t s
 
 /// Rows of each task of a reduction: at least 16, at most 64 tasks, and whole folded rows.
 inline std::int64_t reduction_block(std::int64_t rows, std::int64_t channels, std::int64_t fold) {
-  const std::int64_t enough = larger(16, divide_up(4096, channels));
-  return divide_up(larger(enough, divide_up(rows, 64)), fold) * fold;
+  const std::int64_t enough = larger(16, ceil_div(4096, channels));
+  return ceil_div(larger(enough, ceil_div(rows, 64)), fold) * fold;
 }
 
 /// Sums over the rows: `sums` numbers of each channel, of rows of `channels` elements that are `stride` apart.
@@ -218,7 +215,7 @@ inline void reduce_rows(std::int64_t rows, std::int64_t channels, std::int64_t s
       for (int sum = 0; sum < sums; ++sum) unfold(channels, folded.width, partial[sum], result + sum * channels);
     }
   });
-  for (std::int64_t task = 1; task < divide_up(rows, block); ++task) {
+  for (std::int64_t task = 1; task < ceil_div(rows, block); ++task) {
     const double* result = workspace + task * sums * channels;
     for (std::int64_t i = 0; i < sums * channels; ++i) workspace[i] += result[i];
   }

@@ -55,7 +55,7 @@ template <class T>
 void sgd_step(std::int64_t tensors, const SgdTensor<T>* list, const SgdOptions& spec) {
   std::int64_t total = 0;
   for (std::int64_t i = 0; i < tensors; ++i) total += list[i].count;
-  parallel_blocks(total, larger(task_elements, divide_up(total, 64)), [&](std::int64_t begin, std::int64_t end) {
+  parallel_blocks(total, larger(task_elements, ceil_div(total, 64)), [&](std::int64_t begin, std::int64_t end) {
     std::int64_t start = 0;
     for (std::int64_t i = 0; i < tensors && start < end; start += list[i++].count) {
       const std::int64_t from = larger(begin - start, 0);

@@ -171,19 +171,7 @@ void batch_norm_affine_input_gradient(std::int64_t rows, std::int64_t channels, 
   launch_input_gradient(rows, channels, n.relu ? x : none, dy, n, none, none, dx, accumulate);
 }
 
-#define INSTANTIATE(T)                                                                                              \
-  template void batch_norm_statistics(std::int64_t, std::int64_t, const T*, T*, T*, double*);                       \
-  template void batch_norm_rstd(std::int64_t, double, T*);                                                          \
-  template void batch_norm_update_running(std::int64_t, double, double, const T*, T*);                              \
-  template void batch_norm_forward(std::int64_t, std::int64_t, const T*, const Normalization<T>&, T*);              \
-  template void batch_norm_reduce_gradient(std::int64_t, std::int64_t, const T*, const T*, const Normalization<T>&, \
-                                           T*, T*, double*);                                                        \
-  template void batch_norm_input_gradient(std::int64_t, std::int64_t, const T*, const T*, const Normalization<T>&,  \
-                                          const T*, const T*, T*, bool);                                            \
-  template void batch_norm_affine_input_gradient(std::int64_t, std::int64_t, const T*, const T*,                    \
-                                                 const Normalization<T>&, T*, bool);
-INSTANTIATE(float)
-INSTANTIATE(double)
-#undef INSTANTIATE
+PALIMPSEST_BATCH_NORM_KERNELS(float)
+PALIMPSEST_BATCH_NORM_KERNELS(double)
 
 }  // namespace palimpsest::kernels::gpu

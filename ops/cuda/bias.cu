@@ -48,9 +48,7 @@ void channel_sum(std::int64_t rows, std::int64_t channels, const T* x, T* sum, b
   sum_over_rows<1, T>(rows, channels, Elements<T>{x}, StoreSum<T>{sum, accumulate}, workspace);
 }
 
-template void add_bias(std::int64_t, std::int64_t, const float*, float*);
-template void add_bias(std::int64_t, std::int64_t, const double*, double*);
-template void channel_sum(std::int64_t, std::int64_t, const float*, float*, bool, double*);
-template void channel_sum(std::int64_t, std::int64_t, const double*, double*, bool, double*);
+PALIMPSEST_BIAS_KERNELS(float)
+PALIMPSEST_BIAS_KERNELS(double)
 
 }  // namespace palimpsest::kernels::gpu

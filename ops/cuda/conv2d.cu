@@ -101,11 +101,10 @@ __global__ void mirror_kernel(Conv2dGeometry g, Index count, const T* __restrict
 /// Calls body(geometry of the chunk, x of the chunk, y of the chunk) for chunks of images in order.
 template <class T, class X, class Y, class Body>
 void for_each_chunk(const Conv2dGeometry& g, X* x, Y* y, const Body& body) {
-  const Index images =
-      plan::is_pointwise(g) ? g.n : plan::chunk_images(g, sizeof(T), static_cast<Index>(column_limit()));
+  const Index images = is_pointwise(g) ? g.n : plan::chunk_images(g, sizeof(T), static_cast<Index>(column_limit()));
   for (Index first = 0; first < g.n; first += images) {
     Conv2dGeometry chunk = g;
-    chunk.n = plan::smaller(images, g.n - first);
+    chunk.n = smaller(images, g.n - first);
     body(chunk, x + first * g.h_in * g.w_in * g.c_in, y + first * plan::output_pixels(g) * g.c_out);
   }
 }
@@ -119,7 +118,7 @@ unsigned count_32(Index count) {
 /// The columns of a chunk of images: made in `room`, or x itself.
 template <class T>
 const T* columns_of(const Conv2dGeometry& g, const T* x, T* room) {
-  if (plan::is_pointwise(g)) return x;
+  if (is_pointwise(g)) return x;
   const unsigned pixels = count_32(g.n * plan::output_pixels(g));
   with_width<T>(g.c_in, [&](auto width) {
     const unsigned row_packs = count_32(plan::row_elements(g) / width());
@@ -172,7 +171,7 @@ void conv2d_grad_input(const Conv2dGeometry& g, const T* dy, const T* w, T* dx, 
     return convolve<T>(plan::mirrored(g), dy, mirrored, dx, accumulate, own.products, room);
   }
   for_each_chunk<T>(g, dx, dy, [&](const Conv2dGeometry& chunk, T* to, const T* from) {
-    const bool direct = plan::is_pointwise(g);
+    const bool direct = is_pointwise(g);
     cuda::gemm<T>(chunk.n * plan::output_pixels(g), k, g.c_out, {from, g.c_out}, {w, k}, direct ? to : own.rest, k,
                   direct && accumulate, own.products);
     if (direct) return;

@@ -136,14 +136,7 @@ T round_to_grid(std::int64_t count, const T* x, int fraction_bits, T limit, T* y
   return 0;
 }
 
-#define INSTANTIATE(T)                                                             \
-  template void couple_forward(std::int64_t, const T*, const T*, T*);              \
-  template void couple_inverse(std::int64_t, const T*, const T*, T*);              \
-  template T couple_forward_on_grid(std::int64_t, const T*, const T*, int, T, T*); \
-  template void couple_inverse_on_grid(std::int64_t, const T*, const T*, int, T*); \
-  template T round_to_grid(std::int64_t, const T*, int, T, T*);
-INSTANTIATE(float)
-INSTANTIATE(double)
-#undef INSTANTIATE
+PALIMPSEST_COUPLE_KERNELS(float)
+PALIMPSEST_COUPLE_KERNELS(double)
 
 }  // namespace palimpsest::kernels::gpu

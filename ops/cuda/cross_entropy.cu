@@ -65,13 +65,13 @@ __global__ void forward_kernel(Index n, Index classes, const T* logits, const st
   }
   const double total = add_over_block(sum);
   const Index counted = add_over_block(count);
-  if (threadIdx.x == 0) *loss = static_cast<T>(total / static_cast<double>(gpu_geometry::larger(1, counted)));
+  if (threadIdx.x == 0) *loss = static_cast<T>(total / static_cast<double>(larger(1, counted)));
 }
 
 template <class T>
 __global__ void backward_kernel(Index n, Index classes, const T* logits, const std::int32_t* labels, Index ignored,
                                 const T* upstream, T* dlogits, bool accumulate, const std::int64_t* counted) {
-  const Index rows = counted == nullptr ? n : gpu_geometry::larger(1, *counted);
+  const Index rows = counted == nullptr ? n : larger(1, *counted);
   const double share = static_cast<double>(*upstream) / static_cast<double>(rows);
   for (Index row = first_item(); row < n; row += item_step()) {
     const T* const x = logits + row * classes;
@@ -137,13 +137,7 @@ void argmax_correct(std::int64_t n, std::int64_t classes, const T* logits, const
                     "count_correct");
 }
 
-#define INSTANTIATE(T)                                                                                              \
-  template void cross_entropy_forward(std::int64_t, std::int64_t, const T*, const std::int32_t*, std::int64_t, T*); \
-  template void cross_entropy_backward(std::int64_t, std::int64_t, const T*, const std::int32_t*, std::int64_t,     \
-                                       const T*, T*, bool, std::int64_t*);                                          \
-  template void argmax_correct(std::int64_t, std::int64_t, const T*, const std::int32_t*, std::int64_t, std::int64_t*);
-INSTANTIATE(float)
-INSTANTIATE(double)
-#undef INSTANTIATE
+PALIMPSEST_CROSS_ENTROPY_KERNELS(float)
+PALIMPSEST_CROSS_ENTROPY_KERNELS(double)
 
 }  // namespace palimpsest::kernels::gpu

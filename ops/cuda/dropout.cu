@@ -28,8 +28,8 @@ template <class T>
 void dropout(std::int64_t count, const T* x, T* y, double probability, std::uint64_t seed, std::uint64_t offset,
              bool accumulate) {
   const T scale = static_cast<T>(1.0 / (1.0 - probability));
-  PALIMPSEST_LAUNCH(geometry(gpu_geometry::linear(gpu_geometry::ceil_div(count, 4))), dropout_kernel<T>, count, x, y,
-                    probability, scale, seed, offset, accumulate);
+  PALIMPSEST_LAUNCH(geometry(gpu_geometry::linear(ceil_div(count, 4))), dropout_kernel<T>, count, x, y, probability,
+                    scale, seed, offset, accumulate);
 }
 
 template void dropout(std::int64_t, const float*, float*, double, std::uint64_t, std::uint64_t, bool);

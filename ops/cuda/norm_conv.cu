@@ -68,7 +68,7 @@ __global__ void gradient_kernel(Chunk chunk, Index begin, Index end, Index whole
     const bool add = gradient != nullptr && part.accumulate;
     const Channel<T> normal = channel_of(n, channel);
     T own[2] = {};
-    const Index last = plan::smaller(chunk.rows, (blockIdx.y + 1) * rows_per_part);
+    const Index last = smaller(chunk.rows, (blockIdx.y + 1) * rows_per_part);
     for (Index row = blockIdx.y * rows_per_part + threadIdx.y; row < last; row += rows_at_once * blockDim.y) {
       T values[rows_at_once];
       T gradients[rows_at_once];
@@ -152,7 +152,7 @@ struct Input {
 template <class Body>
 void for_each_chunk(Index rows, Index rows_per_chunk, const Body& body) {
   for (Index first = 0; first < rows; first += rows_per_chunk) {
-    body(Chunk{first, plan::smaller(rows_per_chunk, rows - first)});
+    body(Chunk{first, smaller(rows_per_chunk, rows - first)});
   }
 }
 
@@ -210,7 +210,7 @@ void differentiate(const Input<T>& x, Index rows_per_chunk, const plan::NormConv
   Index first_part = 0;
   for_each_chunk(x.rows, rows_per_chunk, [&](const Chunk& chunk) {
     grad_input(chunk, room.dy);
-    const Index chunk_parts = plan::ceil_div(chunk.rows, sums.rows_per_part);
+    const Index chunk_parts = ceil_div(chunk.rows, sums.rows_per_part);
     for_each_run_of(1, x, [&](const NormParts<T>& run, Index begin, Index end) {
       PALIMPSEST_LAUNCH(channel_blocks(begin, end, chunk_parts), gradient_kernel<T>, chunk, begin, end, x.channels, run,
                         x.n, room.dy, y_again, sums.rows_per_part, first_part, sums.parts, room.partial);

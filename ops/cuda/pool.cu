@@ -25,14 +25,14 @@ struct Span {
 /// The pixels of a window inside of the image, along one axis.
 __device__ inline Span window(Index out, const PoolShape& s, Index extent) {
   const Index first = out * s.stride - s.pad;
-  return {gpu_geometry::larger(first, 0), gpu_geometry::smaller(first + s.kernel, extent)};
+  return {larger(first, 0), smaller(first + s.kernel, extent)};
 }
 
 /// The windows that a pixel is in, along one axis.
 __device__ inline Span windows_of(Index in, const PoolShape& s, Index out_extent) {
   const Index first = in + s.pad - s.kernel + 1;  // the earliest start of a window, times the stride
-  const Index begin = first <= 0 ? 0 : gpu_geometry::ceil_div(first, s.stride);
-  return {begin, gpu_geometry::smaller((in + s.pad) / s.stride + 1, out_extent)};
+  const Index begin = first <= 0 ? 0 : ceil_div(first, s.stride);
+  return {begin, smaller((in + s.pad) / s.stride + 1, out_extent)};
 }
 
 template <int Width, class T>
@@ -200,15 +200,7 @@ void max_pool2d_backward(const PoolShape& shape, const T* x, const T* dy, T* dx,
                     input_rows(shape), x, dy, dx, accumulate);
 }
 
-#define INSTANTIATE(T)                                                                                  \
-  template void sum_windows(const PoolShape&, T, const T*, T*, bool);                                   \
-  template void spread_windows(const PoolShape&, T, const T*, T*, bool);                                \
-  template void global_avg_pool_forward(std::int64_t, std::int64_t, std::int64_t, const T*, T*);        \
-  template void global_avg_pool_backward(std::int64_t, std::int64_t, std::int64_t, const T*, T*, bool); \
-  template void max_pool2d_forward(const PoolShape&, const T*, T*);                                     \
-  template void max_pool2d_backward(const PoolShape&, const T*, const T*, T*, bool);
-INSTANTIATE(float)
-INSTANTIATE(double)
-#undef INSTANTIATE
+PALIMPSEST_POOL_KERNELS(float)
+PALIMPSEST_POOL_KERNELS(double)
 
 }  // namespace palimpsest::kernels::gpu

@@ -38,7 +38,7 @@ __global__ void sum_parts(Index rows, Index channels, Index rows_per_part, Terms
   if (channel < channels) {
     const auto common = terms.of_channel(channel);
     T own[Sums] = {};
-    const Index end = gpu_geometry::smaller(rows, (part + 1) * rows_per_part);
+    const Index end = smaller(rows, (part + 1) * rows_per_part);
 #pragma unroll 8  // the loads overlap; the additions keep their order
     for (Index row = part * rows_per_part + threadIdx.y; row < end; row += blockDim.y) {
       terms.add(common, row * channels + channel, own);
@@ -72,7 +72,7 @@ __global__ void add_parts(Index begin, Index end, Index channels, Index parts, c
 /// A launch like that of channel_reduction(): `parts` of the rows for the channels [begin, end).
 inline Geometry channel_blocks(Index begin, Index end, Index parts) {
   using Reduction = gpu_geometry::ChannelReduction;
-  const Index blocks = gpu_geometry::ceil_div(end - begin, Reduction::threads_x);
+  const Index blocks = ceil_div(end - begin, Reduction::threads_x);
   return geometry(Reduction{parts, 0, static_cast<unsigned>(blocks)});
 }
 

@@ -42,7 +42,7 @@ __global__ void sgd_kernel(const __grid_constant__ Table<T> table, bool nesterov
   const T momentum = table.factors[1];
   const T decay = static_cast<T>(tensor.weight_decay);
   const Index begin = (block - table.first_block[index]) * elements_per_block;
-  const Index end = gpu_geometry::smaller(begin + elements_per_block, tensor.count);
+  const Index end = smaller(begin + elements_per_block, tensor.count);
   for (Index i = begin + threadIdx.x; i < end; i += blockDim.x) {
     const T parameter = tensor.parameter[i];
     const T decayed = tensor.gradient[i] + decay * parameter;
@@ -69,7 +69,7 @@ void sgd_step(std::int64_t tensors, const SgdTensor<T>* list, const SgdOptions& 
       if (list[next].count == 0) continue;
       table.tensors[table.count] = list[next];
       table.first_block[table.count++] = blocks;
-      blocks += static_cast<int>(gpu_geometry::ceil_div(list[next].count, elements_per_block));
+      blocks += static_cast<int>(ceil_div(list[next].count, elements_per_block));
     }
     const Geometry launch = {dim3(static_cast<unsigned>(blocks)), dim3(gpu_geometry::block_threads)};
     PALIMPSEST_LAUNCH(launch, sgd_kernel<T>, table, spec.nesterov, fault());

@@ -17,9 +17,8 @@ namespace palimpsest::kernels {
 /// - `operations` of one element, forward or backward; a function of the C library counts 20;
 /// - value(x) = y;
 /// - gradient(kept, dy) = dx, where `kept` is y or x as `from_output` says.
-/// All its functions are inlined everywhere: no instruction set may get another one's copy. Use builtins, which are
-/// calls of the C library or CUDA's, and no <cmath>.
-#define PALIMPSEST_INLINE [[gnu::always_inline]] constexpr
+/// All its functions are PALIMPSEST_INLINE. They use builtins, which are calls of the C library or CUDA's, and no
+/// <cmath>.
 
 /// The builtin of T's precision.
 #define PALIMPSEST_BUILTIN(function, x) \
@@ -144,5 +143,13 @@ PALIMPSEST_KERNELS(
     /// dx = function.gradient(kept, dy). dx may be dy (unless it accumulates). Adds to dx where `accumulate`.
     template <class Function, class T>
     void activate_backward(Function function, std::int64_t count, const T* kept, const T* dy, T* dx, bool accumulate);)
+
+/// Instantiates the loops for an activation; a device's file does it for the list.
+#define PALIMPSEST_ACTIVATION_KERNELS_FOR(Function, T)          \
+  template void activate(Function, std::int64_t, const T*, T*); \
+  template void activate_backward(Function, std::int64_t, const T*, const T*, T*, bool);
+#define PALIMPSEST_ACTIVATION_KERNELS(Function, ...) \
+  PALIMPSEST_ACTIVATION_KERNELS_FOR(Function, float) \
+  PALIMPSEST_ACTIVATION_KERNELS_FOR(Function, double)
 
 }  // namespace palimpsest::kernels

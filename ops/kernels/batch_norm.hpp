@@ -78,4 +78,17 @@ PALIMPSEST_KERNELS(
     void batch_norm_affine_input_gradient(std::int64_t rows, std::int64_t channels, const T* x, const T* dy,
                                           const Normalization<T>& n, T* dx, bool accumulate);)
 
+/// Instantiates the kernels for an element type, in the file of each device.
+#define PALIMPSEST_BATCH_NORM_KERNELS(T)                                                                            \
+  template void batch_norm_statistics(std::int64_t, std::int64_t, const T*, T*, T*, double*);                       \
+  template void batch_norm_rstd(std::int64_t, double, T*);                                                          \
+  template void batch_norm_update_running(std::int64_t, double, double, const T*, T*);                              \
+  template void batch_norm_forward(std::int64_t, std::int64_t, const T*, const Normalization<T>&, T*);              \
+  template void batch_norm_reduce_gradient(std::int64_t, std::int64_t, const T*, const T*, const Normalization<T>&, \
+                                           T*, T*, double*);                                                        \
+  template void batch_norm_input_gradient(std::int64_t, std::int64_t, const T*, const T*, const Normalization<T>&,  \
+                                          const T*, const T*, T*, bool);                                            \
+  template void batch_norm_affine_input_gradient(std::int64_t, std::int64_t, const T*, const T*,                    \
+                                                 const Normalization<T>&, T*, bool);
+
 }  // namespace palimpsest::kernels

@@ -32,4 +32,9 @@ PALIMPSEST_KERNELS(
     template <class T>
     void channel_sum(std::int64_t rows, std::int64_t channels, const T* x, T* sum, bool accumulate, double* workspace);)
 
+/// Instantiates the kernels for an element type, in the file of each device.
+#define PALIMPSEST_BIAS_KERNELS(T)                                  \
+  template void add_bias(std::int64_t, std::int64_t, const T*, T*); \
+  template void channel_sum(std::int64_t, std::int64_t, const T*, T*, bool, double*);
+
 }  // namespace palimpsest::kernels

@@ -21,4 +21,9 @@ PALIMPSEST_KERNELS(
     template <class T> void concat_scatter(std::int64_t rows, std::int64_t count, const T* dy, T* const* outputs,
                                            const std::int64_t* channels, const bool* accumulate);)
 
+/// Instantiates the kernels for an element type, in the file of each device.
+#define PALIMPSEST_CONCAT_KERNELS(T)                                                                 \
+  template void concat_gather(std::int64_t, std::int64_t, const T* const*, const std::int64_t*, T*); \
+  template void concat_scatter(std::int64_t, std::int64_t, const T*, T* const*, const std::int64_t*, const bool*);
+
 }  // namespace palimpsest::kernels

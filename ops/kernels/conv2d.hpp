@@ -35,6 +35,12 @@ struct Conv2dGeometry {
   std::int64_t pad_left;
 };
 
+/// True if each output sees one pixel, its own: the convolution is one matrix product, whose columns are the input.
+PALIMPSEST_INLINE bool is_pointwise(const Conv2dGeometry& g) {
+  return g.kernel_h == 1 && g.kernel_w == 1 && g.stride_h == 1 && g.stride_w == 1 && g.pad_top == 0 &&
+         g.pad_left == 0 && g.h_in == g.h_out && g.w_in == g.w_out;
+}
+
 /// Elements of workspace that the kernels below take. A function of the geometry alone: not of the instruction set, the
 /// element type or the number of threads. Forward and data gradient hold the weights there, packed into blocks of
 /// output channels (about as many elements as w); the weight gradient holds up to 16 partial sums of dw.

@@ -13,12 +13,6 @@ namespace palimpsest::gpu_geometry {
 
 using Convolution = kernels::Conv2dGeometry;
 
-/// True if the columns are the input itself: one product, and no copy.
-constexpr bool is_pointwise(const Convolution& g) {
-  return g.kernel_h == 1 && g.kernel_w == 1 && g.stride_h == 1 && g.stride_w == 1 && g.pad_top == 0 &&
-         g.pad_left == 0 && g.h_in == g.h_out && g.w_in == g.w_out;
-}
-
 /// Elements of a row of columns: taps x input channels.
 constexpr Index row_elements(const Convolution& g) { return g.kernel_h * g.kernel_w * g.c_in; }
 

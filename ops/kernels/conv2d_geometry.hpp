@@ -29,10 +29,4 @@ inline double convolution_operations(const Shape& weight, const Shape& y) {
   return 2.0 * static_cast<double>(y.count()) * static_cast<double>(weight.count() / weight[0]);
 }
 
-/// True if each output sees one pixel, its own: the convolution is one matrix product.
-inline bool is_pointwise(const kernels::Conv2dGeometry& g) {
-  return g.kernel_h == 1 && g.kernel_w == 1 && g.stride_h == 1 && g.stride_w == 1 && g.pad_top == 0 &&
-         g.pad_left == 0 && g.h_in == g.h_out && g.w_in == g.w_out;
-}
-
 }  // namespace palimpsest::ops

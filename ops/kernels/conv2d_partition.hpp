@@ -1,21 +1,13 @@
 #pragma once
 
-// Index arithmetic and the partitions of work that the convolution kernels share with the functions that size their
+// The partitions of work that the convolution kernels share with the functions that size their
 // workspace. Everything here has internal linkage, so that kernel files may use it (see core/kernel.hpp).
 
-#include <cstdint>
-
+#include <palimpsest/core/index.hpp>
 #include <palimpsest/ops/kernels/conv2d.hpp>
 
 namespace palimpsest::kernels {
 namespace {
-
-using Index = std::int64_t;
-
-constexpr Index smaller(Index a, Index b) { return a < b ? a : b; }
-constexpr Index larger(Index a, Index b) { return a > b ? a : b; }
-constexpr Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }  // a >= 0
-constexpr Index round_up(Index a, Index b) { return ceil_div(a, b) * b; }
 
 /// The widest vector of any instruction set in elements. Padding to it is enough for all of them.
 inline constexpr Index max_lanes = 16;

@@ -34,4 +34,12 @@ PALIMPSEST_KERNELS(
     /// y = r(x); returns the largest |y|. y may be x.
     template <class T> T round_to_grid(std::int64_t count, const T* x, int fraction_bits, T limit, T* y);)
 
+/// Instantiates the kernels for an element type, in the file of each device.
+#define PALIMPSEST_COUPLE_KERNELS(T)                                               \
+  template void couple_forward(std::int64_t, const T*, const T*, T*);              \
+  template void couple_inverse(std::int64_t, const T*, const T*, T*);              \
+  template T couple_forward_on_grid(std::int64_t, const T*, const T*, int, T, T*); \
+  template void couple_inverse_on_grid(std::int64_t, const T*, const T*, int, T*); \
+  template T round_to_grid(std::int64_t, const T*, int, T, T*);
+
 }  // namespace palimpsest::kernels

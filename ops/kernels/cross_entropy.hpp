@@ -30,4 +30,11 @@ PALIMPSEST_KERNELS(
     template <class T> void argmax_correct(std::int64_t n, std::int64_t classes, const T* logits,
                                            const std::int32_t* labels, std::int64_t ignored, std::int64_t* correct);)
 
+/// Instantiates the kernels for an element type, in the file of each device.
+#define PALIMPSEST_CROSS_ENTROPY_KERNELS(T)                                                                         \
+  template void cross_entropy_forward(std::int64_t, std::int64_t, const T*, const std::int32_t*, std::int64_t, T*); \
+  template void cross_entropy_backward(std::int64_t, std::int64_t, const T*, const std::int32_t*, std::int64_t,     \
+                                       const T*, T*, bool, std::int64_t*);                                          \
+  template void argmax_correct(std::int64_t, std::int64_t, const T*, const std::int32_t*, std::int64_t, std::int64_t*);
+
 }  // namespace palimpsest::kernels

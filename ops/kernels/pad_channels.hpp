@@ -19,4 +19,9 @@ PALIMPSEST_KERNELS(
     template <class T> void pad_channels_backward(std::int64_t rows, std::int64_t channels, std::int64_t before,
                                                   std::int64_t after, const T* dy, T* dx, bool accumulate);)
 
+/// Instantiates the kernels for an element type, in the file of each device.
+#define PALIMPSEST_PAD_CHANNELS_KERNELS(T)                                                                  \
+  template void pad_channels_forward(std::int64_t, std::int64_t, std::int64_t, std::int64_t, const T*, T*); \
+  template void pad_channels_backward(std::int64_t, std::int64_t, std::int64_t, std::int64_t, const T*, T*, bool);
+
 }  // namespace palimpsest::kernels

@@ -50,4 +50,13 @@ PALIMPSEST_KERNELS(
     template <class T>
     void max_pool2d_backward(const PoolShape& shape, const T* x, const T* dy, T* dx, bool accumulate);)
 
+/// Instantiates the kernels for an element type, in the file of each device.
+#define PALIMPSEST_POOL_KERNELS(T)                                                                      \
+  template void sum_windows(const PoolShape&, T, const T*, T*, bool);                                   \
+  template void spread_windows(const PoolShape&, T, const T*, T*, bool);                                \
+  template void global_avg_pool_forward(std::int64_t, std::int64_t, std::int64_t, const T*, T*);        \
+  template void global_avg_pool_backward(std::int64_t, std::int64_t, std::int64_t, const T*, T*, bool); \
+  template void max_pool2d_forward(const PoolShape&, const T*, T*);                                     \
+  template void max_pool2d_backward(const PoolShape&, const T*, const T*, T*, bool);
+
 }  // namespace palimpsest::kernels
