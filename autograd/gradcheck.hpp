@@ -15,6 +15,7 @@ namespace palimpsest {
 /// call changes (running statistics, a random generator) has to be made afresh inside.
 using TensorFunction = std::function<Tensor(std::span<const Tensor>)>;
 
+/// The strictness of gradcheck().
 struct GradcheckOptions {
   double tolerance = 1e-6;        ///< largest relative error of an element of a gradient
   double floor = 1e-3;            ///< elements smaller than this are held to tolerance * floor
@@ -23,6 +24,7 @@ struct GradcheckOptions {
   std::uint64_t seed = 1;         ///< of the weights that reduce the result, and of the draw
 };
 
+/// The element whose gradient is furthest off.
 struct GradcheckResult {
   bool passed = true;
   double worst_error = 0;    ///< |gradient - difference| / max(|gradient|, |difference|, floor)

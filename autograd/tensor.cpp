@@ -112,6 +112,7 @@ std::vector<T> Tensor::to_vector() const {
 double Tensor::item() const {
   if (shape().count() != 1)
     throw ShapeError(concat_text("item: the tensor has shape ", shape(), ", expected one element"));
+  if (is_meta(device())) throw DeviceError(concat_text("item: a tensor on ", device(), " has no elements"));
   switch (dtype()) {
     case Dtype::Float32:
       return to_vector<float>()[0];

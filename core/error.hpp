@@ -56,6 +56,12 @@ class StateError : public Error {
   using Error::Error;
 };
 
+/// A memory policy, or a part of one, has nothing to act on in a model.
+class IdlePolicyError : public ValueError {
+ public:
+  using ValueError::ValueError;
+};
+
 /// A restored value, or one that it was restored from, differs from the value that forward made: names the op that made
 /// it, its block and the shapes (see autograd/verify.hpp). A defect of the program or of the machine.
 class VerificationError : public Error {

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cstdlib>
 #include <exception>
 #include <iostream>
@@ -163,19 +164,27 @@ train::Task shapes(std::int64_t images) {
           .unit = "images"};
 }
 
+using Flags = std::map<std::string, std::string>;
+
+const char* const usage =
+    "own_model: trains a U-Net on shapes that it draws\n"
+    "  --memory POLICY  --verify off|sampled|all  --device cpu|cuda  --plan yes\n"
+    "  --batch-size N  --images N  --epochs N\n"
+    "  --report FILE  --page FILE  --snapshot FILE  --trace FILE\n";
+
 /// "--name value" for each name; throws ValueError for others.
-std::map<std::string, std::string> read_flags(int argc, char** argv) {
-  std::map<std::string, std::string> flags = {{"--memory", "store-all"},
-                                              {"--verify", "off"},
-                                              {"--batch-size", "8"},
-                                              {"--images", "400"},
-                                              {"--epochs", "4"},
-                                              {"--device", "cpu"},
-                                              {"--plan", ""},
-                                              {"--report", ""},
-                                              {"--page", ""},
-                                              {"--snapshot", ""},
-                                              {"--trace", ""}};
+Flags read_flags(int argc, char** argv) {
+  Flags flags = {{"--memory", "store-all"},
+                 {"--verify", "off"},
+                 {"--batch-size", "8"},
+                 {"--images", "400"},
+                 {"--epochs", "4"},
+                 {"--device", "cpu"},
+                 {"--plan", ""},
+                 {"--report", ""},
+                 {"--page", ""},
+                 {"--snapshot", ""},
+                 {"--trace", ""}};
   for (int i = 1; i < argc; i += 2) {
     const auto flag = flags.find(argv[i]);
     if (flag == flags.end()) throw ValueError(concat_text("unknown flag ", argv[i]));
@@ -185,15 +194,32 @@ std::map<std::string, std::string> read_flags(int argc, char** argv) {
   return flags;
 }
 
+/// A whole number; throws ValueError, naming the flag, for anything else.
+std::int64_t whole(const Flags& flags, const std::string& name) {
+  const std::string& text = flags.at(name);
+  std::int64_t number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error == std::errc() && end == text.data() + text.size()) return number;
+  throw ValueError(concat_text(name, " is '", text, "', expected a whole number"));
+}
+
+Device device(const Flags& flags) {
+  const std::string& name = flags.at("--device");
+  if (name == "cpu") return Device::Cpu;
+  if (name == "cuda") return Device::Cuda;
+  throw ValueError(concat_text("--device is '", name, "', expected cpu or cuda"));
+}
+
 int run(int argc, char** argv) {
+  if (argc == 2 && std::string(argv[1]) == "--help") return std::cout << usage, 0;
   auto flags = read_flags(argc, argv);
-  const train::Task task = shapes(std::stoll(flags["--images"]));
+  const train::Task task = shapes(whole(flags, "--images"));
   // [run]
-  const train::Options options{.device = flags["--device"] == "cuda" ? Device::Cuda : Device::Cpu,
+  const train::Options options{.device = device(flags),
                                .memory = flags["--memory"],
                                .verify = parse_verify(flags["--verify"]),
-                               .batch_size = std::stoll(flags["--batch-size"]),
-                               .epochs = std::stoll(flags["--epochs"]),
+                               .batch_size = whole(flags, "--batch-size"),
+                               .epochs = whole(flags, "--epochs"),
                                .names = {.program = "own_model", .memory = "--memory "}};
   if (!flags["--plan"].empty()) reports::print_plan(std::cout, task, options);
   reports::Run run(task, options,

@@ -33,6 +33,7 @@ bool offloads(std::span<const Rule> rules);
 /// The texts that parse_rules() takes, for help.
 std::string rules_help();
 
+/// True if the pattern, in which * stands for any characters, names this block.
 bool matches(std::string_view pattern, std::string_view block);
 
 /// The policy that the rules give to each of these blocks, null for those that no pattern names. Throws ValueError,

@@ -9,6 +9,7 @@
 
 namespace palimpsest::nn {
 
+/// The form of a convolution: a square kernel, the same stride both ways.
 struct Conv2dOptions {
   std::int64_t kernel = 3;
   std::int64_t stride = 1;
@@ -30,6 +31,7 @@ class Conv2d : public Module {
   ops::Conv2dOptions spec_;
 };
 
+/// As ops::BatchNormOptions; the defaults are PyTorch's.
 struct BatchNormOptions {
   double epsilon = 1e-5;
   double momentum = 0.1;

@@ -7,6 +7,7 @@
 
 namespace palimpsest::nn {
 
+/// The rule of an update; see Sgd.
 struct SgdOptions {
   double learning_rate = 0.1;
   double momentum = 0.9;

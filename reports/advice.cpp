@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include <palimpsest/autograd/idle_policy.hpp>
+#include <palimpsest/core/error.hpp>
 #include <palimpsest/memory/policies.hpp>
 #include <palimpsest/train/rehearsal.hpp>
 

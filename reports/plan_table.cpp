@@ -5,7 +5,6 @@
 #include <map>
 #include <sstream>
 
-#include <palimpsest/autograd/idle_policy.hpp>
 #include <palimpsest/core/error.hpp>
 #include <palimpsest/memory/policies.hpp>
 #include <palimpsest/train/rehearsal.hpp>

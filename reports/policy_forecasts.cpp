@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <optional>
 
-#include <palimpsest/autograd/idle_policy.hpp>
 #include <palimpsest/core/error.hpp>
 #include <palimpsest/memory/policies.hpp>
 #include <palimpsest/train/rehearsal.hpp>

@@ -1,6 +1,5 @@
 #include <palimpsest/reports/run.hpp>
 
-#include <palimpsest/autograd/idle_policy.hpp>
 #include <palimpsest/core/device.hpp>
 #include <palimpsest/core/error.hpp>
 #include <palimpsest/memory/offload.hpp>
@@ -39,7 +38,9 @@ Run::Run(train::Task task, train::Options options, Files files)
 }
 
 void Run::check_device() const {
-  const std::size_t there = memory::device_bytes(options_.device);
+  const std::size_t limit = allocator(options_.device).limit();
+  const std::size_t all = memory::device_bytes(options_.device);
+  const std::size_t there = limit != 0 ? std::min(limit, all) : all;
   const auto has = [&] { return concat_text(", ", options_.device, " has ", format_mebibytes(there)); };
   if (forecast_.peak.total > there) {
     throw OutOfMemory(concat_text("a step under ", options_.memory, " needs ", format_mebibytes(forecast_.peak.total),

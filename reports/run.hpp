@@ -27,7 +27,7 @@ void check(const train::Options& options, const Files& files);
 class Run {
  public:
   /// Throws as check(); ValueError for options that cannot be kept to; OutOfMemory, with advice, where the device is
-  /// smaller than the forecast.
+  /// smaller than the forecast, or its allocator's limit is.
   Run(train::Task task, train::Options options, Files files = {});
   Run(const Run&) = delete;
   Run& operator=(const Run&) = delete;

@@ -1,6 +1,7 @@
 #include <palimpsest/train/options.hpp>
 
 #include <algorithm>
+#include <cstdint>
 
 #include <palimpsest/core/error.hpp>
 
@@ -17,8 +18,13 @@ RunLength run_length(const Task& task, const Options& options) {
   if (options.evaluate_every < 1) {
     throw ValueError(concat_text("an evaluation every ", options.evaluate_every, " epochs, expected at least 1"));
   }
+  if (options.max_steps < 0)
+    throw ValueError(concat_text("a run of ", options.max_steps, " steps, expected at least 0"));
   const std::int64_t batch_size = std::min(options.batch_size, samples);
   const std::int64_t per_epoch = (samples + batch_size - 1) / batch_size;
+  if (options.epochs > INT64_MAX / per_epoch) {
+    throw ValueError(concat_text("a run of ", options.epochs, " epochs has more steps than can be counted"));
+  }
   const std::int64_t all = options.epochs * per_epoch;
   const std::int64_t steps = options.max_steps > 0 ? std::min(all, options.max_steps) : all;
   return {batch_size, per_epoch, (steps + per_epoch - 1) / per_epoch, steps};

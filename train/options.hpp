@@ -46,8 +46,8 @@ struct RunLength {
   std::int64_t steps;
 };
 
-/// Throws ValueError for a task without training data or `batch`, and for a batch size, a number of epochs or of
-/// epochs between evaluations below 1.
+/// Throws ValueError for a task without training data or `batch`, and for numbers of samples, epochs and
+/// steps that make no run.
 RunLength run_length(const Task& task, const Options& options);
 /// Samples of a whole batch in an evaluation; 0 without one.
 std::int64_t evaluation_batch_size(const Task& task, const Options& options);

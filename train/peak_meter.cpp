@@ -8,15 +8,16 @@ namespace palimpsest::train {
 
 PeakMeter::PeakMeter(Device device) : device_(device) { allocator(device_).reset_peak(); }
 
-void PeakMeter::pause() {
-  seen_ = peak();
-  paused_ = true;
+PeakMeter::Pause::Pause(PeakMeter& meter) : meter_(meter) {
+  meter_.seen_ = meter_.peak();
+  meter_.paused_ = true;
 }
 
-void PeakMeter::resume() {
-  seen_.reserved = std::max(seen_.reserved, allocator(device_).stats().peak_reserved);
-  allocator(device_).reset_peak();
-  paused_ = false;
+PeakMeter::Pause::~Pause() {
+  Allocator& memory = allocator(meter_.device_);
+  meter_.seen_.reserved = std::max(meter_.seen_.reserved, memory.stats().peak_reserved);
+  memory.reset_peak();
+  meter_.paused_ = false;
 }
 
 MemoryPeak PeakMeter::peak() const {

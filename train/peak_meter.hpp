@@ -13,14 +13,24 @@ struct MemoryPeak {
   std::size_t reserved = 0;  ///< highest number of bytes taken from the system
 };
 
-/// Measures the peak of a device's memory from its construction on, without the stretches between pause() and resume():
+/// Measures the peak of a device's memory from its construction on, without the pauses:
 /// an evaluation between two epochs is no part of training.
 class PeakMeter {
  public:
   explicit PeakMeter(Device device);
 
-  void pause();
-  void resume();
+  /// A stretch that does not count, while it lives.
+  class Pause {
+   public:
+    explicit Pause(PeakMeter& meter);
+    ~Pause();
+    Pause(const Pause&) = delete;
+    Pause& operator=(const Pause&) = delete;
+
+   private:
+    PeakMeter& meter_;
+  };
+
   MemoryPeak peak() const;
   /// Bytes in use now.
   std::size_t live() const;

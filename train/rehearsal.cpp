@@ -45,14 +45,23 @@ std::vector<Tensor> Rehearsal::batch_of(std::int64_t samples) const {
 }
 
 void Rehearsal::step() {
-  training_.step(batch_of(batch_size_));
+  say_where([&] { training_.step(batch_of(batch_size_)); });
   begun_ = true;
+}
+
+void Rehearsal::say_where(const std::function<void()>& run) const {
+  try {
+    run();
+  } catch (const DeviceError& error) {
+    throw DeviceError(
+        concat_text("a rehearsal of ", task_.name, " on ", meta_, ", where tensors have no numbers: ", error.what()));
+  }
 }
 
 void Rehearsal::evaluate() {
   if (evaluation_batch_size_ == 0) return;
   const std::vector<Buffer> feed = reserved(task_.evaluation, evaluation_batch_size_);
-  training_.evaluate(batch_of(evaluation_batch_size_));
+  say_where([&] { training_.evaluate(batch_of(evaluation_batch_size_)); });
 }
 
 memory::Rehearsal Rehearsal::step_under() {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include <palimpsest/autograd/verify.hpp>
@@ -30,6 +31,8 @@ class Rehearsal {
  private:
   std::vector<Buffer> reserved(const Data& data, std::int64_t batch_size) const;
   std::vector<Tensor> batch_of(std::int64_t samples) const;
+  /// Runs a part of the task; a DeviceError of it says that this is a rehearsal.
+  void say_where(const std::function<void()>& run) const;
 
   Task task_;
   Device meta_;

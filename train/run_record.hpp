@@ -7,12 +7,14 @@
 
 namespace palimpsest::train {
 
+/// A training step that was done. `samples`: of its batch.
 struct StepResult {
   double loss;
   double milliseconds;
   std::int64_t samples;
 };
 
+/// An evaluation that was done.
 struct Evaluation {
   std::int64_t step;  ///< steps done before it
   double metric;      ///< the mean score over the evaluation data

@@ -13,7 +13,7 @@
 #include <palimpsest/autograd/tensor.hpp>
 #include <palimpsest/core/allocator.hpp>
 #include <palimpsest/core/error.hpp>
-#include <palimpsest/nn/layers.hpp>
+#include <palimpsest/nn/init.hpp>
 #include <palimpsest/nn/module.hpp>
 #include <palimpsest/nn/optimiser.hpp>
 #include <palimpsest/nn/schedule.hpp>
@@ -76,7 +76,9 @@ struct Task {
   std::function<nn::Schedule(std::int64_t steps)> schedule = nullptr;
   Data training = {};
   Data evaluation = {};  ///< without samples nothing is evaluated
-  /// The score of a batch in evaluation mode, without gradients. Its mean over the evaluation data is the metric.
+  /// The score of a batch in evaluation mode, without gradients. Its mean over the evaluation data is the metric. A
+  /// rehearsal calls it, as it calls the loss, with tensors on a meta device, which have no numbers: what it reads with
+  /// item() or to_vector() it must leave alone there (is_meta(batch[0].device())). ops::count_correct() knows.
   std::function<Score(nn::Module& model, std::span<const Tensor> batch)> score = nullptr;
   std::string metric = "accuracy";
   bool metric_is_share = true;   ///< printed in per cent

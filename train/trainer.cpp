@@ -124,7 +124,7 @@ bool Trainer::time_to_evaluate(std::int64_t epoch) const {
 }
 
 void Trainer::evaluate() {
-  meter_.pause();
+  const PeakMeter::Pause pause(meter_);
   const PeakMeter meter(options_.device);
   const std::optional<Score> total = [&] {
     try {
@@ -135,7 +135,6 @@ void Trainer::evaluate() {
   }();
   const MemoryPeak peak = meter.peak();
   if (peak.total > evaluation_peak_.total) evaluation_peak_ = peak;
-  meter_.resume();
   if (total) record_.evaluations.push_back({static_cast<std::int64_t>(record_.steps.size()), total->mean()});
 }
 
@@ -147,6 +146,7 @@ std::optional<Score> Trainer::score() {
   std::int64_t seen = 0;
   while (const std::optional<Batch> batch = batches->next()) {
     if (interrupted()) return std::nullopt;
+    check_batch(task_, *batch);
     const Score score = training_.evaluate(batch->tensors);
     total.sum += score.sum;
     total.count += score.count;

@@ -8,9 +8,9 @@
 #include <palimpsest/autograd/engine/tape.hpp>
 #include <palimpsest/autograd/engine/value_state.hpp>
 #include <palimpsest/autograd/engine/verifier.hpp>
-#include <palimpsest/autograd/idle_policy.hpp>
 #include <palimpsest/core/device.hpp>
 #include <palimpsest/core/elementwise.hpp>
+#include <palimpsest/core/error.hpp>
 
 namespace palimpsest {
 namespace {

@@ -9,7 +9,6 @@
 #include <optional>
 #include <utility>
 
-#include <palimpsest/autograd/idle_policy.hpp>
 #include <palimpsest/autograd/observer.hpp>
 #include <palimpsest/core/device.hpp>
 #include <palimpsest/core/error.hpp>

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <map>
 
-#include <palimpsest/autograd/idle_policy.hpp>
+#include <palimpsest/core/error.hpp>
 #include <palimpsest/memory/planner/search.hpp>
 #include <palimpsest/memory/policies.hpp>
 

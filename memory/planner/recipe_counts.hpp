@@ -20,6 +20,7 @@ struct RecipeCounts {
   std::size_t inexact = 0;  ///< of all these, those that come back up to rounding only
 };
 
+/// Counts the values that backward needs, and those that their replays need.
 RecipeCounts count_recipes(const StepTrace& step);
 
 /// "412 kept, 96 replayed (12 of them nested), 30 into arenas, 0 inverted, 0 offloaded"; ", 3 by other recipes" if

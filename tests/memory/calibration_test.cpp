@@ -9,7 +9,6 @@
 #include <fstream>
 #include <vector>
 
-#include <palimpsest/autograd/idle_policy.hpp>
 #include <palimpsest/autograd/observer.hpp>
 #include <palimpsest/core/error.hpp>
 #include <palimpsest/core/philox.hpp>

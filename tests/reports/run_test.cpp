@@ -11,7 +11,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include <palimpsest/autograd/idle_policy.hpp>
+#include <palimpsest/core/error.hpp>
 #include <palimpsest/reports/plan_table.hpp>
 #include "tests/support/source_root.hpp"
 #include "tests/train/row_task.hpp"

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include <palimpsest/autograd/idle_policy.hpp>
+#include <palimpsest/core/error.hpp>
 #include <palimpsest/train/rehearsal.hpp>
 #include "tests/train/small_tasks.hpp"
 

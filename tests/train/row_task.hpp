@@ -10,6 +10,7 @@
 #include <palimpsest/autograd/gradcheck.hpp>
 #include <palimpsest/core/philox.hpp>
 #include <palimpsest/nn/block.hpp>
+#include <palimpsest/nn/layers.hpp>
 #include <palimpsest/nn/sgd.hpp>
 #include <palimpsest/ops/activation.hpp>
 #include <palimpsest/train/task.hpp>

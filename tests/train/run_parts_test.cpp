@@ -50,10 +50,11 @@ TEST(PeakMeter, LeavesOutWhatHappensWhilePaused) {
   const std::size_t base = allocator(Device::MetaCpu).stats().live;
   PeakMeter meter(Device::MetaCpu);
   { const Buffer training(Device::MetaCpu, size, Tag::Activation); }
-  meter.pause();
-  { const Buffer evaluation(Device::MetaCpu, 5 * size, Tag::Activation); }
-  EXPECT_EQ(meter.peak().total, base + size);
-  meter.resume();
+  {
+    const PeakMeter::Pause pause(meter);
+    { const Buffer evaluation(Device::MetaCpu, 5 * size, Tag::Activation); }
+    EXPECT_EQ(meter.peak().total, base + size);
+  }
   EXPECT_EQ(meter.peak().total, base + size);
   { const Buffer training(Device::MetaCpu, 2 * size, Tag::Gradient); }
   EXPECT_EQ(meter.peak().total, base + 2 * size);

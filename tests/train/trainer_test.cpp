@@ -160,10 +160,48 @@ TEST(Task, SaysWhichPartIsMissingOrOfAnotherKind) {
   EXPECT_NE(refusal(another).find("makes another model"), std::string::npos);
 }
 
-TEST(Trainer, RefusesToEvaluateEveryZeroEpochs) {
-  Options options = quiet_run();
-  options.evaluate_every = 0;
-  EXPECT_THROW(run_length(row_task(), options), ValueError);
+TEST(Options, AreRefusedWhereTheyMakeNoRun) {
+  const auto refused = [](const auto& change) {
+    Options options = quiet_run();
+    change(options);
+    try {
+      run_length(row_task(), options);
+    } catch (const ValueError&) {
+      return true;
+    }
+    return false;
+  };
+  EXPECT_FALSE(refused([](Options&) {}));
+  EXPECT_TRUE(refused([](Options& options) { options.evaluate_every = 0; }));
+  EXPECT_TRUE(refused([](Options& options) { options.max_steps = -1; }));
+  EXPECT_TRUE(refused([](Options& options) { options.epochs = INT64_MAX; }));
+}
+
+TEST(Rehearsal, SaysThatThereAreNoNumbersForAScoreThatReadsSome) {
+  Task task = row_task();
+  task.score = [](nn::Module& net, std::span<const Tensor> batch) {
+    return Score{dynamic_cast<test::Net&>(net)(batch[0]).item(), 1};
+  };
+  task.evaluation.samples = 1;
+  try {
+    rehearse(task, quiet_run());
+    FAIL() << "a meta tensor has no elements";
+  } catch (const DeviceError& error) {
+    EXPECT_EQ(
+        std::string(error.what()),
+        "a rehearsal of Net on meta-cpu, where tensors have no numbers: item: a tensor on meta-cpu has no elements");
+  }
+}
+
+TEST(Trainer, RefusesEvaluationDataThatAreNotAsTheTaskSays) {
+  Task task = row_task();
+  task.evaluation = made_data("rows", 4, [](std::int64_t, std::int64_t, std::int64_t count, Device device) {
+    return std::vector<Tensor>{Tensor::zeros({count, 3}, Dtype::Float32, device, Tag::Data),
+                               Tensor::zeros({count, 1}, Dtype::Float32, device, Tag::Data)};
+  });
+  Trainer trainer(task, quiet_run(), {.rules = memory::parse_rules("store-all")});
+  EXPECT_THROW(trainer.run(), ShapeError);
+  EXPECT_GT(trainer.peak().total, 0U);
 }
 
 TEST(Training, LeavesEvaluationModeWhenAScoreThrows) {
