@@ -29,7 +29,6 @@
 #include <palimpsest/nn/models/revnet.hpp>
 #include <palimpsest/nn/sgd.hpp>
 #include <palimpsest/ops/cross_entropy.hpp>
-#include <palimpsest/ops/gemm.hpp>
 #include <palimpsest/train/images.hpp>
 #include <palimpsest/train/rehearsal.hpp>
 
@@ -64,9 +63,9 @@ Device device_of(const std::string& name) {
   throw ValueError("--device takes cpu, cuda, meta-cpu or meta-cuda");
 }
 
-Precision precision_of(const std::string& name) {
-  if (name == "fp32") return Precision::Float32;
-  if (name == "tf32") return Precision::Tf32;
+ops::Precision precision_of(const std::string& name) {
+  if (name == "fp32") return ops::Precision::Float32;
+  if (name == "tf32") return ops::Precision::Tf32;
   throw ValueError("--precision takes fp32 or tf32");
 }
 
@@ -146,7 +145,8 @@ train::Options run_options(const Options& options, Device device) {
           .offload_dir = options["offload-dir"],
           .verify = parse_verify(options["verify"]),
           .batch_size = options.number("batch-size"),
-          .seed = 1};
+          .seed = 1,
+          .products = {.precision = precision_of(options["precision"])}};
 }
 
 /// The predicted needs of a step under these policies.
@@ -159,16 +159,16 @@ memory::StepForecast forecast_of(const train::Task& task, const train::Options& 
 
 class Worker {
  public:
-  Worker(const Options& options, Device device, const train::Task& task, const train::MemoryChoice& choice,
+  Worker(const Options& options, const train::Options& how, const train::Task& task, const train::MemoryChoice& choice,
          const memory::StepForecast& forecast)
-      : device_(device),
-        stopwatch_(device),
+      : device_(how.device),
+        stopwatch_(how.device),
         forecast_(forecast),
-        verify_(parse_verify(options["verify"])),
-        training_(task, nn::Init(1, device)),
-        batch_(noise(options, device)) {
+        verify_(how.verify),
+        training_(task, nn::Init(how.seed, how.device, Dtype::Float32, how.products)),
+        batch_(noise(options, how.device)) {
     choice.apply(training_.model());
-    if (choice.budget != 0) allocator(device).set_limit(choice.budget);
+    if (choice.budget != 0) allocator(how.device).set_limit(choice.budget);
   }
 
   void steps(std::int64_t count) {
@@ -219,13 +219,12 @@ int main(int argc, char** argv) {
     const Options options(argc, argv);
     set_thread_count(static_cast<int>(options.number("threads")));
     const Device device = device_of(options["device"]);
-    set_precision(precision_of(options["precision"]));
     const train::Task task = task_of(options);
     const train::Options how = run_options(options, device);
     const train::MemoryChoice choice = train::choose_memory(task, how);
     const memory::StepForecast forecast = forecast_of(task, how, choice);
     allocator(device).reset_peak();  // on a meta device, of the rehearsals
-    Worker worker(options, device, task, choice, forecast);
+    Worker worker(options, how, task, choice, forecast);
     std::string command;
     while (std::cin >> command && command != "quit") {
       std::int64_t count = 0;

@@ -168,9 +168,10 @@ Speeds measure_ours(const Conv2dGeometry& g, int repetitions, std::vector<float>
   using namespace palimpsest::kernels;
   const std::vector<float> w = noise(g.c_out * g.kernel_h * g.kernel_w * g.c_in);
   std::vector<float> dw(w.size());
-  const std::int64_t workspace =
-      std::max({conv2d_forward_workspace(g), conv2d_grad_input_workspace(g), conv2d_grad_weight_workspace(g)});
-  std::vector<float> space(static_cast<std::size_t>(workspace) + 16);
+  const std::size_t workspace = std::max({conv2d_forward_workspace(Device::Cpu, g, sizeof(float)),
+                                          conv2d_grad_input_workspace(Device::Cpu, g, sizeof(float)),
+                                          conv2d_grad_weight_workspace(Device::Cpu, g, sizeof(float))});
+  std::vector<float> space(workspace / sizeof(float) + 16);
   float* aligned = space.data() + (64 - reinterpret_cast<std::uintptr_t>(space.data()) % 64) % 64 / sizeof(float);
   const double work = gflop(g);
   return {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include <palimpsest/core/kernel.hpp>
 #include <palimpsest/core/parallel.hpp>
 
 namespace palimpsest {
@@ -23,9 +24,9 @@ void accumulate(void* to, const void* from, std::int64_t count, Dtype dtype, Dev
     using T = decltype(zero);
     T* const destination = static_cast<T*>(to);
     const T* const source = static_cast<const T*>(from);
-#if defined(PALIMPSEST_HAS_CUDA)
-    if (device == Device::Cuda) return cuda::accumulate<T>(destination, source, count);
-#endif
+    if constexpr (compiled_for_cuda) {
+      if (device == Device::Cuda) return cuda::accumulate<T>(destination, source, count);
+    }
     in_chunks(count, [=](std::int64_t first, std::int64_t last) {
       for (std::int64_t i = first; i < last; ++i) destination[i] += source[i];
     });
@@ -38,9 +39,9 @@ void fill(void* to, double value, std::int64_t count, Dtype dtype, Device device
     using T = decltype(zero);
     T* const destination = static_cast<T*>(to);
     const T number = static_cast<T>(value);
-#if defined(PALIMPSEST_HAS_CUDA)
-    if (device == Device::Cuda) return cuda::fill<T>(destination, number, count);
-#endif
+    if constexpr (compiled_for_cuda) {
+      if (device == Device::Cuda) return cuda::fill<T>(destination, number, count);
+    }
     in_chunks(count, [=](std::int64_t first, std::int64_t last) {
       std::fill(destination + first, destination + last, number);
     });

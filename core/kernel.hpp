@@ -14,9 +14,12 @@
 // and so on): the linker keeps one copy of such a function, and if it kept the AVX-512 one, it would fail on older
 // machines.
 
+#include <cstdint>
 #include <string_view>
 
 namespace palimpsest {
+
+enum class Device : std::uint8_t;  // of core/types.hpp
 
 /// Instruction sets that kernels are compiled for, weakest first.
 enum class Isa { Generic, Avx2, Avx512 };
@@ -71,9 +74,16 @@ constexpr std::string_view to_string(Isa isa) {
 #define PALIMPSEST_CALL(...) (::palimpsest::kernels::generic::__VA_ARGS__)
 #endif
 
+namespace palimpsest {
+
+/// Whether this build has CUDA. What names a function of CUDA stands in an `if constexpr` of it.
 #if defined(PALIMPSEST_HAS_CUDA)
+inline constexpr bool compiled_for_cuda = true;
 #define PALIMPSEST_RUN(device, ...) \
   ((device) == ::palimpsest::Device::Cuda ? ::palimpsest::kernels::gpu::__VA_ARGS__ : PALIMPSEST_CALL(__VA_ARGS__))
 #else
+inline constexpr bool compiled_for_cuda = false;
 #define PALIMPSEST_RUN(device, ...) PALIMPSEST_CALL(__VA_ARGS__)
 #endif
+
+}  // namespace palimpsest

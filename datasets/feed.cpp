@@ -3,6 +3,7 @@
 #include <utility>
 
 #include <palimpsest/core/error.hpp>
+#include <palimpsest/core/kernel.hpp>
 #include <palimpsest/datasets/image_transform_kernels.hpp>
 
 namespace palimpsest::datasets {
@@ -111,15 +112,14 @@ class Feed::Card {
   }
 };
 
-void Feed::Card::write([[maybe_unused]] const Batch& batch, [[maybe_unused]] float* images,
-                       [[maybe_unused]] std::int32_t* labels) const {
-#if defined(PALIMPSEST_HAS_CUDA)
-  const auto* const raw = buffer(current_).as<std::byte>();
-  kernels::gpu::transform_images(batch.size, sizes_, reinterpret_cast<const std::uint8_t*>(raw + layout_.pixels),
-                                 reinterpret_cast<const Placement*>(raw + layout_.placements), values().as<float>(),
-                                 offsets() != nullptr ? offsets()->as<float>() : nullptr, images);
-  copy_bytes(labels, Device::Cuda, raw, Device::Cuda, static_cast<std::size_t>(batch.size) * sizeof(std::int32_t));
-#endif
+void Feed::Card::write(const Batch& batch, float* images, std::int32_t* labels) const {
+  if constexpr (compiled_for_cuda) {
+    const auto* const raw = buffer(current_).as<std::byte>();
+    kernels::gpu::transform_images(batch.size, sizes_, reinterpret_cast<const std::uint8_t*>(raw + layout_.pixels),
+                                   reinterpret_cast<const Placement*>(raw + layout_.placements), values().as<float>(),
+                                   offsets() != nullptr ? offsets()->as<float>() : nullptr, images);
+    copy_bytes(labels, Device::Cuda, raw, Device::Cuda, static_cast<std::size_t>(batch.size) * sizeof(std::int32_t));
+  }
 }
 
 Feed::Feed(const ImageSet& images, LoaderOptions spec, Device device)

@@ -6,6 +6,7 @@
 #include <palimpsest/autograd/tensor.hpp>
 #include <palimpsest/core/generator.hpp>
 #include <palimpsest/core/philox.hpp>
+#include <palimpsest/ops/product.hpp>
 
 namespace palimpsest::nn {
 
@@ -22,11 +23,18 @@ enum class Initialisation : std::uint8_t {
 /// which they are constructed, so a seed fixes a model. On a meta device nothing is drawn.
 class Init {
  public:
-  explicit Init(std::uint64_t seed = 0, Device device = Device::Cpu, Dtype dtype = Dtype::Float32)
-      : random_(seed), device_(device), dtype_(dtype), dropout_(std::make_shared<Generator>(Generator{seed, 0})) {}
+  explicit Init(std::uint64_t seed = 0, Device device = Device::Cpu, Dtype dtype = Dtype::Float32,
+                const ops::ProductOptions& products = {})
+      : random_(seed),
+        device_(device),
+        dtype_(dtype),
+        products_(products),
+        dropout_(std::make_shared<Generator>(Generator{seed, 0})) {}
 
   Device device() const { return device_; }
   Dtype dtype() const { return dtype_; }
+  /// How the layers' matrix products are computed.
+  const ops::ProductOptions& products() const { return products_; }
   /// The random counters that all dropout layers of a model share.
   const std::shared_ptr<Generator>& dropout_generator() const { return dropout_; }
 
@@ -47,6 +55,7 @@ class Init {
   Random random_;
   Device device_;
   Dtype dtype_;
+  ops::ProductOptions products_;
   std::shared_ptr<Generator> dropout_;
 };
 

@@ -8,7 +8,7 @@ namespace palimpsest::nn {
 
 Conv2d::Conv2d(Init& init, std::int64_t in, std::int64_t out, const Conv2dOptions& options)
     : weight_(add_parameter("weight", init.weight({out, in, options.kernel, options.kernel}, options.initialisation))),
-      spec_{options.stride, options.padding} {
+      spec_{options.stride, options.padding, init.products()} {
   if (options.bias) bias_ = add_parameter("bias", init.constant({out}, 0));
 }
 
@@ -35,9 +35,10 @@ Tensor BatchNorm2d::operator()(Tensor x) const {
 
 Linear::Linear(Init& init, std::int64_t in, std::int64_t out, Initialisation initialisation)
     : weight_(add_parameter("weight", init.weight({out, in}, initialisation))),
-      bias_(add_parameter("bias", init.constant({out}, 0))) {}
+      bias_(add_parameter("bias", init.constant({out}, 0))),
+      products_(init.products()) {}
 
-Tensor Linear::operator()(const Tensor& x) const { return ops::linear(x, weight_, bias_); }
+Tensor Linear::operator()(const Tensor& x) const { return ops::linear(x, weight_, bias_, products_); }
 
 Dropout::Dropout(Init& init, double probability) : probability_(probability), generator_(init.dropout_generator()) {
   if (!(probability >= 0 && probability < 1)) {

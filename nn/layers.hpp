@@ -63,6 +63,7 @@ class Linear : public Module {
  private:
   Tensor weight_;
   Tensor bias_;
+  ops::ProductOptions products_;
 };
 
 /// Dropout in training, nothing in evaluation or at probability 0.

@@ -16,13 +16,6 @@ namespace {
 
 std::size_t bytes_of(std::int64_t elements, Dtype dtype) { return static_cast<std::size_t>(elements) * size_of(dtype); }
 
-std::size_t workspace_bytes(Device device, const Shape& x) {
-  const bool on_cuda = kernel_device(device) == Device::Cuda;
-  const std::int64_t doubles = on_cuda ? kernels::gpu::batch_norm_workspace(x.pixels(), x.c())
-                                       : kernels::batch_norm_workspace(x.pixels(), x.c());
-  return static_cast<std::size_t>(doubles) * sizeof(double);
-}
-
 bool all_different(std::vector<ValuePtr> values) {
   std::sort(values.begin(), values.end());
   return std::adjacent_find(values.begin(), values.end()) == values.end();
@@ -76,7 +69,7 @@ std::shared_ptr<ChannelStatistics> BatchNorm::statistics_of(ForwardContext& io, 
   const View& x = io.input(part);
   auto statistics = std::make_shared<ChannelStatistics>();
   statistics->moments = Buffer(io.device(), bytes_of(2 * x.shape.c(), x.dtype), Tag::Activation);
-  const Buffer scratch = io.workspace(workspace_bytes(io.device(), x.shape));
+  const Buffer scratch = io.workspace(kernels::batch_norm_workspace(io.device(), x.shape.pixels(), x.shape.c()));
   run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
     using T = decltype(zero);
     T* const mean = statistics->moments.template as<T>();
@@ -167,7 +160,7 @@ void BatchNorm::backward(BackwardContext& io) {
   const Buffer sum_dy = io.workspace(bytes);
   const Buffer sum_dy_xhat = io.workspace(bytes);
   {
-    const Buffer scratch = io.workspace(workspace_bytes(io.device(), x.shape));
+    const Buffer scratch = io.workspace(kernels::batch_norm_workspace(io.device(), x.shape.pixels(), x.shape.c()));
     run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
       using T = decltype(zero);
       PALIMPSEST_RUN(io.device(), batch_norm_reduce_gradient<T>(rows, channels_, x.as<T>(), dy.as<T>(),

@@ -37,10 +37,7 @@ class AddBias : public Op {
       const GradientTarget db = io.grad_input(1);
       const std::int64_t rows = dy.shape.pixels();
       const std::int64_t channels = dy.shape.c();
-      const std::int64_t doubles = kernel_device(io.device()) == Device::Cuda
-                                       ? kernels::gpu::channel_sum_workspace(rows, channels)
-                                       : kernels::channel_sum_workspace(rows, channels);
-      const Buffer scratch = io.workspace(static_cast<std::size_t>(doubles) * sizeof(double));
+      const Buffer scratch = io.workspace(kernels::channel_sum_workspace(io.device(), rows, channels));
       run_kernels(name(), io.device(), dy.dtype, [&]<class T>(T) {
         PALIMPSEST_RUN(io.device(), channel_sum<T>(rows, channels, dy.as<T>(), db.view.as<T>(), db.accumulate,
                                                    scratch.as<double>()));

@@ -3,7 +3,6 @@
 #include <palimpsest/core/device.hpp>
 #include <palimpsest/ops/check.hpp>
 #include <palimpsest/ops/kernels/conv2d.hpp>
-#include <palimpsest/ops/kernels/conv2d_cuda_partition.hpp>
 #include <palimpsest/ops/kernels/conv2d_geometry.hpp>
 #include <palimpsest/ops/kernels/norm_conv.hpp>
 #include <palimpsest/ops/norm_conv.hpp>
@@ -29,6 +28,9 @@ class Conv2d : public Op {
     if (spec_.stride < 1) throw ValueError(concat_text("[conv2d] stride is ", spec_.stride, ", expected at least 1"));
     if (pad.top < 0 || pad.left < 0 || pad.bottom < 0 || pad.right < 0)
       throw ValueError("[conv2d] padding is negative");
+    if (spec_.products.column_bytes == 0) {
+      throw ValueError("[conv2d] a bound of no bytes on columns, expected at least 1");
+    }
     if (weight[1] != x.c()) {
       throw ShapeError(concat_text("[conv2d] weight is ", weight, ", expected (*, ", x.c(), ", *, *) for input ", x));
     }
@@ -55,9 +57,7 @@ class Conv2d : public Op {
     const View& weight = io.input(1);
     const View& y = io.output();
     const auto geometry = geometry_of(x.shape, weight.shape, y.shape, spec_);
-    const Buffer scratch =
-        io.workspace(on_cuda(io.device()) ? kernels::gpu::conv2d_forward_workspace(geometry, size_of(x.dtype))
-                                          : bytes(kernels::conv2d_forward_workspace(geometry), x.dtype));
+    const Buffer scratch = io.workspace(kernels::conv2d_forward_workspace(io.device(), geometry, size_of(x.dtype)));
     run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
       using T = decltype(zero);
       PALIMPSEST_RUN(io.device(), conv2d_forward<T>(geometry, x.as<T>(), weight.as<T>(), y.as<T>(), scratch.as<T>()));
@@ -72,8 +72,7 @@ class Conv2d : public Op {
     if (io.wants(1)) {
       const GradientTarget dw = io.grad_input(1);
       const Buffer scratch =
-          io.workspace(on_cuda(io.device()) ? kernels::gpu::conv2d_grad_weight_workspace(geometry, size_of(x.dtype))
-                                            : bytes(kernels::conv2d_grad_weight_workspace(geometry), x.dtype));
+          io.workspace(kernels::conv2d_grad_weight_workspace(io.device(), geometry, size_of(x.dtype)));
       run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
         using T = decltype(zero);
         PALIMPSEST_RUN(io.device(), conv2d_grad_weight<T>(geometry, x.as<T>(), dy.as<T>(), dw.view.as<T>(),
@@ -83,9 +82,7 @@ class Conv2d : public Op {
     if (!io.wants(0)) return;
     io.done_with_input(0);
     const GradientTarget dx = io.grad_input(0);
-    const Buffer scratch =
-        io.workspace(on_cuda(io.device()) ? kernels::gpu::conv2d_grad_input_workspace(geometry, size_of(x.dtype))
-                                          : bytes(kernels::conv2d_grad_input_workspace(geometry), x.dtype));
+    const Buffer scratch = io.workspace(kernels::conv2d_grad_input_workspace(io.device(), geometry, size_of(x.dtype)));
     run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
       using T = decltype(zero);
       PALIMPSEST_RUN(io.device(), conv2d_grad_input<T>(geometry, dy.as<T>(), weight.as<T>(), dx.view.as<T>(),
@@ -94,12 +91,6 @@ class Conv2d : public Op {
   }
 
  private:
-  static bool on_cuda(Device device) { return kernel_device(device) == Device::Cuda; }
-
-  static std::size_t bytes(std::int64_t elements, Dtype dtype) {
-    return static_cast<std::size_t>(elements) * size_of(dtype);
-  }
-
   Conv2dOptions spec_;
 };
 

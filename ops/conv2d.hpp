@@ -1,6 +1,7 @@
 #pragma once
 
 #include <palimpsest/autograd/tensor.hpp>
+#include <palimpsest/ops/product.hpp>
 
 namespace palimpsest::ops {
 
@@ -17,19 +18,14 @@ struct Padding {
 struct Conv2dOptions {
   std::int64_t stride = 1;
   Padding padding = {};
+  ProductOptions products = {};
 };
 
 /// 2-D convolution (cross-correlation). x: (N, C, H, W); weight: (K, C, R, S); returns (N, K, H', W') with
 /// H' = (H + top + bottom - R) / stride + 1, rounded down, and W' alike. Move in what batch_norm() returns where nobody
 /// else reads it: the two become one op (ops/norm_conv.hpp) unless the images are too large for that.
 /// Throws ShapeError unless the channels agree and the kernel fits into the padded image, ValueError for a stride below
-/// 1 or a negative padding, DtypeError.
+/// 1, a negative padding or a bound of no bytes on columns, DtypeError.
 Tensor conv2d(Tensor x, const Tensor& weight, const Conv2dOptions& spec = {});
-
-/// On CUDA a convolution copies the pixels that each output sees into columns, for a chunk of the images at a time: as
-/// many as fit this many bytes, though one at least. 32 MiB unless set. The bound is part of what fixes the bits of a
-/// weight gradient, which is summed chunk by chunk. Throws ValueError for 0.
-void set_column_limit(std::size_t bytes);
-std::size_t column_limit();
 
 }  // namespace palimpsest::ops

@@ -1,7 +1,6 @@
 #include <palimpsest/ops/gemm.hpp>
 
 #include <algorithm>
-#include <atomic>
 
 #include <palimpsest/core/index.hpp>
 #include <palimpsest/core/parallel.hpp>
@@ -12,8 +11,6 @@
 
 namespace palimpsest {
 namespace {
-
-std::atomic<Precision> precision_in_force{Precision::Float32};
 
 template <class T>
 void clear(Index m, Index n, T* c, Index c_step) {
@@ -81,9 +78,6 @@ void multiply(Index m, Index n, Index k, Matrix<T> a, Matrix<T> b, T* c, Index c
 #endif
 
 }  // namespace
-
-void set_precision(Precision precision) { precision_in_force = precision; }
-Precision precision() { return precision_in_force; }
 
 template <class T>
 void gemm(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<T> a, Matrix<T> b, T* c, std::int64_t c_step,

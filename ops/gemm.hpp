@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include <palimpsest/core/types.hpp>
+#include <palimpsest/ops/product.hpp>
 
 namespace palimpsest {
 
@@ -24,14 +25,6 @@ template <class T>
 void gemm(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<T> a, Matrix<T> b, T* c, std::int64_t c_step,
           bool accumulate);
 
-/// How CUDA multiplies matrices of float32: in float32, or with the factors rounded to TF32 (10 bits of mantissa) for
-/// the tensor cores, sums still in float32. float64 and the CPU know no difference.
-enum class Precision : std::uint8_t { Float32, Tf32 };
-
-/// For all products from now on. Float32 unless set.
-void set_precision(Precision precision);
-Precision precision();
-
 /// Bytes of workspace that a matrix product needs on a device: cuBLAS is given its own, so that its choice of algorithm
 /// is the same every time.
 constexpr std::size_t gemm_workspace(Device device) { return device == Device::Cuda ? std::size_t{8} << 20 : 0; }
@@ -41,7 +34,7 @@ namespace cuda {
 /// The same bits every time on the same card. Throws DeviceError.
 template <class T>
 void gemm(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<T> a, Matrix<T> b, T* c, std::int64_t c_step,
-          bool accumulate, void* workspace);
+          bool accumulate, ops::Precision precision, void* workspace);
 }  // namespace cuda
 
 }  // namespace palimpsest

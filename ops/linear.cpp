@@ -1,6 +1,7 @@
 #include <palimpsest/ops/linear.hpp>
 
 #include <palimpsest/core/device.hpp>
+#include <palimpsest/core/kernel.hpp>
 #include <palimpsest/ops/bias.hpp>
 #include <palimpsest/ops/check.hpp>
 #include <palimpsest/ops/gemm.hpp>
@@ -11,19 +12,19 @@ namespace {
 /// op(a) * op(b) on a device, see gemm.hpp.
 template <class T>
 void multiply(Device device, std::int64_t m, std::int64_t n, std::int64_t k, Matrix<T> a, Matrix<T> b,
-              const GradientTarget& c, const Buffer& workspace) {
-#if defined(PALIMPSEST_HAS_CUDA)
-  if (device == Device::Cuda) {
-    return cuda::gemm<T>(m, n, k, a, b, c.view.as<T>(), n, c.accumulate, workspace.data());
+              const GradientTarget& c, Precision precision, const Buffer& workspace) {
+  if constexpr (compiled_for_cuda) {
+    if (device == Device::Cuda) {
+      return cuda::gemm<T>(m, n, k, a, b, c.view.as<T>(), n, c.accumulate, precision, workspace.data());
+    }
   }
-#else
-  static_cast<void>(device), static_cast<void>(workspace);
-#endif
   gemm<T>(m, n, k, a, b, c.view.as<T>(), n, c.accumulate);
 }
 
 class MatrixProduct : public Op {
  public:
+  explicit MatrixProduct(Precision precision) : precision_(precision) {}
+
   std::string_view name() const override { return "linear"; }
   Cost cost() const override { return Cost::Heavy; }
   Needs needs() const override { return {.inputs = bits(0, 1)}; }
@@ -51,7 +52,7 @@ class MatrixProduct : public Op {
     const Buffer workspace = io.workspace(gemm_workspace(kernel_device(io.device())));
     run_kernels(name(), io.device(), x.dtype, [&]<class T>(T) {
       multiply<T>(io.device(), x.shape[0], weight.shape[0], x.shape[1], {x.as<T>(), x.shape[1]},
-                  {weight.as<T>(), x.shape[1], true}, {io.output(), false}, workspace);
+                  {weight.as<T>(), x.shape[1], true}, {io.output(), false}, precision_, workspace);
     });
   }
 
@@ -64,7 +65,7 @@ class MatrixProduct : public Op {
       const GradientTarget dw = io.grad_input(1);
       run_kernels(name(), io.device(), x.dtype, [&]<class T>(T) {
         multiply<T>(io.device(), weight.shape[0], x.shape[1], x.shape[0], {dy.as<T>(), weight.shape[0], true},
-                    {x.as<T>(), x.shape[1]}, dw, workspace);
+                    {x.as<T>(), x.shape[1]}, dw, precision_, workspace);
       });
     }
     if (!io.wants(0)) return;
@@ -72,7 +73,7 @@ class MatrixProduct : public Op {
     const GradientTarget dx = io.grad_input(0);
     run_kernels(name(), io.device(), dy.dtype, [&]<class T>(T) {
       multiply<T>(io.device(), dy.shape[0], dx.view.shape[1], weight.shape[0], {dy.as<T>(), weight.shape[0]},
-                  {weight.as<T>(), dx.view.shape[1]}, dx, workspace);
+                  {weight.as<T>(), dx.view.shape[1]}, dx, precision_, workspace);
     });
   }
 
@@ -80,12 +81,14 @@ class MatrixProduct : public Op {
   static double product_operations(std::span<const View> inputs) {
     return 2.0 * static_cast<double>(inputs[0].shape.count()) * static_cast<double>(inputs[1].shape[0]);
   }
+
+  Precision precision_;
 };
 
 }  // namespace
 
-Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
-  return add_bias(apply_single(std::make_unique<MatrixProduct>(), {x, weight}), bias);
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const ProductOptions& products) {
+  return add_bias(apply_single(std::make_unique<MatrixProduct>(products.precision), {x, weight}), bias);
 }
 
 }  // namespace palimpsest::ops

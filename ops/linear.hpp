@@ -1,10 +1,12 @@
 #pragma once
 
 #include <palimpsest/autograd/tensor.hpp>
+#include <palimpsest/ops/product.hpp>
 
 namespace palimpsest::ops {
 
-/// x * weight^T + bias. x: (N, I); weight: (O, I); bias: (O). Returns (N, O). Throws ShapeError, DtypeError.
-Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias);
+/// x * weight^T + bias. x: (N, I); weight: (O, I); bias: (O). Returns (N, O). Of `products` the precision
+/// counts. Throws ShapeError, DtypeError.
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const ProductOptions& products = {});
 
 }  // namespace palimpsest::ops

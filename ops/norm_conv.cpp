@@ -123,31 +123,22 @@ class NormConv : public Op {
   }
 
  private:
-  static bool on_cuda(Device device) { return kernel_device(device) == Device::Cuda; }
-
   kernels::NormConvGeometry rows() const {
     return {.rows = geometry_.n * geometry_.h_in * geometry_.w_in,
             .channels = geometry_.c_in,
             .outputs = geometry_.c_out,
-            .parts = static_cast<std::int64_t>(parts_)};
+            .parts = static_cast<std::int64_t>(parts_),
+            .products = geometry_.products};
   }
 
   std::size_t forward_workspace(Device device, Dtype dtype) const {
-    if (on_cuda(device)) {
-      return pointwise_ ? kernels::gpu::norm_conv_forward_workspace(rows(), size_of(dtype))
-                        : kernels::gpu::norm_conv2d_forward_workspace(geometry_, size_of(dtype));
-    }
-    return size_of(dtype) * static_cast<std::size_t>(pointwise_ ? kernels::norm_conv_forward_workspace(rows())
-                                                                : kernels::norm_conv2d_forward_workspace(geometry_));
+    return pointwise_ ? kernels::norm_conv_forward_workspace(device, rows(), size_of(dtype))
+                      : kernels::norm_conv2d_forward_workspace(device, geometry_, size_of(dtype));
   }
 
   std::size_t backward_workspace(Device device, Dtype dtype) const {
-    if (on_cuda(device)) {
-      return pointwise_ ? kernels::gpu::norm_conv_backward_workspace(rows(), size_of(dtype))
-                        : kernels::gpu::norm_conv2d_backward_workspace(geometry_, size_of(dtype));
-    }
-    return size_of(dtype) * static_cast<std::size_t>(pointwise_ ? kernels::norm_conv_backward_workspace(rows())
-                                                                : kernels::norm_conv2d_backward_workspace(geometry_));
+    return pointwise_ ? kernels::norm_conv_backward_workspace(device, rows(), size_of(dtype))
+                      : kernels::norm_conv2d_backward_workspace(device, geometry_, size_of(dtype));
   }
 
   /// Applies what all layers that read a part have gathered.

@@ -5,6 +5,7 @@
 
 #include <palimpsest/autograd/verify.hpp>
 #include <palimpsest/core/types.hpp>
+#include <palimpsest/ops/product.hpp>
 #include <palimpsest/train/task.hpp>
 
 namespace palimpsest::train {
@@ -31,10 +32,11 @@ struct Options {
   Verify verify = Verify::Off;
   std::int64_t batch_size = 64;
   std::int64_t epochs = 1;
-  std::int64_t max_steps = 0;       ///< 0: no limit but the epochs
-  std::int64_t evaluate_every = 1;  ///< epochs
-  std::uint64_t seed = 0;           ///< of nn::Init
-  bool quiet = false;               ///< no progress
+  std::int64_t max_steps = 0;         ///< 0: no limit but the epochs
+  std::int64_t evaluate_every = 1;    ///< epochs
+  std::uint64_t seed = 0;             ///< of nn::Init
+  ops::ProductOptions products = {};  ///< of nn::Init
+  bool quiet = false;                 ///< no progress
   OptionNames names = {};
 };
 

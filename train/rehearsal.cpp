@@ -29,7 +29,7 @@ Rehearsal::Rehearsal(Task task, const Options& options)
       verify_(options.verify),
       batch_size_(run_length(task_, options).batch_size),
       evaluation_batch_size_(evaluation_batch_size(task_, options)),
-      training_(task_, nn::Init(options.seed, meta_)),
+      training_(task_, nn::Init(options.seed, meta_, Dtype::Float32, options.products)),
       reserved_(reserved(task_.training, batch_size_)) {}
 
 std::vector<Buffer> Rehearsal::reserved(const Data& data, std::int64_t batch_size) const {

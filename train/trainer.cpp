@@ -51,7 +51,7 @@ Trainer::Trainer(Task task, Options options, const MemoryChoice& memory)
       options_(std::move(options)),
       length_(run_length(task_, options_)),
       progress_(task_, options_),
-      training_(task_, nn::Init(options_.seed, options_.device)),
+      training_(task_, nn::Init(options_.seed, options_.device, Dtype::Float32, options_.products)),
       limit_(options_.device, memory.budget),
       batches_(opened(task_.training, options_)),
       meter_(options_.device),

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include <palimpsest/core/device.hpp>
+#include <palimpsest/core/kernel.hpp>
 
 namespace palimpsest {
 namespace {
@@ -45,28 +46,20 @@ std::size_t DeviceFingerprints::take(const View& bytes, Sample sample) {
     zero_bytes(page.data(), device_, page.bytes());
   }
   const std::size_t number = taken_++;
-#if defined(PALIMPSEST_HAS_CUDA)
-  if (device_ == Device::Cuda && sample.pieces(bytes.bytes()) > 0)
-    cuda::add_fingerprint(bytes.data, bytes.bytes(), sample, at(number));
-#else
-  static_cast<void>(bytes);
-  static_cast<void>(sample);
-#endif
+  if constexpr (compiled_for_cuda) {
+    if (device_ == Device::Cuda && sample.pieces(bytes.bytes()) > 0)
+      cuda::add_fingerprint(bytes.data, bytes.bytes(), sample, at(number));
+  }
   return number;
 }
 
 void DeviceFingerprints::compare(const View& bytes, Sample sample, std::size_t with, std::uint64_t check) {
-#if defined(PALIMPSEST_HAS_CUDA)
-  if (device_ != Device::Cuda) return;
-  auto* const found = own_.as<Fingerprint>();
-  cuda::add_fingerprint(bytes.data, bytes.bytes(), sample, found);
-  cuda::compare_fingerprints(at(with), found, check, reinterpret_cast<std::uint64_t*>(found + 1));
-#else
-  static_cast<void>(bytes);
-  static_cast<void>(sample);
-  static_cast<void>(with);
-  static_cast<void>(check);
-#endif
+  if constexpr (compiled_for_cuda) {
+    if (device_ != Device::Cuda) return;
+    auto* const found = own_.as<Fingerprint>();
+    cuda::add_fingerprint(bytes.data, bytes.bytes(), sample, found);
+    cuda::compare_fingerprints(at(with), found, check, reinterpret_cast<std::uint64_t*>(found + 1));
+  }
 }
 
 std::uint64_t DeviceFingerprints::verdict() const {

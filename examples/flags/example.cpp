@@ -7,7 +7,6 @@
 #include <palimpsest/core/device.hpp>
 #include <palimpsest/nn/sgd.hpp>
 #include <palimpsest/ops/cross_entropy.hpp>
-#include <palimpsest/ops/gemm.hpp>
 #include <palimpsest/train/images.hpp>
 
 namespace palimpsest::flags {
@@ -124,7 +123,6 @@ int Example::plan(Device device) const {
 /// then the data, then a plan, which takes seconds for a deep net.
 int Example::train(Device device) const {
   const Options& given = command_line_.options;
-  apply_precision(device);
   set_thread_count(given.threads);
   const train::Options how = run_options_of(device);
   blame_flags([&] { reports::check(how, given.files); });
@@ -145,6 +143,7 @@ train::Task Example::task(const ImageData& data) const {
 train::Options Example::run_options_of(Device device) const {
   train::Options how = run_options(command_line_.options, device);
   how.names.program = command_line_.name();
+  how.products.precision = precision(device);
   return how;
 }
 
@@ -158,12 +157,10 @@ std::vector<reports::Field> Example::fields() const {
   return fields;
 }
 
-void Example::apply_precision(Device device) const {
-  const bool tf32 = command_line_.options.precision == "tf32";
-  if (tf32 && device != Device::Cuda) {
-    throw UsageError(concat_text("--precision tf32 is for cuda, and this run is on the ", device));
-  }
-  set_precision(tf32 ? Precision::Tf32 : Precision::Float32);
+ops::Precision Example::precision(Device device) const {
+  if (command_line_.options.precision != "tf32") return ops::Precision::Float32;
+  if (device == Device::Cuda) return ops::Precision::Tf32;
+  throw UsageError(concat_text("--precision tf32 is for cuda, and this run is on the ", device));
 }
 
 /// Why "auto" has not taken a device that this build could use.

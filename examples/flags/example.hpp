@@ -85,7 +85,7 @@ class Example {
   train::Task task(const ImageData& data) const;
   train::Options run_options_of(Device device) const;
   std::vector<reports::Field> fields() const;
-  void apply_precision(Device device) const;
+  ops::Precision precision(Device device) const;
   void explain(Device device) const;
 };
 

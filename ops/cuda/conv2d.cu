@@ -101,7 +101,7 @@ __global__ void mirror_kernel(Conv2dGeometry g, Index count, const T* __restrict
 /// Calls body(geometry of the chunk, x of the chunk, y of the chunk) for chunks of images in order.
 template <class T, class X, class Y, class Body>
 void for_each_chunk(const Conv2dGeometry& g, X* x, Y* y, const Body& body) {
-  const Index images = is_pointwise(g) ? g.n : plan::chunk_images(g, sizeof(T), static_cast<Index>(column_limit()));
+  const Index images = is_pointwise(g) ? g.n : plan::chunk_images(g, sizeof(T));
   for (Index first = 0; first < g.n; first += images) {
     Conv2dGeometry chunk = g;
     chunk.n = smaller(images, g.n - first);
@@ -148,7 +148,7 @@ void convolve(const Conv2dGeometry& g, const T* x, const T* w, T* y, bool accumu
   for_each_chunk<T>(g, x, y, [&](const Conv2dGeometry& chunk, const T* from, T* to) {
     const T* const columns = columns_of(chunk, from, room);
     cuda::gemm<T>(chunk.n * plan::output_pixels(g), g.c_out, k, {columns, k}, {w, k, true}, to, g.c_out, accumulate,
-                  products);
+                  g.products.precision, products);
   });
 }
 
@@ -173,7 +173,7 @@ void conv2d_grad_input(const Conv2dGeometry& g, const T* dy, const T* w, T* dx, 
   for_each_chunk<T>(g, dx, dy, [&](const Conv2dGeometry& chunk, T* to, const T* from) {
     const bool direct = is_pointwise(g);
     cuda::gemm<T>(chunk.n * plan::output_pixels(g), k, g.c_out, {from, g.c_out}, {w, k}, direct ? to : own.rest, k,
-                  direct && accumulate, own.products);
+                  direct && accumulate, g.products.precision, own.products);
     if (direct) return;
     sum_columns_of(chunk, own.rest, to, accumulate);
   });
@@ -187,7 +187,7 @@ void conv2d_grad_weight(const Conv2dGeometry& g, const T* x, const T* dy, T* dw,
   for_each_chunk<T>(g, x, dy, [&](const Conv2dGeometry& chunk, const T* from, const T* gradient) {
     const T* const columns = columns_of(chunk, from, own.rest);
     cuda::gemm<T>(g.c_out, k, chunk.n * plan::output_pixels(g), {gradient, g.c_out, true}, {columns, k}, dw, k, add,
-                  own.products);
+                  g.products.precision, own.products);
     add = true;
   });
 }

@@ -47,12 +47,12 @@ cublasStatus_t call(cublasHandle_t blas, cublasOperation_t ta, cublasOperation_t
 
 template <class T>
 void gemm(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<T> a, Matrix<T> b, T* c, std::int64_t c_step,
-          bool accumulate, void* workspace) {
+          bool accumulate, ops::Precision precision, void* workspace) {
   if (m == 0 || n == 0) return;
   const cublasHandle_t blas = handle();
   check_blas(cublas_functions().set_workspace(blas, workspace, gemm_workspace(Device::Cuda)), "cublasSetWorkspace");
   check_blas(cublas_functions().set_math_mode(
-                 blas, precision() == Precision::Tf32 ? CUBLAS_TF32_TENSOR_OP_MATH : CUBLAS_DEFAULT_MATH),
+                 blas, precision == ops::Precision::Tf32 ? CUBLAS_TF32_TENSOR_OP_MATH : CUBLAS_DEFAULT_MATH),
              "cublasSetMathMode");
   // cuBLAS is column-major, where a row-major matrix is its own transpose: c' = op(b)' * op(a)'.
   const auto operation = [](const Matrix<T>& x) { return x.transposed ? CUBLAS_OP_T : CUBLAS_OP_N; };
@@ -65,8 +65,8 @@ void gemm(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<T> a, Matrix<T>
 }
 
 template void gemm<float>(std::int64_t, std::int64_t, std::int64_t, Matrix<float>, Matrix<float>, float*, std::int64_t,
-                          bool, void*);
+                          bool, ops::Precision, void*);
 template void gemm<double>(std::int64_t, std::int64_t, std::int64_t, Matrix<double>, Matrix<double>, double*,
-                           std::int64_t, bool, void*);
+                           std::int64_t, bool, ops::Precision, void*);
 
 }  // namespace palimpsest::cuda

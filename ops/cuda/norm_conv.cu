@@ -225,8 +225,6 @@ void differentiate(const Input<T>& x, Index rows_per_chunk, const plan::NormConv
   });
 }
 
-Index limit() { return static_cast<Index>(column_limit()); }
-
 template <class T>
 Input<T> input_of(const NormConvGeometry& g, const NormPart<T>* parts, const Normalization<T>& n) {
   return {g.rows, g.channels, g.parts, parts, n};
@@ -256,36 +254,36 @@ void norm_conv_forward(const NormConvGeometry& g, const NormPart<T>* parts, cons
   const Workspace<T> own(workspace);
   const auto convolve = [&](const Chunk& chunk, const T* y_chunk) {
     cuda::gemm<T>(chunk.rows, g.outputs, g.channels, {y_chunk, g.channels}, {w, g.channels, true},
-                  z + chunk.first * g.outputs, g.outputs, false, own.products);
+                  z + chunk.first * g.outputs, g.outputs, false, g.products.precision, own.products);
   };
-  convolve_normalised(input_of(g, parts, n), plan::norm_conv_rows(g, sizeof(T), limit()), y, own.rest, convolve);
+  convolve_normalised(input_of(g, parts, n), plan::norm_conv_rows(g, sizeof(T)), y, own.rest, convolve);
 }
 
 template <class T>
 void norm_conv_backward(const NormConvGeometry& g, const NormPart<T>* parts, const Normalization<T>& n, const T* w,
                         const T* y, const T* dz, T* dw, bool accumulate, T* sum_dy, T* sum_dy_xhat, T* workspace) {
   const Workspace<T> own(workspace);
-  const GradientRoom<T> room(own.rest, plan::norm_conv_sum_bytes(g, sizeof(T), limit()),
-                             plan::norm_conv_forward_bytes(g, sizeof(T), limit()));
+  const GradientRoom<T> room(own.rest, plan::norm_conv_sum_bytes(g, sizeof(T)),
+                             plan::norm_conv_forward_bytes(g, sizeof(T)));
   const auto grad_input = [&](const Chunk& chunk, T* dy) {
     cuda::gemm<T>(chunk.rows, g.channels, g.outputs, {dz + chunk.first * g.outputs, g.outputs}, {w, g.channels}, dy,
-                  g.channels, false, own.products);
+                  g.channels, false, g.products.precision, own.products);
   };
   const auto grad_weight = [&](const Chunk& chunk, const T* y_chunk) {
     cuda::gemm<T>(g.outputs, g.channels, chunk.rows, {dz + chunk.first * g.outputs, g.outputs, true},
-                  {y_chunk, g.channels}, dw, g.channels, accumulate || chunk.first > 0, own.products);
+                  {y_chunk, g.channels}, dw, g.channels, accumulate || chunk.first > 0, g.products.precision,
+                  own.products);
   };
-  differentiate<T>(input_of(g, parts, n), plan::norm_conv_rows(g, sizeof(T), limit()),
-                   plan::norm_conv_sums(g, sizeof(T), limit()), room, y, dw != nullptr, {n.rstd, sum_dy, sum_dy_xhat},
-                   grad_input, grad_weight);
+  differentiate<T>(input_of(g, parts, n), plan::norm_conv_rows(g, sizeof(T)), plan::norm_conv_sums(g, sizeof(T)), room,
+                   y, dw != nullptr, {n.rstd, sum_dy, sum_dy_xhat}, grad_input, grad_weight);
 }
 
 template <class T>
 void norm_conv2d_forward(const Conv2dGeometry& g, std::int64_t parts, const NormPart<T>* part,
                          const Normalization<T>& n, const T* w, T* z, T* y, T* workspace) {
-  T* const room = Workspace<T>(workspace).rest +
-                  plan::norm_conv2d_forward_columns(g, sizeof(T), limit()) / static_cast<Index>(sizeof(T));
-  const Index rows = plan::norm_conv2d_images(g, sizeof(T), limit()) * plan::input_pixels(g);
+  T* const room =
+      Workspace<T>(workspace).rest + plan::norm_conv2d_forward_columns(g, sizeof(T)) / static_cast<Index>(sizeof(T));
+  const Index rows = plan::norm_conv2d_images(g, sizeof(T)) * plan::input_pixels(g);
   convolve_normalised(input_of(g, parts, part, n), rows, y, room, [&](const Chunk& chunk, const T* y_chunk) {
     const ChunkOfImages images(g, chunk);
     conv2d_forward(images.geometry, y_chunk, w, z + images.first_output, workspace);
@@ -296,10 +294,10 @@ template <class T>
 void norm_conv2d_backward(const Conv2dGeometry& g, std::int64_t parts, const NormPart<T>* part,
                           const Normalization<T>& n, const T* w, const T* y, const T* dz, T* dw, bool accumulate,
                           T* sum_dy, T* sum_dy_xhat, T* workspace) {
-  const plan::NormConvSums sums = plan::norm_conv2d_sums(g, sizeof(T), limit());
-  const Index columns = plan::norm_conv2d_backward_columns(g, sizeof(T), limit());
+  const plan::NormConvSums sums = plan::norm_conv2d_sums(g, sizeof(T));
+  const Index columns = plan::norm_conv2d_backward_columns(g, sizeof(T));
   const GradientRoom<T> room(Workspace<T>(workspace).rest + columns / static_cast<Index>(sizeof(T)),
-                             plan::sum_bytes(sums, g.c_in), plan::norm_conv2d_chunk_bytes(g, sizeof(T), limit()));
+                             plan::sum_bytes(sums, g.c_in), plan::norm_conv2d_chunk_bytes(g, sizeof(T)));
   const auto grad_input = [&](const Chunk& chunk, T* dy) {
     const ChunkOfImages images(g, chunk);
     conv2d_grad_input(images.geometry, dz + images.first_output, w, dy, false, workspace);
@@ -309,8 +307,8 @@ void norm_conv2d_backward(const Conv2dGeometry& g, std::int64_t parts, const Nor
     conv2d_grad_weight(images.geometry, y_chunk, dz + images.first_output, dw, accumulate || chunk.first > 0,
                        workspace);
   };
-  differentiate<T>(input_of(g, parts, part, n), plan::norm_conv2d_images(g, sizeof(T), limit()) * plan::input_pixels(g),
-                   sums, room, y, dw != nullptr, {n.rstd, sum_dy, sum_dy_xhat}, grad_input, grad_weight);
+  differentiate<T>(input_of(g, parts, part, n), plan::norm_conv2d_images(g, sizeof(T)) * plan::input_pixels(g), sums,
+                   room, y, dw != nullptr, {n.rstd, sum_dy, sum_dy_xhat}, grad_input, grad_weight);
 }
 
 template <class T>

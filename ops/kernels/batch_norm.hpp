@@ -4,9 +4,9 @@
 // each a contiguous vector of `channels`. Instantiated for T = float and double. Results are the same bits for any
 // number of threads.
 
+#include <cstddef>
 #include <cstdint>
 
-#include <palimpsest/core/cuda/geometry.hpp>
 #include <palimpsest/core/kernel.hpp>
 
 namespace palimpsest::kernels {
@@ -22,23 +22,13 @@ struct Normalization {
   bool relu;
 };
 
-/// Doubles of workspace that batch_norm_statistics and batch_norm_reduce_gradient take on the CPU; from shapes only.
-inline std::int64_t batch_norm_workspace(std::int64_t rows, std::int64_t channels) {
-  const std::int64_t tasks = (rows + 15) / 16;  // of at least 16 rows, and no more than 64
-  return 2 * channels * (tasks < 64 ? tasks : 64);
-}
-
-namespace gpu {
-/// The same on CUDA.
-inline std::int64_t batch_norm_workspace(std::int64_t rows, std::int64_t channels) {
-  return 2 * channels * gpu_geometry::channel_reduction(rows, channels).parts;
-}
-}  // namespace gpu
+/// Bytes of workspace that batch_norm_statistics and batch_norm_reduce_gradient take on a device; from shapes only.
+std::size_t batch_norm_workspace(Device device, std::int64_t rows, std::int64_t channels);
 
 PALIMPSEST_KERNELS(
 
     /// Mean and biased variance of each channel over the rows, in one pass (Algorithm 1, lines 1 and 2). rows >= 1.
-    /// x: rows x channels; mean, variance: channels; workspace: batch_norm_workspace(rows, channels) doubles, of any
+    /// x: rows x channels; mean, variance: channels; workspace: batch_norm_workspace(), of any
     /// content. Sums of deviations from the first row are held in double, so that the variance is good to a few units
     /// in the last place of T whatever the mean, and exactly 0 for a constant channel.
     template <class T> void batch_norm_statistics(std::int64_t rows, std::int64_t channels, const T* x, T* mean,
@@ -60,7 +50,7 @@ PALIMPSEST_KERNELS(
     /// The two sums over the rows that every gradient of batch normalisation is made of: sum_dy = sum(dy'), which is
     /// beta's gradient, and sum_dy_xhat = sum(dy' * (x - mean) * rstd), which is gamma's. dy' is dy, or where n.relu dy
     /// masked to where the forward's result is positive; the mask is recomputed from x with the forward's arithmetic.
-    /// x, dy: rows x channels; sum_dy, sum_dy_xhat: channels, overwritten; workspace: batch_norm_workspace doubles.
+    /// x, dy: rows x channels; sum_dy, sum_dy_xhat: channels, overwritten; workspace: batch_norm_workspace().
     template <class T>
     void batch_norm_reduce_gradient(std::int64_t rows, std::int64_t channels, const T* x, const T* dy,
                                     const Normalization<T>& n, T* sum_dy, T* sum_dy_xhat, double* workspace);

@@ -8,11 +8,13 @@
 //                       w, dw: (c_out, kernel_h, kernel_w, c_in)
 //
 // The kernels allocate nothing and throw nothing; the caller sees to valid arguments. `workspace` is scratch of any
-// content, 64-byte aligned, of conv2d_*_workspace elements of T. They keep up to 128 KiB on the stack of each thread.
+// content, 64-byte aligned, of conv2d_*_workspace bytes. They keep up to 128 KiB on the stack of each thread.
 
+#include <cstddef>
 #include <cstdint>
 
 #include <palimpsest/core/kernel.hpp>
+#include <palimpsest/ops/product.hpp>
 
 namespace palimpsest::kernels {
 
@@ -33,6 +35,7 @@ struct Conv2dGeometry {
   std::int64_t stride_w;
   std::int64_t pad_top;
   std::int64_t pad_left;
+  ops::ProductOptions products = {};
 };
 
 /// True if each output sees one pixel, its own: the convolution is one matrix product, whose columns are the input.
@@ -41,12 +44,13 @@ PALIMPSEST_INLINE bool is_pointwise(const Conv2dGeometry& g) {
          g.pad_left == 0 && g.h_in == g.h_out && g.w_in == g.w_out;
 }
 
-/// Elements of workspace that the kernels below take. A function of the geometry alone: not of the instruction set, the
-/// element type or the number of threads. Forward and data gradient hold the weights there, packed into blocks of
-/// output channels (about as many elements as w); the weight gradient holds up to 16 partial sums of dw.
-std::int64_t conv2d_forward_workspace(const Conv2dGeometry& geometry);
-std::int64_t conv2d_grad_input_workspace(const Conv2dGeometry& geometry);
-std::int64_t conv2d_grad_weight_workspace(const Conv2dGeometry& geometry);
+/// Bytes of workspace that the kernels below take on a device, a meta device's being those of the one it stands for. A
+/// function of the geometry and the element's size alone: not of the instruction set or the number of threads. On the
+/// CPU forward and data gradient hold the weights there, packed into blocks of output channels (about as many elements
+/// as w), and the weight gradient up to 16 partial sums of dw; on CUDA it holds columns and what cuBLAS needs.
+std::size_t conv2d_forward_workspace(Device device, const Conv2dGeometry& geometry, std::size_t element_bytes);
+std::size_t conv2d_grad_input_workspace(Device device, const Conv2dGeometry& geometry, std::size_t element_bytes);
+std::size_t conv2d_grad_weight_workspace(Device device, const Conv2dGeometry& geometry, std::size_t element_bytes);
 
 PALIMPSEST_KERNELS(
 

@@ -13,14 +13,17 @@ namespace palimpsest::gpu_geometry {
 
 using Convolution = kernels::Conv2dGeometry;
 
+/// The most bytes that are to exist of columns at a time.
+constexpr Index bound(const ops::ProductOptions& products) { return static_cast<Index>(products.column_bytes); }
+
 /// Elements of a row of columns: taps x input channels.
 constexpr Index row_elements(const Convolution& g) { return g.kernel_h * g.kernel_w * g.c_in; }
 
 constexpr Index output_pixels(const Convolution& g) { return g.h_out * g.w_out; }
 
-/// Images per chunk of columns, at most `column_bytes` of them (but one image's at least).
-constexpr Index chunk_images(const Convolution& g, Index element_bytes, Index column_bytes) {
-  return images_per_chunk(g.n, output_pixels(g) * row_elements(g) * element_bytes, column_bytes);
+/// Images per chunk of columns: as many as the bound allows, but one at least.
+constexpr Index chunk_images(const Convolution& g, Index element_bytes) {
+  return images_per_chunk(g.n, output_pixels(g) * row_elements(g) * element_bytes, bound(g.products));
 }
 
 /// The data gradient of a convolution with stride 1 is a convolution of dy with the mirrored kernel, its input and
@@ -42,31 +45,18 @@ constexpr Convolution mirrored(const Convolution& g) {
 constexpr Index round_to_256(Index bytes) { return ceil_div(bytes, 256) * 256; }
 
 /// Bytes of columns that forward and the weight gradient make at a time; a multiple of 256.
-constexpr Index column_chunk_bytes(const Convolution& g, Index element_bytes, Index column_bytes) {
+constexpr Index column_chunk_bytes(const Convolution& g, Index element_bytes) {
   if (is_pointwise(g)) return 0;
-  return round_to_256(chunk_images(g, element_bytes, column_bytes) * output_pixels(g) * row_elements(g) *
-                      element_bytes);
+  return round_to_256(chunk_images(g, element_bytes) * output_pixels(g) * row_elements(g) * element_bytes);
 }
 
 /// Bytes of columns and, in front of them, of a mirrored kernel that the data gradient makes.
 constexpr Index mirrored_kernel_bytes(const Convolution& g, Index element_bytes) {
   return prefers_mirrored(g) ? round_to_256(g.c_out * row_elements(g) * element_bytes) : 0;
 }
-constexpr Index grad_input_bytes(const Convolution& g, Index element_bytes, Index column_bytes) {
-  if (!prefers_mirrored(g)) return column_chunk_bytes(g, element_bytes, column_bytes);
-  return mirrored_kernel_bytes(g, element_bytes) + column_chunk_bytes(mirrored(g), element_bytes, column_bytes);
+constexpr Index grad_input_bytes(const Convolution& g, Index element_bytes) {
+  if (!prefers_mirrored(g)) return column_chunk_bytes(g, element_bytes);
+  return mirrored_kernel_bytes(g, element_bytes) + column_chunk_bytes(mirrored(g), element_bytes);
 }
 
 }  // namespace palimpsest::gpu_geometry
-
-namespace palimpsest::kernels::gpu {
-
-/// The bound on columns, see ops::set_column_limit.
-std::size_t column_limit();
-
-/// Bytes of workspace of the CUDA kernels, the matrix products' own included; from the geometry and column_limit().
-std::size_t conv2d_forward_workspace(const Conv2dGeometry& geometry, std::size_t element_bytes);
-std::size_t conv2d_grad_input_workspace(const Conv2dGeometry& geometry, std::size_t element_bytes);
-std::size_t conv2d_grad_weight_workspace(const Conv2dGeometry& geometry, std::size_t element_bytes);
-
-}  // namespace palimpsest::kernels::gpu

@@ -21,7 +21,8 @@ inline kernels::Conv2dGeometry geometry_of(const Shape& x, const Shape& weight, 
           .stride_h = spec.stride,
           .stride_w = spec.stride,
           .pad_top = spec.padding.top,
-          .pad_left = spec.padding.left};
+          .pad_left = spec.padding.left,
+          .products = spec.products};
 }
 
 /// Arithmetic of one convolution that gives y, or of one of its two gradients.

@@ -42,6 +42,14 @@ constexpr Range valid_outputs(Index k, Index stride, Index pad, Index in, Index 
   return intersect({0, out}, {low <= 0 ? 0 : ceil_div(low, stride), high <= 0 ? 0 : ceil_div(high, stride)});
 }
 
+/// Elements of the weights, packed for a forward convolution and for its data gradient.
+constexpr Index packed_elements(const Conv2dGeometry& g) {
+  return g.kernel_h * g.kernel_w * g.c_in * round_up(g.c_out, max_lanes);
+}
+constexpr Index packed_gradient_elements(const Conv2dGeometry& g) {
+  return g.kernel_h * g.kernel_w * g.c_out * round_up(g.c_in, max_lanes);
+}
+
 /// So many bytes come from memory rather than a cache, and asking for them ahead of time pays for the instructions that
 /// it takes.
 inline constexpr Index prefetch_bytes = 8 << 20;

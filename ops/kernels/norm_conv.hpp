@@ -24,6 +24,7 @@ struct NormConvGeometry {
   std::int64_t channels;
   std::int64_t outputs;
   std::int64_t parts;
+  ops::ProductOptions products = {};
 };
 
 /// One of the tensors that make up x, and what the gradient pass writes of it. All but x and channels are for the
@@ -38,23 +39,15 @@ struct NormPart {
   bool gathered = false;      ///< add to correction instead of overwriting it
 };
 
-/// Workspace on the CPU, in elements of T, 64-byte aligned; from the geometry alone.
-std::int64_t norm_conv_forward_workspace(const NormConvGeometry& geometry);
-std::int64_t norm_conv_backward_workspace(const NormConvGeometry& geometry);
-
 /// True if norm_conv2d_* are worth it for this geometry: an image's y and partial sums of dw fit the caches. From the
 /// geometry alone, and the same on every device.
 bool norm_conv2d_fits(const Conv2dGeometry& geometry, std::size_t element_bytes);
-std::int64_t norm_conv2d_forward_workspace(const Conv2dGeometry& geometry);
-std::int64_t norm_conv2d_backward_workspace(const Conv2dGeometry& geometry);
 
-namespace gpu {
-/// The same on CUDA, in bytes; also from column_limit(), which bounds the rows of y that exist at a time.
-std::size_t norm_conv_forward_workspace(const NormConvGeometry& geometry, std::size_t element_bytes);
-std::size_t norm_conv_backward_workspace(const NormConvGeometry& geometry, std::size_t element_bytes);
-std::size_t norm_conv2d_forward_workspace(const Conv2dGeometry& geometry, std::size_t element_bytes);
-std::size_t norm_conv2d_backward_workspace(const Conv2dGeometry& geometry, std::size_t element_bytes);
-}  // namespace gpu
+/// Bytes of workspace on a device, 64-byte aligned, as a convolution's.
+std::size_t norm_conv_forward_workspace(Device device, const NormConvGeometry& geometry, std::size_t element_bytes);
+std::size_t norm_conv_backward_workspace(Device device, const NormConvGeometry& geometry, std::size_t element_bytes);
+std::size_t norm_conv2d_forward_workspace(Device device, const Conv2dGeometry& geometry, std::size_t element_bytes);
+std::size_t norm_conv2d_backward_workspace(Device device, const Conv2dGeometry& geometry, std::size_t element_bytes);
 
 PALIMPSEST_KERNELS(
 

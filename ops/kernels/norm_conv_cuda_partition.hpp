@@ -17,19 +17,19 @@ using NormConvolution = kernels::NormConvGeometry;
 /// cuBLAS, which looks at that, chooses alike for both.
 inline constexpr Index norm_conv_row_unit = 64;
 
-/// Rows at a time: the gradient pass holds y and its gradient for so many, in at most `limit` bytes (but for 64 rows at
-/// least). Forward takes the same chunks: where products are cut must not depend on what a policy keeps. Fewer than
-/// 2^31, which is what a product takes.
-constexpr Index norm_conv_rows(const NormConvolution& g, Index element_bytes, Index limit) {
-  const Index units = limit / (2 * g.channels * element_bytes * norm_conv_row_unit);
+/// Rows at a time: the gradient pass holds y and its gradient for so many, in at most the bound's bytes (but for 64
+/// rows at least). Forward takes the same chunks: where products are cut must not depend on what a policy keeps. Fewer
+/// than 2^31, which is what a product takes.
+constexpr Index norm_conv_rows(const NormConvolution& g, Index element_bytes) {
+  const Index units = bound(g.products) / (2 * g.channels * element_bytes * norm_conv_row_unit);
   const Index most = norm_conv_row_unit * smaller(larger(1, units), Index{1} << 24);
   const Index even = ceil_div(g.rows, ceil_div(g.rows, most));
   return smaller(g.rows, ceil_div(even, norm_conv_row_unit) * norm_conv_row_unit);
 }
 
 /// Bytes of y, or of its gradient, for one chunk; a multiple of 256.
-constexpr Index norm_conv_forward_bytes(const NormConvolution& g, Index element_bytes, Index limit) {
-  return round_to_256(norm_conv_rows(g, element_bytes, limit) * g.channels * element_bytes);
+constexpr Index norm_conv_forward_bytes(const NormConvolution& g, Index element_bytes) {
+  return round_to_256(norm_conv_rows(g, element_bytes) * g.channels * element_bytes);
 }
 
 /// The parts of the rows that the gradient pass sums apart: each chunk is cut as the first, the last may have fewer.
@@ -53,17 +53,17 @@ constexpr Index sum_bytes(const NormConvSums& sums, Index channels) {
   return round_to_256(2 * channels * sums.parts * 8);
 }
 
-constexpr NormConvSums norm_conv_sums(const NormConvolution& g, Index element_bytes, Index limit) {
-  return sums_of_chunks(g.rows, norm_conv_rows(g, element_bytes, limit), g.channels);
+constexpr NormConvSums norm_conv_sums(const NormConvolution& g, Index element_bytes) {
+  return sums_of_chunks(g.rows, norm_conv_rows(g, element_bytes), g.channels);
 }
 
-constexpr Index norm_conv_sum_bytes(const NormConvolution& g, Index element_bytes, Index limit) {
-  return sum_bytes(norm_conv_sums(g, element_bytes, limit), g.channels);
+constexpr Index norm_conv_sum_bytes(const NormConvolution& g, Index element_bytes) {
+  return sum_bytes(norm_conv_sums(g, element_bytes), g.channels);
 }
 
 /// The partial sums, then y, then its gradient.
-constexpr Index norm_conv_backward_bytes(const NormConvolution& g, Index element_bytes, Index limit) {
-  return norm_conv_sum_bytes(g, element_bytes, limit) + 2 * norm_conv_forward_bytes(g, element_bytes, limit);
+constexpr Index norm_conv_backward_bytes(const NormConvolution& g, Index element_bytes) {
+  return norm_conv_sum_bytes(g, element_bytes) + 2 * norm_conv_forward_bytes(g, element_bytes);
 }
 
 // --- Any other convolution -------------------------------------------------------------------------------------------
@@ -71,52 +71,51 @@ constexpr Index norm_conv_backward_bytes(const NormConvolution& g, Index element
 /// Rows of x and y that an image has.
 constexpr Index input_pixels(const Convolution& g) { return g.h_in * g.w_in; }
 
-/// Images at a time: as many as keep y, its gradient and the columns, the larger of both passes, within `limit` bytes
+/// Images at a time: as many as keep y, its gradient and the columns, the larger of both passes, within the bound
 /// (but one image at least). Then the convolution of a chunk makes its columns in one piece. Forward takes the gradient
 /// pass's chunks, as above; unlike there, y may lie at any multiple of its rows, for no product reads it: kernels copy
 /// it into columns.
-constexpr Index norm_conv2d_images(const Convolution& g, Index element_bytes, Index limit) {
+constexpr Index norm_conv2d_images(const Convolution& g, Index element_bytes) {
   const auto columns = [](const Convolution& of) { return output_pixels(of) * row_elements(of); };
   const Index most = prefers_mirrored(g) ? larger(columns(g), columns(mirrored(g))) : columns(g);
-  return images_per_chunk(g.n, (2 * input_pixels(g) * g.c_in + most) * element_bytes, limit);
+  return images_per_chunk(g.n, (2 * input_pixels(g) * g.c_in + most) * element_bytes, bound(g.products));
 }
 
 /// The convolution of one chunk; the last chunk may have fewer images.
-constexpr Convolution norm_conv2d_chunk(const Convolution& g, Index element_bytes, Index limit) {
+constexpr Convolution norm_conv2d_chunk(const Convolution& g, Index element_bytes) {
   Convolution chunk = g;
-  chunk.n = norm_conv2d_images(g, element_bytes, limit);
+  chunk.n = norm_conv2d_images(g, element_bytes);
   return chunk;
 }
 
 /// Bytes of y, or of its gradient, for one chunk; a multiple of 256.
-constexpr Index norm_conv2d_chunk_bytes(const Convolution& g, Index element_bytes, Index limit) {
-  return round_to_256(norm_conv2d_images(g, element_bytes, limit) * input_pixels(g) * g.c_in * element_bytes);
+constexpr Index norm_conv2d_chunk_bytes(const Convolution& g, Index element_bytes) {
+  return round_to_256(norm_conv2d_images(g, element_bytes) * input_pixels(g) * g.c_in * element_bytes);
 }
 
-constexpr NormConvSums norm_conv2d_sums(const Convolution& g, Index element_bytes, Index limit) {
-  const Index rows = norm_conv2d_images(g, element_bytes, limit) * input_pixels(g);
+constexpr NormConvSums norm_conv2d_sums(const Convolution& g, Index element_bytes) {
+  const Index rows = norm_conv2d_images(g, element_bytes) * input_pixels(g);
   return sums_of_chunks(g.n * input_pixels(g), rows, g.c_in);
 }
 
 /// The bytes that the convolution of a chunk takes, behind the products' own: multiples of 256.
-constexpr Index norm_conv2d_forward_columns(const Convolution& g, Index element_bytes, Index limit) {
-  return column_chunk_bytes(norm_conv2d_chunk(g, element_bytes, limit), element_bytes, limit);
+constexpr Index norm_conv2d_forward_columns(const Convolution& g, Index element_bytes) {
+  return column_chunk_bytes(norm_conv2d_chunk(g, element_bytes), element_bytes);
 }
-constexpr Index norm_conv2d_backward_columns(const Convolution& g, Index element_bytes, Index limit) {
-  return larger(norm_conv2d_forward_columns(g, element_bytes, limit),
-                grad_input_bytes(norm_conv2d_chunk(g, element_bytes, limit), element_bytes, limit));
+constexpr Index norm_conv2d_backward_columns(const Convolution& g, Index element_bytes) {
+  return larger(norm_conv2d_forward_columns(g, element_bytes),
+                grad_input_bytes(norm_conv2d_chunk(g, element_bytes), element_bytes));
 }
 
 /// The columns, then y.
-constexpr Index norm_conv2d_forward_bytes(const Convolution& g, Index element_bytes, Index limit) {
-  return norm_conv2d_forward_columns(g, element_bytes, limit) + norm_conv2d_chunk_bytes(g, element_bytes, limit);
+constexpr Index norm_conv2d_forward_bytes(const Convolution& g, Index element_bytes) {
+  return norm_conv2d_forward_columns(g, element_bytes) + norm_conv2d_chunk_bytes(g, element_bytes);
 }
 
 /// The columns, then the partial sums, y and its gradient.
-constexpr Index norm_conv2d_backward_bytes(const Convolution& g, Index element_bytes, Index limit) {
-  return norm_conv2d_backward_columns(g, element_bytes, limit) +
-         sum_bytes(norm_conv2d_sums(g, element_bytes, limit), g.c_in) +
-         2 * norm_conv2d_chunk_bytes(g, element_bytes, limit);
+constexpr Index norm_conv2d_backward_bytes(const Convolution& g, Index element_bytes) {
+  return norm_conv2d_backward_columns(g, element_bytes) + sum_bytes(norm_conv2d_sums(g, element_bytes), g.c_in) +
+         2 * norm_conv2d_chunk_bytes(g, element_bytes);
 }
 
 }  // namespace palimpsest::gpu_geometry

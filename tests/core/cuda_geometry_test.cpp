@@ -92,8 +92,9 @@ TEST(LaunchGeometry, ReductionsPartTheRowsWithoutGapsOrEmptyParts) {
       EXPECT_GE(Index{r.blocks_x} * ChannelReduction::threads_x, channels);
       EXPECT_LT((Index{r.blocks_x} - 1) * ChannelReduction::threads_x, channels);
       // A double for each sum of each part and channel.
-      EXPECT_EQ(kernels::gpu::batch_norm_workspace(row_count, channels), 2 * r.parts * channels);
-      EXPECT_EQ(kernels::gpu::channel_sum_workspace(row_count, channels), r.parts * channels);
+      const auto one = static_cast<std::size_t>(r.parts * channels) * sizeof(double);
+      EXPECT_EQ(kernels::batch_norm_workspace(Device::Cuda, row_count, channels), 2 * one);
+      EXPECT_EQ(kernels::channel_sum_workspace(Device::MetaCuda, row_count, channels), one);
     }
   }
 }
@@ -133,6 +134,11 @@ std::vector<Convolution> convolutions() {
   return all;
 }
 
+Convolution bounded(Convolution g, Index column_bytes) {
+  g.products.column_bytes = static_cast<std::size_t>(column_bytes);
+  return g;
+}
+
 /// Bytes of columns of a chunk of images.
 Index columns(const Convolution& g, Index images, Index element) {
   return images * g.h_out * g.w_out * g.kernel_h * g.kernel_w * g.c_in * element;
@@ -144,7 +150,7 @@ TEST(ConvolutionPlan, ChunksAreAsLargeAsTheBoundAllows) {
       const Index one = columns(g, 1, element);
       for (const Index limit : {Index{1}, one - 1, one, one + 1, 2 * one, 3 * one - 1, Index{1} << 40}) {
         if (limit < 1) continue;
-        const Index images = chunk_images(g, element, limit);
+        const Index images = chunk_images(bounded(g, limit), element);
         ASSERT_GE(images, 1);
         ASSERT_LE(images, g.n);
         EXPECT_TRUE(images == 1 || columns(g, images, element) <= limit);
@@ -158,13 +164,13 @@ TEST(ConvolutionPlan, WorkspaceHoldsAChunkAndNoMoreThanTheBoundOrOneImage) {
   for (const Convolution& g : convolutions()) {
     for (const Index limit : {Index{1}, Index{1000}, Index{100'000}}) {
       for (const Index element : {4, 8}) {
-        const Index room = column_chunk_bytes(g, element, limit);
+        const Index room = column_chunk_bytes(bounded(g, limit), element);
         if (is_pointwise(g)) {
           EXPECT_EQ(room, 0);
           continue;
         }
         EXPECT_EQ(room % 256, 0);
-        EXPECT_GE(room, columns(g, chunk_images(g, element, limit), element));
+        EXPECT_GE(room, columns(g, chunk_images(bounded(g, limit), element), element));
         EXPECT_LT(room, larger(limit, columns(g, 1, element)) + 256);
       }
     }
@@ -173,10 +179,11 @@ TEST(ConvolutionPlan, WorkspaceHoldsAChunkAndNoMoreThanTheBoundOrOneImage) {
 
 TEST(ConvolutionPlan, TheMirroredConvolutionUndoesTheGeometry) {
   std::size_t preferred = 0;
-  for (const Convolution& g : convolutions()) {
+  for (const Convolution& unbounded : convolutions()) {
+    const Convolution g = bounded(unbounded, 1000);
     if (!prefers_mirrored(g)) {
       EXPECT_EQ(mirrored_kernel_bytes(g, 4), 0);
-      EXPECT_EQ(grad_input_bytes(g, 4, 1000), column_chunk_bytes(g, 4, 1000));
+      EXPECT_EQ(grad_input_bytes(g, 4), column_chunk_bytes(g, 4));
       continue;
     }
     ++preferred;
@@ -192,26 +199,24 @@ TEST(ConvolutionPlan, TheMirroredConvolutionUndoesTheGeometry) {
     // The kernel lies in front of the columns.
     EXPECT_GE(mirrored_kernel_bytes(g, 4), 4 * g.c_out * g.kernel_h * g.kernel_w * g.c_in);
     EXPECT_EQ(mirrored_kernel_bytes(g, 4) % 256, 0);
-    EXPECT_GE(grad_input_bytes(g, 4, 1000), mirrored_kernel_bytes(g, 4) + columns(m, chunk_images(m, 4, 1000), 4));
+    EXPECT_GE(grad_input_bytes(g, 4), mirrored_kernel_bytes(g, 4) + columns(m, chunk_images(m, 4), 4));
   }
   EXPECT_GT(preferred, 50U);
 }
 
 TEST(ConvolutionPlan, WorkspaceIsThatOfTheColumnsAndOfTheProducts) {
-  const std::size_t before = ops::column_limit();
-  for (const std::size_t limit : {std::size_t{1}, std::size_t{5000}}) {
-    ops::set_column_limit(limit);
-    const auto bound = static_cast<Index>(limit);
-    for (const Convolution& g : convolutions()) {
+  for (const Index bound : {1, 5000}) {
+    for (const Convolution& unbounded : convolutions()) {
+      const Convolution g = bounded(unbounded, bound);
       const auto beside_products = [](std::size_t bytes) {
         return static_cast<Index>(bytes - gemm_workspace(Device::Cuda));
       };
-      EXPECT_EQ(beside_products(kernels::gpu::conv2d_forward_workspace(g, 4)), column_chunk_bytes(g, 4, bound));
-      EXPECT_EQ(beside_products(kernels::gpu::conv2d_grad_weight_workspace(g, 8)), column_chunk_bytes(g, 8, bound));
-      EXPECT_EQ(beside_products(kernels::gpu::conv2d_grad_input_workspace(g, 4)), grad_input_bytes(g, 4, bound));
+      using namespace kernels;
+      EXPECT_EQ(beside_products(conv2d_forward_workspace(Device::Cuda, g, 4)), column_chunk_bytes(g, 4));
+      EXPECT_EQ(beside_products(conv2d_grad_weight_workspace(Device::MetaCuda, g, 8)), column_chunk_bytes(g, 8));
+      EXPECT_EQ(beside_products(conv2d_grad_input_workspace(Device::Cuda, g, 4)), grad_input_bytes(g, 4));
     }
   }
-  ops::set_column_limit(before);
 }
 
 }  // namespace

@@ -32,12 +32,9 @@ class CudaTest : public ::testing::Test {
     if (cuda_device_count() == 0) GTEST_SKIP() << "no CUDA device: " << cuda_unavailable_reason();
   }
   void TearDown() override {
-    ops::set_column_limit(column_limit_);
     if (cuda_device_count() == 0) return;
     EXPECT_NO_THROW(synchronize(Device::Cuda)) << "a fault that no read has reported";
   }
-
-  const std::size_t column_limit_ = ops::column_limit();
 };
 
 // --- Every op --------------------------------------------------------------------------------------------------------
@@ -47,7 +44,7 @@ class CudaIntegerOpTest : public CudaOpTest {};
 class CudaConvolutionTest : public CudaOpTest {};
 
 bool is_exact(const OpCase& op_case) { return op_case.exact_on_integers; }
-bool is_convolution(const OpCase& op_case) { return op_case.name.starts_with("conv2d"); }
+bool is_convolution(const OpCase& op_case) { return op_case.image_by_image != nullptr; }
 
 INSTANTIATE_TEST_SUITE_P(Cuda, CudaOpTest, ::testing::ValuesIn(op_cases()), case_name<OpCase>);
 INSTANTIATE_TEST_SUITE_P(Cuda, CudaIntegerOpTest, ::testing::ValuesIn(cases_where(is_exact)), case_name<OpCase>);
@@ -85,12 +82,12 @@ TEST_P(CudaIntegerOpTest, GivesTheBitsOfTheCpuOnIntegers) {
 }
 
 TEST_P(CudaConvolutionTest, TheBoundOnColumnsDoesNotChangeTheResult) {
-  const auto run = [](const Fill& fill) { return outcome_on<float>(Device::Cuda, GetParam(), fill); };
-  const OpOutcome<float> whole = run(uniform);
-  const OpOutcome<float> whole_exact = run(integers);
-  ops::set_column_limit(1);  // image by image
-  const OpOutcome<float> parts = run(uniform);
-  expect_same_bits(run(integers), whole_exact);
+  OpCase by_images = GetParam();
+  by_images.run = by_images.image_by_image;
+  const OpOutcome<float> whole = outcome_on<float>(Device::Cuda, GetParam(), uniform);
+  const OpOutcome<float> parts = outcome_on<float>(Device::Cuda, by_images, uniform);
+  expect_same_bits(outcome_on<float>(Device::Cuda, by_images, integers),
+                   outcome_on<float>(Device::Cuda, GetParam(), integers));
   expect_close(parts.outputs, in_double(whole.outputs), 1e-5);
   expect_close(parts.gradients, in_double(whole.gradients), 1e-5);
 }
@@ -305,13 +302,14 @@ TEST_F(CudaTest, CountingRightAnswersTellsOfAWrongLabelAtOnce) {
 // --- Memory ----------------------------------------------------------------------------------------------------------
 
 /// The highest live bytes of a convolution's forward and backward, above what its inputs hold.
-std::size_t peak_of_convolution(Device where) {
+std::size_t peak_of_convolution(Device where, std::size_t column_bytes) {
   const Tensor x = Tensor::zeros({6, 8, 20, 20}, Dtype::Float32, where).requires_grad();
   const Tensor weight = Tensor::zeros({8, 8, 3, 3}, Dtype::Float32, where).requires_grad();
   Allocator& memory = allocator(where);
   memory.reset_peak();
   const std::size_t before = memory.stats().live;
-  const Tensor y = ops::conv2d(x, weight, {.padding = ops::Padding::all(1)});
+  const Tensor y =
+      ops::conv2d(x, weight, {.padding = ops::Padding::all(1), .products = {.column_bytes = column_bytes}});
   weighted_sum(y, Tensor::zeros(y.shape(), Dtype::Float32, where)).backward();
   return memory.stats().peak - before;
 }
@@ -319,16 +317,13 @@ std::size_t peak_of_convolution(Device where) {
 TEST_F(CudaTest, MetaForeseesWorkspaceForAnyBoundOnColumns) {
   std::size_t last = 0;
   for (const std::size_t limit : {std::size_t{1}, std::size_t{300'000}, std::size_t{1} << 30}) {
-    ops::set_column_limit(limit);
-    const std::size_t peak = peak_of_convolution(Device::Cuda);
-    EXPECT_EQ(peak_of_convolution(Device::MetaCuda), peak) << limit;
+    const std::size_t peak = peak_of_convolution(Device::Cuda, limit);
+    EXPECT_EQ(peak_of_convolution(Device::MetaCuda, limit), peak) << limit;
     EXPECT_GT(peak, last);
     last = peak;
   }
-  EXPECT_EQ(peak_of_convolution(Device::MetaCpu), peak_of_convolution(Device::Cpu));
+  EXPECT_EQ(peak_of_convolution(Device::MetaCpu, 1), peak_of_convolution(Device::Cpu, 1));
 }
-
-TEST_F(CudaTest, ABoundOfNoColumnsIsRefused) { EXPECT_THROW(ops::set_column_limit(0), ValueError); }
 
 #if defined(PALIMPSEST_HAS_CUDA)
 /// Device memory of a size that a kernel may use, with as much behind it that it must not touch.
@@ -357,19 +352,19 @@ TEST_F(CudaTest, ConvolutionsKeepToTheirWorkspace) {
   constexpr std::size_t f = sizeof(float);
   const auto bytes = [](std::int64_t floats) { return static_cast<std::size_t>(floats) * f; };
   for (const std::size_t limit : {std::size_t{1}, std::size_t{5000}, std::size_t{32} << 20}) {
-    ops::set_column_limit(limit);
-    for (const kernels::Conv2dGeometry& g : {kernels::Conv2dGeometry{3, 5, 7, 6, 4, 7, 6, 3, 3, 1, 1, 1, 1},
-                                             kernels::Conv2dGeometry{3, 4, 7, 6, 9, 4, 3, 3, 3, 2, 2, 1, 1},
-                                             kernels::Conv2dGeometry{2, 8, 5, 5, 3, 9, 9, 1, 1, 1, 1, 2, 2},
-                                             kernels::Conv2dGeometry{4, 8, 5, 5, 3, 5, 5, 1, 1, 1, 1, 0, 0},
-                                             kernels::Conv2dGeometry{1, 2, 2, 2, 3, 2, 2, 5, 5, 1, 1, 2, 2}}) {
+    for (kernels::Conv2dGeometry g : {kernels::Conv2dGeometry{3, 5, 7, 6, 4, 7, 6, 3, 3, 1, 1, 1, 1},
+                                      kernels::Conv2dGeometry{3, 4, 7, 6, 9, 4, 3, 3, 3, 2, 2, 1, 1},
+                                      kernels::Conv2dGeometry{2, 8, 5, 5, 3, 9, 9, 1, 1, 1, 1, 2, 2},
+                                      kernels::Conv2dGeometry{4, 8, 5, 5, 3, 5, 5, 1, 1, 1, 1, 0, 0},
+                                      kernels::Conv2dGeometry{1, 2, 2, 2, 3, 2, 2, 5, 5, 1, 1, 2, 2}}) {
+      g.products.column_bytes = limit;
       SCOPED_TRACE(concat_text("limit ", limit, ", ", g.c_in, " to ", g.c_out, " channels, kernel ", g.kernel_h));
       const Guarded x(bytes(g.n * g.h_in * g.w_in * g.c_in));
       const Guarded y(bytes(g.n * g.h_out * g.w_out * g.c_out));
       const Guarded w(bytes(g.c_out * g.kernel_h * g.kernel_w * g.c_in));
-      const Guarded forward(conv2d_forward_workspace(g, f));
-      const Guarded input(conv2d_grad_input_workspace(g, f));
-      const Guarded weight(conv2d_grad_weight_workspace(g, f));
+      const Guarded forward(kernels::conv2d_forward_workspace(Device::Cuda, g, f));
+      const Guarded input(kernels::conv2d_grad_input_workspace(Device::Cuda, g, f));
+      const Guarded weight(kernels::conv2d_grad_weight_workspace(Device::Cuda, g, f));
       conv2d_forward(g, x.data(), w.data(), y.data(), forward.data());
       conv2d_grad_weight(g, x.data(), y.data(), w.data(), false, weight.data());
       conv2d_grad_input(g, y.data(), w.data(), x.data(), true, input.data());

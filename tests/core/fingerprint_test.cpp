@@ -10,6 +10,7 @@
 #include <vector>
 
 #include <palimpsest/core/device.hpp>
+#include <palimpsest/core/kernel.hpp>
 #include <palimpsest/core/parallel.hpp>
 #include <palimpsest/core/philox.hpp>
 #include "tests/support/test_device.hpp"
@@ -36,19 +37,15 @@ class Bytes {
 
 /// As the device under test computes it.
 Fingerprint on_device(const Bytes& bytes, Sample sample) {
-#if defined(PALIMPSEST_HAS_CUDA)
-  if (device() == Device::Cuda) {
-    const Buffer copy(Device::Cuda, bytes.size(), Tag::Data);
-    copy_bytes(copy.data(), Device::Cuda, bytes.data(), Device::Cpu, bytes.size());
-    const Buffer made(Device::Cuda, sizeof(Fingerprint), Tag::Data);
-    zero_bytes(made.data(), Device::Cuda, sizeof(Fingerprint));
-    cuda::add_fingerprint(copy.data(), bytes.size(), sample, made.as<Fingerprint>());
-    Fingerprint found;
-    copy_bytes(&found, Device::Cpu, made.data(), Device::Cuda, sizeof found);
-    return found;
-  }
-#endif
-  return bytes.print(sample);
+  if (device() == Device::Cpu) return bytes.print(sample);
+  const Buffer copy(Device::Cuda, bytes.size(), Tag::Data);
+  copy_bytes(copy.data(), Device::Cuda, bytes.data(), Device::Cpu, bytes.size());
+  const Buffer made(Device::Cuda, sizeof(Fingerprint), Tag::Data);
+  zero_bytes(made.data(), Device::Cuda, sizeof(Fingerprint));
+  if constexpr (compiled_for_cuda) cuda::add_fingerprint(copy.data(), bytes.size(), sample, made.as<Fingerprint>());
+  Fingerprint found;
+  copy_bytes(&found, Device::Cpu, made.data(), Device::Cuda, sizeof found);
+  return found;
 }
 
 constexpr std::size_t piece = fingerprint_piece;

@@ -40,9 +40,8 @@ TEST_P(EmulatorOrderTest, DoesNotChangeABit) {
 }
 
 TEST(EmulatorTest, FusedConvolutionsInManyChunksDoNotDependOnTheOrderOfThreads) {
-  const std::size_t limit = ops::column_limit();
-  ops::set_column_limit(1);
-  for (const NormConvShape& shape : {on_rows(200, {33, 5, 130}, 7), on_images(4, 5, {12, 7}, 6)}) {
+  for (NormConvShape shape : {on_rows(200, {33, 5, 130}, 7), on_images(4, 5, {12, 7}, 6)}) {
+    shape.g.products.column_bytes = 1;
     const NormConvCase<float> tested(shape, Numbers::Real, Wanted::Some);
     const auto run = [&](cuda_emulator::Order order) {
       cuda_emulator::set_order(order);
@@ -54,7 +53,6 @@ TEST(EmulatorTest, FusedConvolutionsInManyChunksDoNotDependOnTheOrderOfThreads) 
       EXPECT_EQ(results[i].values, expected[i].values) << results[i].what;
   }
   cuda_emulator::set_order(cuda_emulator::Order::Ascending);
-  ops::set_column_limit(limit);
 }
 
 // --- A card of a fixed size ------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 // The convolution kernels against a plain loop, for every instruction set that this machine has.
 
+#include <palimpsest/core/types.hpp>
 #include <palimpsest/ops/kernels/conv2d.hpp>
 
 #include <gtest/gtest.h>
@@ -86,12 +87,11 @@ void for_each_product(const Conv2dGeometry& g, const Body& body) {
           }
 }
 
-/// A workspace of exactly the size asked for, 64-byte aligned and full of NaN.
+/// A workspace of exactly the bytes asked for, 64-byte aligned and full of NaN.
 template <class T>
 struct Workspace {
-  explicit Workspace(std::int64_t elements)
-      : data(static_cast<T*>(::operator new (static_cast<std::size_t>(elements) * sizeof(T), std::align_val_t{64}))) {
-    std::memset(static_cast<void*>(data), 0xff, static_cast<std::size_t>(elements) * sizeof(T));
+  explicit Workspace(std::size_t bytes) : data(static_cast<T*>(::operator new (bytes, std::align_val_t{64}))) {
+    std::memset(static_cast<void*>(data), 0xff, bytes);
   }
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
@@ -102,10 +102,10 @@ struct Workspace {
 /// Runs `kernel` into a copy of `start`; the result must be `expected`.
 template <class T>
 void expect_result(const std::string& what, std::int64_t size, const T* start, const T* expected,
-                   std::int64_t workspace_size, const std::function<void(T*, T*)>& kernel) {
+                   std::size_t workspace_bytes, const std::function<void(T*, T*)>& kernel) {
   auto result = std::make_unique<T[]>(static_cast<std::size_t>(size));
   std::memcpy(result.get(), start, static_cast<std::size_t>(size) * sizeof(T));
-  const Workspace<T> workspace(workspace_size);
+  const Workspace<T> workspace(workspace_bytes);
   kernel(result.get(), workspace.data);
   for (std::int64_t i = 0; i < size; ++i) {
     ASSERT_EQ(result[i], expected[i]) << what << ", " << thread_count() << " threads, element " << i << " of " << size;
@@ -139,12 +139,15 @@ struct Expected {
   void check(const Kernels<T>& k) const {
     const std::string name = k.name + (accumulate ? " accumulate" : "");
     if (!accumulate) {
-      expect_result<T>(name + " forward", y_size(g), start_y.get(), y.get(), conv2d_forward_workspace(g),
+      expect_result<T>(name + " forward", y_size(g), start_y.get(), y.get(),
+                       conv2d_forward_workspace(Device::Cpu, g, sizeof(T)),
                        [&](T* to, T* space) { k.forward(g, x.get(), w.get(), to, space); });
     }
-    expect_result<T>(name + " grad_input", x_size(g), start_x.get(), dx.get(), conv2d_grad_input_workspace(g),
+    expect_result<T>(name + " grad_input", x_size(g), start_x.get(), dx.get(),
+                     conv2d_grad_input_workspace(Device::Cpu, g, sizeof(T)),
                      [&](T* to, T* space) { k.grad_input(g, dy.get(), w.get(), to, accumulate, space); });
-    expect_result<T>(name + " grad_weight", w_size(g), start_w.get(), dw.get(), conv2d_grad_weight_workspace(g),
+    expect_result<T>(name + " grad_weight", w_size(g), start_w.get(), dw.get(),
+                     conv2d_grad_weight_workspace(Device::Cpu, g, sizeof(T)),
                      [&](T* to, T* space) { k.grad_weight(g, x.get(), dy.get(), to, accumulate, space); });
   }
 

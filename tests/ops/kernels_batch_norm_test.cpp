@@ -8,6 +8,7 @@
 #include <limits>
 #include <vector>
 
+#include <palimpsest/core/types.hpp>
 #include <palimpsest/ops/kernels/activation.hpp>
 #include <palimpsest/ops/kernels/add.hpp>
 #include <palimpsest/ops/kernels/batch_norm.hpp>
@@ -88,7 +89,7 @@ std::vector<double> naive_statistics(Rows shape, const std::vector<double>& x) {
 template <class T>
 std::vector<T> run_statistics(Isa isa, Rows shape, const std::vector<T>& x) {
   std::vector<T> result(at(2 * shape.channels));
-  std::vector<double> workspace(at(batch_norm_workspace(shape.rows, shape.channels)), NAN);
+  std::vector<double> workspace(batch_norm_workspace(Device::Cpu, shape.rows, shape.channels) / sizeof(double), NAN);
   CALL_ON(isa, batch_norm_statistics<T>(shape.rows, shape.channels, x.data(), result.data(),
                                         result.data() + shape.channels, workspace.data()));
   return result;
@@ -169,7 +170,8 @@ TYPED_TEST(KernelsTest, BatchNormReduceGradient) {
           expected[at(shape.channels + i % shape.channels)] += masked[at(i)] * the.xhat(i);
         }
         std::vector<T> actual(expected.size());
-        std::vector<double> workspace(at(batch_norm_workspace(shape.rows, shape.channels)), NAN);
+        std::vector<double> workspace(batch_norm_workspace(Device::Cpu, shape.rows, shape.channels) / sizeof(double),
+                                      NAN);
         CALL_ON(isa, batch_norm_reduce_gradient<T>(shape.rows, shape.channels, the.x.data(), the.dy.data(), the.n,
                                                    actual.data(), actual.data() + shape.channels, workspace.data()));
         expect_close(actual, expected, 10 * rounding<T>);
@@ -185,7 +187,8 @@ TYPED_TEST(KernelsTest, BatchNormReduceGradientIsTheSameForAnyNumberOfThreads) {
   on_every_isa<T>(
       [&](Isa isa) {
         std::vector<T> sums(at(2 * shape.channels));
-        std::vector<double> workspace(at(batch_norm_workspace(shape.rows, shape.channels)), NAN);
+        std::vector<double> workspace(batch_norm_workspace(Device::Cpu, shape.rows, shape.channels) / sizeof(double),
+                                      NAN);
         CALL_ON(isa, batch_norm_reduce_gradient<T>(shape.rows, shape.channels, the.x.data(), the.dy.data(), the.n,
                                                    sums.data(), sums.data() + shape.channels, workspace.data()));
         return sums;

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include <palimpsest/core/types.hpp>
 #include <palimpsest/ops/kernels/bias.hpp>
 #include <palimpsest/ops/kernels/concat.hpp>
 #include <palimpsest/ops/kernels/pad_channels.hpp>
@@ -119,7 +120,8 @@ TYPED_TEST(KernelsTest, Bias) {
       for (std::size_t c = 0; !accumulate && c < bias.size(); ++c) sums[c] -= bias[c];
       expect_on_every_isa<T>(sums, 10 * rounding<T>, [&](Isa isa) {
         std::vector<T> sum = accumulate ? bias : std::vector<T>(bias.size(), T(NAN));
-        std::vector<double> workspace(at(channel_sum_workspace(shape.rows, shape.channels)), NAN);
+        std::vector<double> workspace(channel_sum_workspace(Device::Cpu, shape.rows, shape.channels) / sizeof(double),
+                                      NAN);
         CALL_ON(isa, channel_sum<T>(shape.rows, shape.channels, x.data(), sum.data(), accumulate, workspace.data()));
         return sum;
       });

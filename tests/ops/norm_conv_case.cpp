@@ -26,7 +26,7 @@ bool same(const std::vector<T>& a, const std::vector<T>& b) {
 }
 
 kernels::NormConvGeometry as_rows(const NormConvShape& shape) {
-  return {shape.rows(), shape.g.c_in, shape.g.c_out, shape.parts()};
+  return {shape.rows(), shape.g.c_in, shape.g.c_out, shape.parts(), shape.g.products};
 }
 
 /// y, z and dy of all rows; rows x channels, parts joined.
@@ -111,11 +111,8 @@ std::vector<NormConvKernels<T>> cpu_norm_conv_kernels() {
 
 template <class T>
 NormConvKernels<T> cuda_norm_conv_kernels() {
-#if defined(PALIMPSEST_HAS_CUDA)
-  return {"cuda", Device::Cuda, NORM_CONV_KERNELS(gpu)};
-#else
+  if constexpr (compiled_for_cuda) return {"cuda", Device::Cuda, NORM_CONV_KERNELS(gpu)};
   throw DeviceError("built without CUDA");
-#endif
 }
 
 template <class T>
@@ -262,19 +259,12 @@ template <class T>
 Guarded<T> NormConvCase<T>::workspace(Device device, bool backward) const {
   const kernels::Conv2dGeometry& g = shape_.g;
   const kernels::NormConvGeometry rows = as_rows(shape_);
-  if (device == Device::Cuda) {
-    using namespace kernels::gpu;
-    const std::size_t forward_bytes =
-        shape_.pointwise() ? norm_conv_forward_workspace(rows, sizeof(T)) : norm_conv2d_forward_workspace(g, sizeof(T));
-    const std::size_t backward_bytes = shape_.pointwise() ? norm_conv_backward_workspace(rows, sizeof(T))
-                                                          : norm_conv2d_backward_workspace(g, sizeof(T));
-    return {device, (backward ? backward_bytes : forward_bytes) / sizeof(T)};
-  }
-  const std::int64_t forward_elements =
-      shape_.pointwise() ? kernels::norm_conv_forward_workspace(rows) : kernels::norm_conv2d_forward_workspace(g);
-  const std::int64_t backward_elements =
-      shape_.pointwise() ? kernels::norm_conv_backward_workspace(rows) : kernels::norm_conv2d_backward_workspace(g);
-  return {device, at(backward ? backward_elements : forward_elements)};
+  using namespace kernels;
+  const std::size_t bytes = shape_.pointwise() ? (backward ? norm_conv_backward_workspace(device, rows, sizeof(T))
+                                                           : norm_conv_forward_workspace(device, rows, sizeof(T)))
+                            : backward         ? norm_conv2d_backward_workspace(device, g, sizeof(T))
+                                               : norm_conv2d_forward_workspace(device, g, sizeof(T));
+  return {device, bytes / sizeof(T)};
 }
 
 template <class T>

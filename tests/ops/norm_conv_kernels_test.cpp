@@ -169,25 +169,20 @@ class CudaNormConvTest : public ::testing::Test {
     if (cuda_device_count() == 0) GTEST_SKIP() << "no CUDA device: " << cuda_unavailable_reason();
   }
   void TearDown() override {
-    ops::set_column_limit(column_limit_);
     if (cuda_device_count() == 0) return;
     EXPECT_NO_THROW(synchronize(Device::Cuda)) << "a fault that no read has reported";
   }
-
- private:
-  const std::size_t column_limit_ = ops::column_limit();
 };
 
 /// The chunks that CUDA cuts the rows into.
 template <class T>
 std::int64_t chunks(const NormConvShape& shape) {
-  const auto limit = static_cast<std::int64_t>(ops::column_limit());
   if (!shape.pointwise()) {
-    const std::int64_t images = gpu_geometry::norm_conv2d_images(shape.g, sizeof(T), limit);
+    const std::int64_t images = gpu_geometry::norm_conv2d_images(shape.g, sizeof(T));
     return (shape.g.n + images - 1) / images;
   }
-  const std::int64_t rows =
-      gpu_geometry::norm_conv_rows({shape.rows(), shape.g.c_in, shape.g.c_out, shape.parts()}, sizeof(T), limit);
+  const std::int64_t rows = gpu_geometry::norm_conv_rows(
+      {shape.rows(), shape.g.c_in, shape.g.c_out, shape.parts(), shape.g.products}, sizeof(T));
   return (shape.rows() + rows - 1) / rows;
 }
 
@@ -227,16 +222,21 @@ TEST_F(CudaNormConvTest, MorePartsThanALaunchTakes) {
 }
 
 TEST_F(CudaNormConvTest, ManyChunks) {
-  ops::set_column_limit(1);  // 64 rows, or an image, at a time
-  for (const std::int64_t rows : {64, 65, 128, 129}) check_cuda(on_rows(rows, {5}, 2), (rows + 63) / 64, Wanted::All);
-  check_cuda(on_rows(200, {12, 4, 24, 8}, 7), 4);
-  check_cuda(on_rows(200, {12, 3, 24, 5}, 6), 4);
-  check_cuda(on_rows(150, equal(130, 2), 3), 3);
-  check_cuda(on_images(5, 6, {8, 4, 3}, 5), 5);
-  check_cuda(on_images(4, 5, {8, 4}, 6), 4);
-  ops::set_column_limit(60'000);
-  check_cuda(on_rows(333, {33, 31, 7, 2, 1, 40}, 9), 2);
-  check_cuda(on_images(7, 6, {8, 12}, 5), 3);
+  const auto bounded = [](NormConvShape shape, std::size_t bytes) {
+    shape.g.products.column_bytes = bytes;
+    return shape;
+  };
+  const auto least = [&](const NormConvShape& shape) { return bounded(shape, 1); };  // 64 rows, or an image, at a time
+  for (const std::int64_t rows : {64, 65, 128, 129}) {
+    check_cuda(least(on_rows(rows, {5}, 2)), (rows + 63) / 64, Wanted::All);
+  }
+  check_cuda(least(on_rows(200, {12, 4, 24, 8}, 7)), 4);
+  check_cuda(least(on_rows(200, {12, 3, 24, 5}, 6)), 4);
+  check_cuda(least(on_rows(150, equal(130, 2), 3)), 3);
+  check_cuda(least(on_images(5, 6, {8, 4, 3}, 5)), 5);
+  check_cuda(least(on_images(4, 5, {8, 4}, 6)), 4);
+  check_cuda(bounded(on_rows(333, {33, 31, 7, 2, 1, 40}, 9), 60'000), 2);
+  check_cuda(bounded(on_images(7, 6, {8, 12}, 5), 60'000), 3);
 }
 
 }  // namespace

@@ -38,6 +38,9 @@ OpCase conv2d_case(const std::string& name, const Shape& x, const Shape& weight,
   made.name = "conv2d_" + name;
   made.inputs = {{x}, {weight}};
   made.run = [=](Tensors in) { return std::vector{ops::conv2d(in[0], in[1], spec)}; };
+  made.image_by_image = [=](Tensors in) {
+    return std::vector{ops::conv2d(in[0], in[1], {spec.stride, spec.padding, {.column_bytes = 1}})};
+  };
   made.reference = [=](Arrays in) { return std::vector{naive_conv2d(in[0], in[1], spec)}; };
   made.exact_on_integers = true;
   return made;
@@ -115,6 +118,9 @@ void add_bad_conv2d_and_linear(std::vector<BadCall>& calls) {
                       });
   add_bad<ValueError>(calls, "conv2d_stride_0", "[conv2d] stride is 0", [] {
     ops::conv2d(leaf({2, 3, 5, 5}), leaf({4, 3, 3, 3}), {0, {}});
+  });
+  add_bad<ValueError>(calls, "conv2d_no_columns", "[conv2d] a bound of no bytes on columns, expected at least 1", [] {
+    ops::conv2d(leaf({2, 3, 5, 5}), leaf({4, 3, 3, 3}), {.products = {.column_bytes = 0}});
   });
   add_bad<ValueError>(calls, "conv2d_negative_padding", "[conv2d] padding is negative", [] {
     ops::conv2d(leaf({2, 3, 5, 5}), leaf({4, 3, 3, 3}), {1, {1, -1, 1, 1}});

@@ -70,6 +70,8 @@ struct OpCase {
   double float32_tolerance = 1e-5;
   /// Several ops that become one where they are recorded: where they are not, results differ by rounding.
   bool fuses = false;
+  /// A convolution that on CUDA makes the columns of one image at a time.
+  OpFunction image_by_image = nullptr;
 };
 
 std::ostream& operator<<(std::ostream& out, const OpCase& op_case);
