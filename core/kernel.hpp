@@ -76,7 +76,7 @@ constexpr std::string_view to_string(Isa isa) {
 
 namespace palimpsest {
 
-/// Whether this build has CUDA. What names a function of CUDA stands in an `if constexpr` of it.
+/// True where this build has CUDA. A call of a function of CUDA stands in an `if constexpr` of it.
 #if defined(PALIMPSEST_HAS_CUDA)
 inline constexpr bool compiled_for_cuda = true;
 #define PALIMPSEST_RUN(device, ...) \

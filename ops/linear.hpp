@@ -5,8 +5,8 @@
 
 namespace palimpsest::ops {
 
-/// x * weight^T + bias. x: (N, I); weight: (O, I); bias: (O). Returns (N, O). Of `products` the precision
-/// counts. Throws ShapeError, DtypeError.
+/// x * weight^T + bias. x: (N, I); weight: (O, I); bias: (O). Returns (N, O). The precision alone
+/// counts of `products`. Throws ShapeError, DtypeError.
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const ProductOptions& products = {});
 
 }  // namespace palimpsest::ops

@@ -48,6 +48,11 @@ def fails_with(command, status, *words, **how):
         assert word in errors, f"no {word!r} in {errors!r}"
 
 
+def not_with_the_address_sanitizer(reason):
+    if b"__asan_init" in pathlib.Path(DENSENET).read_bytes():
+        raise Skip(f"the address sanitizer: {reason}")
+
+
 def no_file_beyond(size):
     """For run(): a limit on the size of files, whose signal ends a process unless that does something about it."""
     return {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))}
@@ -311,6 +316,7 @@ def test_a_budget_says_what_it_has_chosen(_):
 
 
 def test_budgets_have_rows_of_their_own(folder):
+    not_with_the_address_sanitizer("it makes these runs of minutes, whose code other checks go through")
     command = [*SMALL_DENSENET, "--no-eval"]
     alone = plan_of([*command, "--budget", "6MiB"])["budget=6MiB"]
     assert plan_of([*command, "--budget", "6MiB", "--memory", "budget=6MiB"])["budget=6MiB"] == alone
@@ -411,6 +417,7 @@ def test_the_forecast_of_an_evaluation_is_what_it_takes(folder):
 
 
 def test_the_forecast_of_what_is_reserved_is_what_it_takes(folder):
+    not_with_the_address_sanitizer("it makes these runs of minutes, whose code other checks go through")
     # Large enough for more than one piece from the system.
     densenet = [DENSENET, "--depth", "16", *SMALL, "--batch-size", "13", "--train-limit", "65"]
     revnet = [REVNET, "--depth", "14", "--grid", "16", *SMALL, "--batch-size", "13", "--train-limit", "65"]
@@ -423,8 +430,7 @@ def test_the_forecast_of_what_is_reserved_is_what_it_takes(folder):
 
 
 def test_out_of_memory_says_what_would_fit(_):
-    if b"__asan_init" in pathlib.Path(DENSENET).read_bytes():
-        raise Skip("the address sanitizer needs more addresses than this leaves")
+    not_with_the_address_sanitizer("it needs more addresses than this leaves")
 
     def little_memory():
         resource.setrlimit(resource.RLIMIT_AS, (900 << 20, 900 << 20))
@@ -436,8 +442,7 @@ def test_out_of_memory_says_what_would_fit(_):
 
 
 def test_an_evaluation_that_does_not_fit_says_so(_):
-    if b"__asan_init" in pathlib.Path(DENSENET).read_bytes():
-        raise Skip("the address sanitizer needs more addresses than this leaves")
+    not_with_the_address_sanitizer("it needs more addresses than this leaves")
 
     def little_memory():
         resource.setrlimit(resource.RLIMIT_AS, (700 << 20, 700 << 20))
@@ -451,6 +456,7 @@ def test_an_evaluation_that_does_not_fit_says_so(_):
 
 
 def test_tour_shows_the_same_bits_under_every_policy(_):
+    not_with_the_address_sanitizer("it makes these runs of minutes, whose code other checks go through")
     code, output, _ = run([TOUR])
     lines = [line.split(" ", 1) for line in output.splitlines()]
     assert code == 0 and [name for name, _ in lines] == ["store-all", "shared", "checkpoint", "reversible", "offload"], output
