@@ -9,7 +9,11 @@
 #include <utility>
 #include <vector>
 
+#include <palimpsest/autograd/gradcheck.hpp>
+#include <palimpsest/autograd/op.hpp>
 #include <palimpsest/autograd/verify.hpp>
+#include <palimpsest/core/parallel.hpp>
+#include <palimpsest/core/philox.hpp>
 #include <palimpsest/memory/budget.hpp>
 #include <palimpsest/memory/planner/planner.hpp>
 #include <palimpsest/memory/policies.hpp>
@@ -18,7 +22,9 @@
 #include <palimpsest/nn/model.hpp>
 #include <palimpsest/nn/schedule.hpp>
 #include <palimpsest/nn/sgd.hpp>
+#include <palimpsest/ops/activation.hpp>
 #include <palimpsest/ops/add.hpp>
+#include <palimpsest/ops/check.hpp>
 #include <palimpsest/ops/cross_entropy.hpp>
 #include <palimpsest/ops/pool.hpp>
 #include <palimpsest/train/rehearsal.hpp>
@@ -154,6 +160,110 @@ TEST(LibraryGuide, ATaskIsRehearsedAndTrained) {
   train::Trainer trainer(task, options, choice);
   trainer.run();
   EXPECT_EQ(trainer.peak().total, forecast.peak.total);
+}
+
+/// y = x * gate, of each image and channel: (N, C, H, W) and (N, C) give (N, C, H, W) (Hu et al. 2018, eq. 4).
+class Gate : public Op {
+ public:
+  std::string_view name() const override { return "gate"; }
+  Cost cost() const override { return Cost::Cheap; }
+  Needs needs() const override { return {.inputs = bits(0, 1)}; }
+
+  std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override {
+    ops::check_same_float(name(), inputs);
+    ops::check_rank(name(), 0, inputs[0].shape, 4, "(N, C, H, W)");
+    ops::check_shape(name(), 1, inputs[1].shape, {inputs[0].shape.n(), inputs[0].shape.c()});
+    return {inputs[0]};
+  }
+
+  void forward(ForwardContext& io) override {
+    for_each_image(io.device(), io.input(0), [&]<class T>(T, std::int64_t image, std::int64_t pixels, std::int64_t c) {
+      const T* const x = io.input(0).as<T>() + image * pixels * c;
+      const T* const gate = io.input(1).as<T>() + image * c;
+      T* const y = io.output().as<T>() + image * pixels * c;
+      for (std::int64_t i = 0; i < pixels * c; ++i) y[i] = x[i] * gate[i % c];
+    });
+  }
+
+  void backward(BackwardContext& io) override {
+    const View x = io.input(0), gate = io.input(1), dy = io.grad_output();
+    const GradientTarget dx = io.wants(0) ? io.grad_input(0) : GradientTarget();
+    const GradientTarget dgate = io.wants(1) ? io.grad_input(1) : GradientTarget();
+    for_each_image(io.device(), x, [&]<class T>(T, std::int64_t image, std::int64_t pixels, std::int64_t c) {
+      const std::int64_t first = image * pixels * c;
+      for (std::int64_t i = 0; dx.view && i < pixels * c; ++i) {
+        T& to = dx.view.as<T>()[first + i];
+        to = (dx.accumulate ? to : T{0}) + dy.as<T>()[first + i] * gate.as<T>()[image * c + i % c];
+      }
+      for (std::int64_t channel = 0; dgate.view && channel < c; ++channel) {
+        T& to = dgate.view.as<T>()[image * c + channel];
+        T sum = dgate.accumulate ? to : T{0};
+        for (std::int64_t i = first + channel; i < first + pixels * c; i += c) sum += dy.as<T>()[i] * x.as<T>()[i];
+        to = sum;
+      }
+    });
+  }
+
+ private:
+  /// Calls body(zero of the element type, image, pixels of an image, channels): the threads share the images.
+  template <class Body>
+  void for_each_image(Device device, const View& x, const Body& body) const {
+    if (device == Device::Cuda) throw DeviceError("[gate] has kernels for the CPU alone");
+    ops::run_kernels(name(), device, x.dtype, [&](auto zero) {
+      parallel_for(x.shape.n(), [&](std::int64_t image) { body(zero, image, x.shape.h() * x.shape.w(), x.shape.c()); });
+    });
+  }
+};
+
+Tensor gate(Tensor x, const Tensor& by) {
+  return apply_single(std::make_unique<Gate>(), ops::inputs_of(std::move(x), by));
+}
+
+TEST(LibraryGuide, AnOpOfOnesOwnHasItsGradientsUnderEveryPolicy) {
+  Random random(3);
+  const auto drawn = [&](const Shape& shape) {
+    std::vector<double> values(static_cast<std::size_t>(shape.count()));
+    for (double& value : values) value = 2 * random.uniform() - 1;
+    return Tensor::from_vector(shape, values).requires_grad();
+  };
+  const std::vector<Tensor> inputs{drawn({2, 3, 4, 2}), drawn({2, 3})};
+  const GradcheckResult result =
+      gradcheck([](std::span<const Tensor> in) { return gate(gate(in[0], in[1]), in[1]); }, inputs);
+  EXPECT_TRUE(result.passed) << result.describe();
+  EXPECT_THROW(gate(inputs[0], inputs[0]), ShapeError);
+
+  struct Gated : nn::Model<Tensor(Tensor)> {
+    struct Unit : nn::Block<Tensor(Tensor)> {
+      explicit Unit(nn::Init& init) : conv(init, 4, 4, {.kernel = 1}), squeeze(init, 4, 4) {
+        add_module("conv", conv);
+        add_module("squeeze", squeeze);
+      }
+      Tensor forward(Tensor x) override {
+        const Tensor by = ops::sigmoid(squeeze(ops::global_avg_pool(x)));
+        return ops::relu(gate(conv(std::move(x)), by));
+      }
+      nn::Conv2d conv;
+      nn::Linear squeeze;
+    };
+    explicit Gated(nn::Init init) : unit1(init), unit2(init) {
+      add_module("unit1", unit1);
+      add_module("unit2", unit2);
+    }
+    Tensor forward(Tensor x) override { return unit2(unit1(std::move(x))); }
+    Unit unit1, unit2;
+  };
+  std::vector<float> pixels(3 * 4 * 5 * 5);
+  for (float& pixel : pixels) pixel = static_cast<float>(random.uniform());
+  const Tensor images = Tensor::from_vector({3, 4, 5, 5}, pixels);
+  std::vector<std::vector<float>> gradients;
+  for (const char* policy : {"store-all", "shared", "checkpoint", "checkpoint+shared", "offload"}) {
+    Gated net(nn::Init(1));
+    net.set_memory(memory::parse(policy));
+    const VerifyScope verify(Verify::All);
+    weighted_sum(net(images), images).backward();
+    gradients.push_back(net.parameters().front().tensor.grad().to_vector<float>());
+    EXPECT_EQ(gradients.back(), gradients.front()) << policy;
+  }
 }
 
 TEST(LibraryGuide, ErrorsHaveTypes) {
