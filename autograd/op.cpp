@@ -17,18 +17,39 @@ double elements_of(std::span<const View> views) {
 
 }  // namespace
 
+void refuse_meta(Device device) {
+  throw DeviceError(concat_text("a tensor on ", device, " has no elements to read or write; is_meta() tells"));
+}
+
+double Op::forward_bytes(std::span<const View> inputs, std::span<const View> outputs) {
+  return bytes_of(inputs) + bytes_of(outputs);
+}
+
+double Op::backward_bytes(std::span<const View> inputs, std::span<const View> outputs,
+                          const std::vector<bool>& wanted) {
+  double bytes = bytes_of(inputs) + bytes_of(outputs);
+  for (const View& output : outputs) bytes += static_cast<double>(output.bytes());
+  for (std::size_t i = 0; i < inputs.size(); ++i) bytes += wanted[i] ? static_cast<double>(inputs[i].bytes()) : 0.0;
+  return bytes;
+}
+
+void Op::check_light(const char* function) const {
+  if (cost() != Cost::Heavy) return;
+  throw StateError(concat_text(
+      "[", name(), "] is heavy and does not say its work, by which times are predicted: ", "override ", function));
+}
+
 Work Op::forward_work(std::span<const View> inputs, std::span<const View> outputs) const {
-  return {elements_of(outputs), bytes_of(inputs) + bytes_of(outputs)};
+  check_light("forward_work()");
+  return {elements_of(outputs), forward_bytes(inputs, outputs)};
 }
 
 Work Op::backward_work(std::span<const View> inputs, std::span<const View> outputs,
                        const std::vector<bool>& wanted) const {
-  Work work{0, bytes_of(inputs) + bytes_of(outputs)};
-  for (const View& output : outputs) work.bytes += static_cast<double>(output.bytes());
+  check_light("backward_work()");
+  Work work{0, backward_bytes(inputs, outputs, wanted)};
   for (std::size_t i = 0; i < inputs.size(); ++i) {
-    if (!wanted[i]) continue;
-    work.bytes += static_cast<double>(inputs[i].bytes());
-    work.operations += static_cast<double>(inputs[i].shape.count());
+    work.operations += wanted[i] ? static_cast<double>(inputs[i].shape.count()) : 0.0;
   }
   return work;
 }

@@ -18,8 +18,12 @@ class PinSet;
 class Tape;
 struct Node;
 
+/// Throws DeviceError: a tensor on a meta device has no elements.
+[[noreturn]] void refuse_meta(Device device);
+
 /// The bytes of a tensor as kernels see them: where they are and how to read them. Does not own. Null `data` on an
-/// optional output or gradient means that nobody wants it; on a meta device `data` must not be touched.
+/// optional output or gradient means that nobody wants it; on a meta device there are none behind `data`, and as()
+/// throws DeviceError.
 struct View {
   void* data = nullptr;
   Shape shape;
@@ -28,6 +32,7 @@ struct View {
 
   template <class T>
   T* as() const {
+    if (is_meta(device)) refuse_meta(device);
     return static_cast<T*>(data);
   }
   std::size_t bytes() const { return static_cast<std::size_t>(shape.count()) * size_of(dtype); }
@@ -45,6 +50,7 @@ struct ConstView {
 
   template <class T>
   const T* as() const {
+    if (is_meta(device)) refuse_meta(device);
     return static_cast<const T*>(data);
   }
   std::size_t bytes() const { return static_cast<std::size_t>(shape.count()) * size_of(dtype); }
@@ -199,7 +205,9 @@ class Op {
   virtual std::string_view name() const = 0;
   virtual Cost cost() const = 0;
 
-  /// The work of a forward. The views are those of the run: outputs that it does not write have null data.
+  /// The work of a forward. The views are those of the run: outputs that it does not write have null data. Unless an op
+  /// says otherwise it is a pass over memory, with one operation an element; that of a heavy one is for it to say, so
+  /// that no plan takes it for free: StateError.
   virtual Work forward_work(std::span<const View> inputs, std::span<const View> outputs) const;
   /// The work of a backward that makes the gradients of the inputs in `wanted`, all outputs' gradients being there.
   /// Views that backward does not read have null data.
@@ -236,6 +244,15 @@ class Op {
   /// The state outside the op that begin() changes, as it is now: running statistics, a random counter
   /// (of any type: its bytes count). Running the op again must leave it alone, and verification sees to it.
   virtual std::vector<View> state() const { return {}; }
+
+ protected:
+  /// The bytes that a forward, or a backward, reads and writes once each.
+  static double forward_bytes(std::span<const View> inputs, std::span<const View> outputs);
+  static double backward_bytes(std::span<const View> inputs, std::span<const View> outputs,
+                               const std::vector<bool>& wanted);
+
+ private:
+  void check_light(const char* function) const;
 };
 
 }  // namespace palimpsest

@@ -120,6 +120,9 @@ class Policy {
   /// nothing, whatever the others do. A policy that is not composed is its only part.
   virtual std::vector<const Policy*> parts() const { return {this}; }
 
+  /// True if its recipes move values out of the device's memory: then there must be room for them elsewhere.
+  virtual bool offloads() const { return false; }
+
   /// True if the policy, set for a whole model, decides about what is outside every block, too. Otherwise that is kept.
   virtual bool covers_the_rest() const { return false; }
 };

@@ -170,8 +170,9 @@ std::optional<Unrun<T>> take_unrun(Tensor& x) {
   return Unrun<T>{std::unique_ptr<T>(static_cast<T*>(taken->op.release())), std::move(taken->inputs),
                   std::move(taken->tape)};
 }
-/// The first thing that apply() does: where the caller got inputs wrong is told here, before anything has happened.
-/// Returns what comes out.
+
+/// Checks the inputs of an op, as apply() does before anything happens, and returns what will come out. Throws
+/// ValueError for an empty tensor, DeviceError for two devices, and what Op::infer throws.
 std::vector<TensorSpec> check_inputs(const Op& op, std::span<const Tensor> inputs);
 
 }  // namespace palimpsest

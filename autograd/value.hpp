@@ -98,7 +98,7 @@ class Restoring {
   void replay();
 
  private:
-  /// How many of a source's readers are there for this restoring alone.
+  /// The readers of a source that are there for this restoring alone.
   int own_readers(const Value& source) const;
 
   Tape& tape_;

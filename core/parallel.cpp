@@ -10,10 +10,32 @@
 
 #include <palimpsest/core/error.hpp>
 
+#if defined(__GLIBC__)
+#include <pthread.h>
+#endif
+
 namespace palimpsest {
 namespace {
 
 thread_local bool inside_parallel_for = false;
+
+constexpr std::size_t kernel_stack_bytes = 640 << 10;
+
+/// The addresses of the calling thread's stack; empty where they are not known.
+struct Stack {
+  const char* low = nullptr;
+  std::size_t bytes = 0;
+
+  Stack() {
+#if defined(__GLIBC__)
+    pthread_attr_t attributes;
+    if (pthread_getattr_np(pthread_self(), &attributes) != 0) return;
+    void* begin = nullptr;
+    if (pthread_attr_getstack(&attributes, &begin, &bytes) == 0) low = static_cast<const char*>(begin);
+    pthread_attr_destroy(&attributes);
+#endif
+  }
+};
 
 void relax() {
 #if defined(__x86_64__)
@@ -129,6 +151,16 @@ int thread_count() { return pool()->threads(); }
 void set_thread_count(int threads) {
   if (threads < 1 || threads > 256) throw ValueError(concat_text("threads must be 1 to 256, got ", threads));
   if (threads != thread_count()) pool() = std::make_unique<Pool>(threads);
+}
+
+void require_stack() {
+  static thread_local const Stack stack;
+  const char here = 0;
+  const auto left = static_cast<std::size_t>(&here - stack.low);
+  // A program may run on a stack of its own making, of which nothing is known.
+  if (left >= kernel_stack_bytes || left >= stack.bytes) return;
+  throw Error(concat_text("this thread has ", left >> 10, " KiB of stack left of ", stack.bytes >> 10,
+                          " KiB, expected at least ", kernel_stack_bytes >> 10, " KiB for convolutions"));
 }
 
 void detail::parallel_for(std::int64_t tasks, void (*body)(void*, std::int64_t), void* context) {

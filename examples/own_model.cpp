@@ -228,7 +228,8 @@ int run(int argc, char** argv) {
                     .snapshot = flags["--snapshot"],
                     .trace = flags["--trace"]});
   std::cout << run.announcement() << std::flush;  // the peak, before anything runs
-  return run.train(std::cout) ? 0 : 1;
+  if (run.train(std::cout)) return 0;
+  return run.record().interrupted ? 130 : 1;
   // [run]
 }
 
@@ -237,8 +238,11 @@ int run(int argc, char** argv) {
 int main(int argc, char** argv) {
   try {
     return run(argc, argv);
-  } catch (const std::exception& error) {
+  } catch (const ValueError& error) {
     std::cerr << "own_model: " << error.what() << '\n';
     return 2;
+  } catch (const std::exception& error) {
+    std::cerr << "own_model: " << error.what() << '\n';
+    return 1;
   }
 }

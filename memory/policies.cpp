@@ -77,6 +77,7 @@ class Offload : public Policy {
   RecipePtr decide(const Value& value, const Op&, const BlockInfo&) const override {
     return value.bytes() < options_->at_least ? nullptr : fetch(options_);
   }
+  bool offloads() const override { return true; }
 
  private:
   std::shared_ptr<const OffloadOptions> options_;
@@ -173,8 +174,7 @@ PolicyPtr offload(const OffloadOptions& options) { return std::make_shared<Offlo
 
 bool offloads(const Policy& policy) {
   const std::vector<const Policy*> parts = policy.parts();
-  return std::any_of(parts.begin(), parts.end(),
-                     [](const Policy* part) { return dynamic_cast<const Offload*>(part) != nullptr; });
+  return std::any_of(parts.begin(), parts.end(), [](const Policy* part) { return part->offloads(); });
 }
 
 std::optional<int> shared_arena(Cost cost, std::size_t bytes, std::size_t input_bytes, std::size_t streams) {
@@ -201,8 +201,8 @@ std::vector<std::string_view> names() {
 PolicyPtr parse(std::string_view text, const OffloadOptions& options) {
   if (is_budget(text)) {
     throw ValueError(concat_text("memory policy '", text,
-                                 "': a budget needs a step to rehearse, from which "
-                                 "memory::Planner::within() makes its policy"));
+                                 "': a budget needs a step to rehearse; train::choose_memory() plans for a task, "
+                                 "memory::Planner::within() for a step of your own"));
   }
   PolicyPtr policy;
   for (std::size_t begin = 0; begin <= text.size();) {

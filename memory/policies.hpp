@@ -36,7 +36,7 @@ PolicyPtr reversible();
 PolicyPtr offload();
 PolicyPtr offload(const OffloadOptions& options);
 
-/// True if the policy, or one that it is composed of, is an offload().
+/// True if the policy, or one that it is composed of, moves values out of the device's memory (Policy::offloads).
 bool offloads(const Policy& policy);
 
 /// Two policies at once, called "outer+inner".

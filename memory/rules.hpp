@@ -27,7 +27,7 @@ struct Rule {
 /// expected where; a budget is none of these (parse()).
 std::vector<Rule> parse_rules(std::string_view text, const OffloadOptions& options = {});
 
-/// True if one of the rules' policies is, or is composed of, an offload().
+/// True if one of the rules' policies moves values out of the device's memory.
 bool offloads(std::span<const Rule> rules);
 
 /// The texts that parse_rules() takes, for help.

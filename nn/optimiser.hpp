@@ -6,7 +6,9 @@
 
 namespace palimpsest::nn {
 
-/// Updates parameters from their gradients.
+/// Updates parameters from their gradients. A rehearsal makes and steps one with parameters on a meta device, which
+/// have no elements: make the state there as elsewhere (Tensor::zeros), so that its memory is foreseen, and leave the
+/// numbers alone where is_meta(parameter.device()); reading or writing them throws DeviceError.
 class Optimiser {
  public:
   virtual ~Optimiser() = default;
@@ -16,6 +18,7 @@ class Optimiser {
   /// Updates every parameter that has a gradient. If it throws, no parameter has changed.
   virtual void step() = 0;
 
+  /// The factor of the next step.
   virtual double learning_rate() const = 0;
   /// From the next step on. Throws ValueError for a rate that is negative or no number.
   virtual void set_learning_rate(double rate) = 0;

@@ -1,6 +1,7 @@
 #include <palimpsest/ops/conv2d.hpp>
 
 #include <palimpsest/core/device.hpp>
+#include <palimpsest/core/parallel.hpp>
 #include <palimpsest/ops/check.hpp>
 #include <palimpsest/ops/kernels/conv2d.hpp>
 #include <palimpsest/ops/kernels/conv2d_geometry.hpp>
@@ -43,16 +44,17 @@ class Conv2d : public Op {
   }
 
   Work forward_work(std::span<const View> inputs, std::span<const View> outputs) const override {
-    return {convolution_operations(inputs[1].shape, outputs[0].shape), Op::forward_work(inputs, outputs).bytes};
+    return {convolution_operations(inputs[1].shape, outputs[0].shape), forward_bytes(inputs, outputs)};
   }
   Work backward_work(std::span<const View> inputs, std::span<const View> outputs,
                      const std::vector<bool>& wanted) const override {
     const int products = int{wanted[0]} + int{wanted[1]};
     return {products * convolution_operations(inputs[1].shape, outputs[0].shape),
-            Op::backward_work(inputs, outputs, wanted).bytes};
+            backward_bytes(inputs, outputs, wanted)};
   }
 
   void forward(ForwardContext& io) override {
+    if (io.device() == Device::Cpu) require_stack();
     const View& x = io.input(0);
     const View& weight = io.input(1);
     const View& y = io.output();
@@ -65,6 +67,7 @@ class Conv2d : public Op {
   }
 
   void backward(BackwardContext& io) override {
+    if (io.device() == Device::Cpu) require_stack();
     const View x = io.input(0);
     const View weight = io.input(1);
     const View dy = io.grad_output();

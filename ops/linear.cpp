@@ -38,12 +38,12 @@ class MatrixProduct : public Op {
   }
 
   Work forward_work(std::span<const View> inputs, std::span<const View> outputs) const override {
-    return {product_operations(inputs), Op::forward_work(inputs, outputs).bytes};
+    return {product_operations(inputs), forward_bytes(inputs, outputs)};
   }
   Work backward_work(std::span<const View> inputs, std::span<const View> outputs,
                      const std::vector<bool>& wanted) const override {
     const int products = int{wanted[0]} + int{wanted[1]};
-    return {products * product_operations(inputs), Op::backward_work(inputs, outputs, wanted).bytes};
+    return {products * product_operations(inputs), backward_bytes(inputs, outputs, wanted)};
   }
 
   void forward(ForwardContext& io) override {

@@ -1,6 +1,7 @@
 #include <palimpsest/ops/norm_conv.hpp>
 
 #include <palimpsest/core/device.hpp>
+#include <palimpsest/core/parallel.hpp>
 #include <palimpsest/ops/check.hpp>
 #include <palimpsest/ops/kernels/conv2d_geometry.hpp>
 #include <palimpsest/ops/kernels/norm_conv.hpp>
@@ -34,18 +35,18 @@ class NormConv : public Op {
   Work forward_work(std::span<const View> inputs, std::span<const View> outputs) const override {
     const double normalised = static_cast<double>(outputs[1].shape.count());
     return {convolution_operations(inputs[parts_ + 2].shape, outputs[0].shape) + normalised,
-            Op::forward_work(inputs, outputs).bytes};
+            forward_bytes(inputs, outputs)};
   }
   Work backward_work(std::span<const View> inputs, std::span<const View> outputs,
                      const std::vector<bool>& wanted) const override {
     const double normalised = static_cast<double>(outputs[1].shape.count());
-    Work work = Op::backward_work(inputs, outputs.first(1), wanted);
-    work.bytes += outputs[1] ? static_cast<double>(outputs[1].bytes()) : 0.0;
-    work.operations = 2 * convolution_operations(inputs[parts_ + 2].shape, outputs[0].shape) + 2 * normalised;
-    return work;
+    return {2 * convolution_operations(inputs[parts_ + 2].shape, outputs[0].shape) + 2 * normalised,
+            backward_bytes(inputs, outputs.first(1), wanted) +
+                (outputs[1] ? static_cast<double>(outputs[1].bytes()) : 0.0)};
   }
 
   void forward(ForwardContext& io) override {
+    if (io.device() == Device::Cpu) require_stack();
     const Dtype dtype = io.output(0).dtype;
     const Buffer scratch = io.workspace(forward_workspace(io.device(), dtype));
     run_kernels(name(), io.device(), dtype, [&](auto zero) {
@@ -71,6 +72,7 @@ class NormConv : public Op {
   std::vector<View> state() const override { return norm_->state(); }
 
   void backward(BackwardContext& io) override {
+    if (io.device() == Device::Cpu) require_stack();
     const View dz = io.grad_output(0);
     const View gamma = io.input(parts_);
     const View y = io.output(1);

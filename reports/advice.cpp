@@ -44,8 +44,10 @@ std::string memory_advice(const train::Task& task, const train::Options& options
   const memory::Planner planner(rehearsal, train::rates_for(options), train::plan_offloading(options));
   const std::size_t least = planner.candidates().front().forecast.peak;
   if (least <= most) {
-    fitting +=
-        concat_text(fitting.empty() ? "" : ", ", options.names.memory, "budget=", (least >> 20) + 1, "MiB or more");
+    const std::size_t mebibytes = (least >> 20) + 1;
+    const bool rounds = mebibytes << 20 <= most;
+    fitting += concat_text(fitting.empty() ? "" : ", ", options.names.memory, "budget=", rounds ? mebibytes : least,
+                           rounds ? "MiB" : "", limit == 0 ? " or more" : "");
   }
   if (!fitting.empty())
     return (limit == 0 ? "; by the forecast these need less: " : "; by the forecast these fit: ") + fitting;

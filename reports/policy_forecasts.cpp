@@ -51,7 +51,7 @@ Saving saving_of(double fraction, const memory::Candidate& chosen, const memory:
 std::vector<PolicyForecast> policy_forecasts(const train::Task& task, const train::Options& options,
                                              const train::MemoryChoice& memory) {
   const memory::Rates rates = train::rates_for(options);
-  double reference = 0;  // store-all applies everywhere and comes first
+  double reference = 0;  // of the first, store-all, which applies everywhere
   std::vector<PolicyForecast> forecasts;
   for (const std::string& policy : policies_to_ask(options.memory)) {
     const bool own = policy == options.memory;
@@ -60,7 +60,7 @@ std::vector<PolicyForecast> policy_forecasts(const train::Task& task, const trai
     if (!record) continue;
     const StepTrace::Peak peak = record->peak();
     const double seconds = predicted_seconds(*record, rates);
-    if (policy == "store-all") reference = seconds;
+    if (forecasts.empty()) reference = seconds;
     forecasts.push_back({.policy = policy,
                          .peak = peak.bytes,
                          .by_tag = peak.by_tag,

@@ -1,5 +1,7 @@
 #include <palimpsest/reports/run.hpp>
 
+#include <algorithm>
+
 #include <palimpsest/core/device.hpp>
 #include <palimpsest/core/error.hpp>
 #include <palimpsest/memory/offload.hpp>
@@ -14,6 +16,14 @@ void prepare_offload(const train::Options& options) {
   if (options.device != Device::Cpu) return;
   const bool asked = !memory::is_budget(options.memory) && memory::offloads(memory::parse_rules(options.memory));
   if (asked || !options.offload_dir.empty()) memory::prepare_offload(train::offload_options(options));
+}
+
+/// Bytes of the device, or of its allocator's limit, that are not in use.
+std::size_t left_on(Device device) {
+  const Allocator& memory = allocator(device);
+  const std::size_t all = memory::device_bytes(device);
+  const std::size_t most = memory.limit() != 0 ? std::min(memory.limit(), all) : all;
+  return most - std::min(most, memory.stats().live);
 }
 
 }  // namespace
@@ -38,10 +48,8 @@ Run::Run(train::Task task, train::Options options, Files files)
 }
 
 void Run::check_device() const {
-  const std::size_t limit = allocator(options_.device).limit();
-  const std::size_t all = memory::device_bytes(options_.device);
-  const std::size_t there = limit != 0 ? std::min(limit, all) : all;
-  const auto has = [&] { return concat_text(", ", options_.device, " has ", format_mebibytes(there)); };
+  const std::size_t there = left_on(options_.device);
+  const auto has = [&] { return concat_text(", ", options_.device, " has ", format_mebibytes(there), " left"); };
   if (forecast_.peak.total > there) {
     throw OutOfMemory(concat_text("a step under ", options_.memory, " needs ", format_mebibytes(forecast_.peak.total),
                                   has(), memory_advice(task_, options_, there)));
@@ -52,6 +60,11 @@ void Run::check_device() const {
   }
 }
 
+train::Trainer& Run::trainer() {
+  if (!trainer_) throw StateError("this run has not been trained");
+  return *trainer_;
+}
+
 std::string Run::announcement() const {
   std::string text = concat_text(task_.name, " under ", options_.memory, " will need ",
                                  format_mebibytes(forecast_.peak.total), " at its peak\n");
@@ -59,26 +72,29 @@ std::string Run::announcement() const {
   return text;
 }
 
-bool Run::train(std::ostream& summary, std::vector<Field> fields) {
-  const auto limit = [&] { return memory_.budget != 0 ? memory_.budget : allocator(options_.device).limit(); };
+bool Run::train(std::ostream& out, std::vector<Field> fields) {
+  trainer_.reset();
+  const bool limited = memory_.budget != 0 || allocator(options_.device).limit() != 0;
+  const std::size_t there = memory_.budget != 0 ? memory_.budget : left_on(options_.device);
+  const std::size_t limit = limited ? there : 0;
   try {
-    return train_and_report(summary, fields);
+    return train_and_report(out, fields);
   } catch (const train::EvaluationOutOfMemory& error) {
-    throw OutOfMemory(error.what() + evaluation_advice(task_, options_, limit()));
+    throw OutOfMemory(error.what() + evaluation_advice(task_, options_, limit));
   } catch (const OutOfMemory& error) {
-    throw OutOfMemory(error.what() + memory_advice(task_, options_, limit()));
+    throw OutOfMemory(error.what() + memory_advice(task_, options_, limit));
   }
 }
 
-bool Run::train_and_report(std::ostream& summary, const std::vector<Field>& fields) {
+bool Run::train_and_report(std::ostream& out, const std::vector<Field>& fields) {
   const train::WholeFile file(files_.report);
   const StepPictures pictures(files_);
   // Before the first step, since the training would not heed Ctrl-C meanwhile: a plan for a deep net takes seconds.
   PageFacts facts = page_facts();
   const train::InterruptGuard guard;
-  train::Trainer trainer(task_, options_, memory_);
+  train::Trainer& trainer = trainer_.emplace(task_, options_, memory_);
   pictures_failed_ = false;
-  if (pictures) watch(trainer, facts, pictures);
+  if (pictures) watch(facts, pictures);
   // A disk that is full now may not be so when the run ends, and hours of training are worth more than a file on the
   // way.
   const auto save = [&] {
@@ -88,12 +104,11 @@ bool Run::train_and_report(std::ostream& summary, const std::vector<Field>& fiel
       trainer.warn(concat_text(error.what(), "; the run goes on"));
     }
   };
-  trainer.run(save);
-  record_ = trainer.record();
+  trainer.run(save, out);
   const RunReport done = report_of(task_, options_, forecast_, trainer, fields);
-  print_summary(summary, done);
+  print_summary(out, done);
   if (file) file.write(to_json(done));
-  return !record_.interrupted && !pictures_failed_;
+  return !trainer.record().interrupted && !pictures_failed_;
 }
 
 /// The facts of the page that are known before the step has run.
@@ -111,15 +126,15 @@ PageFacts Run::page_facts() const {
   return facts;
 }
 
-void Run::watch(train::Trainer& trainer, PageFacts& facts, const StepPictures& pictures) {
+void Run::watch(PageFacts& facts, const StepPictures& pictures) {
   const std::int64_t step = train::step_to_watch(run_length(task_, options_), task_.training.samples);
-  trainer.watch(step, [&, step](const memory::StepTrace& trace) {
-    facts.batch_size = trainer.record().steps.back().samples;
+  trainer_->watch(step, [&, step](const memory::StepTrace& trace) {
+    facts.batch_size = trainer_->record().steps.back().samples;
     facts.step = step + 1;
-    facts.reserved = trainer.peak().reserved;
+    facts.reserved = trainer_->peak().reserved;
     const std::string title = concat_text(task_.name, " under ", options_.memory);
     for (const std::string& failure : pictures.write(trace, title, [&] { return facts; })) {
-      trainer.warn(concat_text(failure, "; the run goes on"));
+      trainer_->warn(concat_text(failure, "; the run goes on"));
       pictures_failed_ = true;
     }
   });

@@ -26,8 +26,8 @@ void check(const train::Options& options, const Files& files);
 /// interruption, and writes the files.
 class Run {
  public:
-  /// Throws as check(); ValueError for options that cannot be kept to; OutOfMemory, with advice, where the device is
-  /// smaller than the forecast, or its allocator's limit is.
+  /// Throws as check(); ValueError for options that cannot be kept to; OutOfMemory, with advice, where the device,
+  /// or its allocator's limit, has less left beside what is in use than the forecast.
   Run(train::Task task, train::Options options, Files files = {});
   Run(const Run&) = delete;
   Run& operator=(const Run&) = delete;
@@ -37,12 +37,17 @@ class Run {
   /// "UNet under budget=60MiB will need 59.1 MiB at its peak" and the recipes of a plan, in lines.
   std::string announcement() const;
 
-  /// Trains, prints the summary and writes the report, which has `fields` at its end. Returns false if it was
-  /// interrupted or a picture of a step could not be written, of which there was a warning; the run goes on then.
-  /// Throws what training throws; an OutOfMemory has advice at its end.
-  bool train(std::ostream& summary, std::vector<Field> fields = {});
-  /// The record of the last train().
-  const train::RunRecord& record() const { return record_; }
+  /// Trains a new model, with a line for every epoch, prints the summary and writes the report, which has `fields` at
+  /// its end. Returns false if it was interrupted (record().interrupted) or a picture of a step could not be written,
+  /// of which there was a warning; the run goes on then. Throws what training throws; an OutOfMemory has advice at its
+  /// end.
+  bool train(std::ostream& out, std::vector<Field> fields = {});
+  /// The model and the optimiser of the last train(), also of one that was interrupted or ended in an error; they live
+  /// as long as this or until the next. Throws StateError before the first.
+  nn::Module& model() { return trainer().model(); }
+  nn::Optimiser& optimiser() { return trainer().optimiser(); }
+  /// The record of the last train(). Throws StateError before the first.
+  const train::RunRecord& record() { return trainer().record(); }
 
  private:
   train::Task task_;
@@ -50,13 +55,14 @@ class Run {
   Files files_;
   train::MemoryChoice memory_;
   train::Forecast forecast_;
-  train::RunRecord record_;
+  std::optional<train::Trainer> trainer_;
   bool pictures_failed_ = false;
 
   void check_device() const;
-  bool train_and_report(std::ostream& summary, const std::vector<Field>& fields);
+  train::Trainer& trainer();
+  bool train_and_report(std::ostream& out, const std::vector<Field>& fields);
   PageFacts page_facts() const;
-  void watch(train::Trainer& trainer, PageFacts& facts, const StepPictures& pictures);
+  void watch(PageFacts& facts, const StepPictures& pictures);
 };
 
 }  // namespace palimpsest::reports

@@ -15,6 +15,8 @@ void note(int signal) {
   signal_noted = 1;
 }
 
+int guards = 0;
+
 /// The actions of the program, which come back with the end of the guard.
 struct sigaction before_interrupt {
 }, before_termination{};
@@ -22,6 +24,7 @@ struct sigaction before_interrupt {
 }  // namespace
 
 InterruptGuard::InterruptGuard() {
+  if (guards++ > 0) return;
   signal_noted = 0;
   struct sigaction action {};
   action.sa_handler = note;
@@ -32,6 +35,7 @@ InterruptGuard::InterruptGuard() {
 }
 
 InterruptGuard::~InterruptGuard() {
+  if (--guards > 0) return;
   sigaction(SIGINT, &before_interrupt, nullptr);
   sigaction(SIGTERM, &before_termination, nullptr);
   signal_noted = 0;

@@ -3,7 +3,7 @@
 namespace palimpsest::train {
 
 /// While it lives, the first SIGINT or SIGTERM is only noted, so that the current step can end; the second one ends the
-/// process at once. One at a time.
+/// process at once. Inside another one it does nothing: the outer one decides how long a signal is known.
 class InterruptGuard {
  public:
   InterruptGuard();

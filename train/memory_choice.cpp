@@ -6,7 +6,7 @@
 namespace palimpsest::train {
 namespace {
 
-/// How to a budget that no plan keeps to would become feasible, behind the planner's own message.
+/// Adds to the planner's message what a folder to offload to would bring.
 [[noreturn]] void refuse_budget(const ValueError& error, const memory::Planner& planner, std::size_t with_offloading,
                                 const OptionNames& names) {
   const std::string folder = concat_text(error.what(), ": with ", names.offload_dir, " DIR they may, ");

@@ -6,7 +6,15 @@
 
 namespace palimpsest::train {
 
-PeakMeter::PeakMeter(Device device) : device_(device) { allocator(device_).reset_peak(); }
+namespace {
+
+std::size_t above(std::size_t bytes, std::size_t before) { return bytes - std::min(bytes, before); }
+
+}  // namespace
+
+PeakMeter::PeakMeter(Device device, const MemoryStats& before) : device_(device), before_(before) {
+  allocator(device_).reset_peak();
+}
 
 PeakMeter::Pause::Pause(PeakMeter& meter) : meter_(meter) {
   meter_.seen_ = meter_.peak();
@@ -24,14 +32,18 @@ MemoryPeak PeakMeter::peak() const {
   const MemoryStats stats = allocator(device_).stats();
   MemoryPeak result = seen_;
   result.reserved = std::max(result.reserved, stats.peak_reserved);
-  if (!paused_ && stats.peak > result.total) {
-    result.total = stats.peak;
+  const std::size_t total = above(stats.peak, before_.live);
+  if (!paused_ && total > result.total) {
+    result.total = total;
     result.by_tag = stats.peak_by_tag;
+    for (std::size_t tag = 0; tag < result.by_tag.size(); ++tag) {
+      result.by_tag[tag] = above(result.by_tag[tag], before_.live_by_tag[tag]);
+    }
   }
   return result;
 }
 
-std::size_t PeakMeter::live() const { return allocator(device_).stats().live; }
+std::size_t PeakMeter::live() const { return above(allocator(device_).stats().live, before_.live); }
 
 std::size_t peak_resident_bytes() {
   std::ifstream status("/proc/self/status");

@@ -13,11 +13,11 @@ struct MemoryPeak {
   std::size_t reserved = 0;  ///< highest number of bytes taken from the system
 };
 
-/// Measures the peak of a device's memory from its construction on, without the pauses:
-/// an evaluation between two epochs is no part of training.
+/// Measures the peak of a device's memory from its construction on, without the pauses: an evaluation between two
+/// epochs is no part of training. What was in use `before` is left out of all but the reserved bytes.
 class PeakMeter {
  public:
-  explicit PeakMeter(Device device);
+  explicit PeakMeter(Device device, const MemoryStats& before = {});
 
   /// A stretch that does not count, while it lives.
   class Pause {
@@ -32,11 +32,12 @@ class PeakMeter {
   };
 
   MemoryPeak peak() const;
-  /// Bytes in use now.
+  /// Bytes in use now, beside those from before.
   std::size_t live() const;
 
  private:
   Device device_;
+  MemoryStats before_;
   MemoryPeak seen_;
   bool paused_ = false;
 };

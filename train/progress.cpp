@@ -68,15 +68,14 @@ void Progress::evaluating(std::int64_t samples) {
                     static_cast<long long>(task_.evaluation.samples), task_.unit.c_str()));
 }
 
-void Progress::epoch(std::int64_t epoch, double loss, const RunRecord& record) {
+void Progress::epoch(std::int64_t epoch, double loss, const RunRecord& record, std::ostream& out) {
   if (quiet_) return;
   clear();
   std::string line =
       formatted("epoch %lld/%lld: loss %.4f, %.1f %s/s", static_cast<long long>(epoch) + 1,
                 static_cast<long long>(length_.epochs), loss, record.samples_per_second(), task_.unit.c_str());
   if (record.metric()) line += concat_text(", test ", task_.metric, " ", format_metric(task_, *record.metric()));
-  std::printf("%s\n", line.c_str());
-  std::fflush(stdout);
+  out << line << std::endl;
 }
 
 void Progress::warn(const std::string& line) {

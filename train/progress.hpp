@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <ostream>
 #include <string>
 
 #include <palimpsest/train/options.hpp>
@@ -16,7 +17,7 @@ std::string format_duration(double seconds);
 std::string format_metric(const Task& task, double value);
 
 /// Tells on standard error how a run is getting on: a line that is rewritten as it goes where that is a terminal; and
-/// on standard output a line for every epoch. Nothing if Options::quiet.
+/// a line for every epoch where it is told to. Nothing if Options::quiet.
 class Progress {
  public:
   /// `task` must outlive it.
@@ -28,9 +29,10 @@ class Progress {
 
   /// After a step of epoch `epoch` (from 0): the record, the bytes in use now and at the peak.
   void step(std::int64_t epoch, const RunRecord& record, std::size_t live, std::size_t peak);
+  /// After so many samples of an evaluation.
   void evaluating(std::int64_t samples);
-  /// After an epoch with this mean loss.
-  void epoch(std::int64_t epoch, double loss, const RunRecord& record);
+  /// After an epoch with this mean loss: a line for `out`.
+  void epoch(std::int64_t epoch, double loss, const RunRecord& record, std::ostream& out);
   /// A line that stays, on standard error, even if quiet.
   void warn(const std::string& line);
   /// Takes the rewritten line away.

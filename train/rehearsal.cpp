@@ -7,7 +7,7 @@
 namespace palimpsest::train {
 namespace {
 
-/// Steps after which no more is waited for that what is reserved stays as it is. Three or four have always been enough.
+/// The steps after which the reserved bytes count as steady. Three or four have always been enough.
 constexpr std::int64_t most_steps = 8;
 
 /// The first step differs from all others: the optimiser's state does not exist yet. The peak is known after the

@@ -19,54 +19,71 @@ std::unique_ptr<Batches> opened(const Data& data, const Options& options) {
 void check_batch(const Task& task, const Batch& batch) {
   const std::vector<TensorSpec> expected = task.batch(batch.samples);
   const auto as_expected = [](const Tensor& tensor, const TensorSpec& spec) {
-    return tensor.shape() == spec.shape && tensor.dtype() == spec.dtype;
+    return tensor && tensor.shape() == spec.shape && tensor.dtype() == spec.dtype;
   };
   if (std::equal(batch.tensors.begin(), batch.tensors.end(), expected.begin(), expected.end(), as_expected)) return;
-  const auto text = [](const auto& tensors, const auto& shape, const auto& dtype) {
-    std::string list;
-    for (const auto& each : tensors) list += concat_text(list.empty() ? "" : ", ", shape(each), " ", dtype(each));
-    return list;
-  };
-  throw ShapeError(concat_text(
-      "the data of ", task.name, " served ",
-      text(
-          batch.tensors, [](const Tensor& t) { return t.shape(); }, [](const Tensor& t) { return t.dtype(); }),
-      "; expected ",
-      text(
-          expected, [](const TensorSpec& t) { return t.shape; }, [](const TensorSpec& t) { return t.dtype; }),
-      " as its `batch` says"));
+  std::vector<std::string> served, wanted;
+  for (const Tensor& tensor : batch.tensors) {
+    served.push_back(tensor ? concat_text(tensor.shape(), " ", tensor.dtype()) : "an empty tensor");
+  }
+  for (const TensorSpec& spec : expected) wanted.push_back(concat_text(spec.shape, " ", spec.dtype));
+  throw ShapeError(concat_text("the data of ", task.name, " served ", join(served), "; expected ", join(wanted),
+                               " as its `batch` says"));
+}
+
+Device trained_on(Device device) {
+  if (!is_meta(device)) return device;
+  throw DeviceError(
+      concat_text("a run on ", device, " would have no numbers to train with; rehearse() runs its steps"));
+}
+
+/// While it lives, a device's memory has a limit; 0 changes nothing.
+class LimitScope {
+ public:
+  LimitScope(Device device, std::size_t limit) : device_(device), before_(allocator(device).limit()) {
+    if (limit != 0) allocator(device).set_limit(before_ == 0 ? limit : std::min(limit, before_));
+  }
+  ~LimitScope() { allocator(device_).set_limit(before_); }
+  LimitScope(const LimitScope&) = delete;
+  LimitScope& operator=(const LimitScope&) = delete;
+
+ private:
+  Device device_;
+  std::size_t before_;
+};
+
+/// Data that end early would make a schedule, a forecast and a mean over the samples wrong.
+void check_served(const Data& data, std::int64_t samples, std::int64_t expected) {
+  if (samples == expected) return;
+  throw DataError(concat_text("the data ", data.name, " ended after ", samples, " samples, expected ", expected));
 }
 
 }  // namespace
-
-Trainer::LimitScope::LimitScope(Device device, std::size_t limit)
-    : device_(device), before_(allocator(device).limit()) {
-  if (limit != 0) allocator(device).set_limit(before_ == 0 ? limit : std::min(limit, before_));
-}
-
-Trainer::LimitScope::~LimitScope() { allocator(device_).set_limit(before_); }
 
 Trainer::Trainer(Task task, Options options, const MemoryChoice& memory)
     : task_(std::move(task)),
       options_(std::move(options)),
       length_(run_length(task_, options_)),
+      budget_(memory.budget),
       progress_(task_, options_),
+      before_(allocator(trained_on(options_.device)).stats()),
       training_(task_, nn::Init(options_.seed, options_.device, Dtype::Float32, options_.products)),
-      limit_(options_.device, memory.budget),
       batches_(opened(task_.training, options_)),
-      meter_(options_.device),
-      verify_(options_.verify) {
+      meter_(options_.device, before_) {
   if (task_.schedule) schedule_ = task_.schedule(length_.steps);
   memory.apply(training_.model());
 }
 
-void Trainer::run(const std::function<void()>& after_epoch) {
+void Trainer::run(const std::function<void()>& after_epoch, std::ostream& out) {
+  const InterruptGuard guard;
+  const LimitScope limit(options_.device, budget_ == 0 ? 0 : budget_ + before_.live);
+  const VerifyScope verify(options_.verify);
   for (std::int64_t epoch = 0; epoch < length_.epochs && !interrupted(); ++epoch) {
     const std::size_t first_step = record_.steps.size();
     train_epoch(epoch);
     if (time_to_evaluate(epoch) && !interrupted()) evaluate();
     if (interrupted()) break;
-    progress_.epoch(epoch, record_.mean_loss(first_step), record_);
+    progress_.epoch(epoch, record_.mean_loss(first_step), record_, out);
     after_epoch();
   }
   record_.interrupted = interrupted();
@@ -80,14 +97,19 @@ void Trainer::warn(const std::string& what) {
 
 void Trainer::train_epoch(std::int64_t epoch) {
   batches_->start_epoch(epoch);
-  const auto done = [&] { return interrupted() || static_cast<std::int64_t>(record_.steps.size()) == length_.steps; };
-  while (!done() && step()) progress_.step(epoch, record_, meter_.live(), meter_.peak().total);
+  const std::int64_t last = std::min(length_.steps, (epoch + 1) * length_.steps_per_epoch);
+  std::int64_t samples = 0;
+  while (steps_done() < last && !interrupted()) {
+    if (!step()) return check_served(task_.training, samples, task_.training.samples);
+    samples += record_.steps.back().samples;
+    progress_.step(epoch, record_, meter_.live(), meter_.peak().total);
+  }
 }
 
 /// False at the end of the epoch. Waiting for data counts as part of the step. On CUDA the host waits for the device
 /// once in a step, to read the loss: the rest of the device's work is measured in the next one.
 bool Trainer::step() {
-  const auto index = static_cast<std::int64_t>(record_.steps.size());
+  const std::int64_t index = steps_done();
   const auto start = std::chrono::steady_clock::now();
   std::optional<memory::StepRecorder> recorder;
   if (index == watched_step_) recorder.emplace(options_.device);
@@ -125,7 +147,7 @@ bool Trainer::time_to_evaluate(std::int64_t epoch) const {
 
 void Trainer::evaluate() {
   const PeakMeter::Pause pause(meter_);
-  const PeakMeter meter(options_.device);
+  const PeakMeter meter(options_.device, before_);
   const std::optional<Score> total = [&] {
     try {
       return score();
@@ -135,7 +157,7 @@ void Trainer::evaluate() {
   }();
   const MemoryPeak peak = meter.peak();
   if (peak.total > evaluation_peak_.total) evaluation_peak_ = peak;
-  if (total) record_.evaluations.push_back({static_cast<std::int64_t>(record_.steps.size()), total->mean()});
+  if (total) record_.evaluations.push_back({steps_done(), total->mean()});
 }
 
 /// The score of the evaluation data; none if a signal asked for the end of the run meanwhile.
@@ -152,6 +174,8 @@ std::optional<Score> Trainer::score() {
     total.count += score.count;
     progress_.evaluating(seen += batch->samples);
   }
+  check_served(task_.evaluation, seen, task_.evaluation.samples);
+  if (total.count == 0) throw ValueError(concat_text("the score of ", task_.name, " has counted nothing"));
   return total;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <iostream>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -24,16 +25,19 @@ class EvaluationOutOfMemory : public OutOfMemory {
 /// The training loop: epochs of steps, an evaluation between them, progress on the way.
 class Trainer {
  public:
-  /// Makes the model, gives it its policies and, for a budget, limits the device's memory to it while the trainer
-  /// lives. Throws OutOfMemory, ValueError, and what opening the data throws.
+  /// Makes the model and gives it its policies. What a program has in use on the device already is its own: peaks and
+  /// limits count what comes on top. Throws OutOfMemory, ValueError, DeviceError for a meta device, and what opening
+  /// the data throws.
   Trainer(Task task, Options options, const MemoryChoice& memory);
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
 
-  /// Trains until the run is over or a signal asks for its end (see InterruptGuard); calls `after_epoch` after every
-  /// epoch. Throws DivergedError and RangeError, saying in which step, EvaluationOutOfMemory, and what the library
-  /// throws.
-  void run(const std::function<void()>& after_epoch = [] {});
+  /// Trains until the run is over or a signal asks for its end (see InterruptGuard); after every epoch writes a line to
+  /// `out`, unless quiet, and calls `after_epoch`. For a budget the device's memory is limited to it meanwhile. Throws
+  /// DivergedError and RangeError, saying in which step, EvaluationOutOfMemory, DataError where the data end before
+  /// their number of samples, ValueError for a score that counts nothing, and what the library throws.
+  void run(
+      const std::function<void()>& after_epoch = [] {}, std::ostream& out = std::cout);
 
   /// Step `step` of the run, from 0, will be recorded and handed over when it is done. Without this call nothing is.
   void watch(std::int64_t step, std::function<void(const memory::StepTrace&)> take) {
@@ -46,6 +50,7 @@ class Trainer {
 
   nn::Module& model() { return training_.model(); }
   const nn::Module& model() const { return training_.model(); }
+  nn::Optimiser& optimiser() { return training_.optimiser(); }
   const RunRecord& record() const { return record_; }
   /// The peak of the device's memory over the training steps.
   MemoryPeak peak() const { return meter_.peak(); }
@@ -53,36 +58,24 @@ class Trainer {
   MemoryPeak evaluation_peak() const { return evaluation_peak_; }
 
  private:
-  /// While it lives, a device's memory has a limit; 0 changes nothing.
-  class LimitScope {
-   public:
-    LimitScope(Device device, std::size_t limit);
-    ~LimitScope();
-    LimitScope(const LimitScope&) = delete;
-    LimitScope& operator=(const LimitScope&) = delete;
-
-   private:
-    Device device_;
-    std::size_t before_;
-  };
-
   Task task_;
   Options options_;
   RunLength length_;
+  std::size_t budget_;
   Progress progress_;
+  MemoryStats before_;  // what the program has in use
   Training training_;
-  LimitScope limit_;
   std::optional<nn::Schedule> schedule_;
   std::unique_ptr<Batches> batches_;
   PeakMeter meter_;
   MemoryPeak evaluation_peak_;
-  VerifyScope verify_;  // of the thread that makes the trainer, as long as that lives
   RunRecord record_;
   std::int64_t watched_step_ = -1;
   std::function<void(const memory::StepTrace&)> take_;
 
   void train_epoch(std::int64_t epoch);
   bool step();
+  std::int64_t steps_done() const { return static_cast<std::int64_t>(record_.steps.size()); }
   double learn(std::span<const Tensor> batch);
   bool time_to_evaluate(std::int64_t epoch) const;
   void evaluate();

@@ -95,6 +95,7 @@ StepTrace rehearse(const Rehearsal& rehearsal, const PolicyPtr& policy) {
 
 Planner::Planner(const Rehearsal& rehearsal, const Rates& rates, const std::optional<OffloadOptions>& offloading)
     : may_offload_(offloading.has_value()) {
+  rates.check();
   std::vector<Candidate> found;
   const auto try_out = [&](const PolicyPtr& policy, bool planned) {
     ++rehearsals_;

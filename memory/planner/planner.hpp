@@ -64,7 +64,8 @@ inline constexpr std::string_view planned_name = "budget";
 class Planner {
  public:
   /// `rehearsal` must outlive the planner's construction, in which all the searching is done.
-  /// `offloading`: values may also be moved elsewhere, with these options; nullopt: they stay on the device.
+  /// `offloading`: values may also be moved elsewhere, with these options; nullopt: they stay on the device. Throws
+  /// ValueError for rates that are none, and what the step throws.
   Planner(const Rehearsal& rehearsal, const Rates& rates,
           const std::optional<OffloadOptions>& offloading = std::nullopt);
 

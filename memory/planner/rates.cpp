@@ -20,7 +20,16 @@ constexpr std::array<Field, 4> fields = {{{"operations_per_second", &Rates::oper
                                           {"seconds_per_run", &Rates::seconds_per_run},
                                           {"offload_bytes_per_second", &Rates::offload_bytes_per_second}}};
 
+bool possible(double rate) { return std::isfinite(rate) && rate > 0; }
+
 }  // namespace
+
+void Rates::check() const {
+  for (const Field& field : fields) {
+    if (possible(this->*field.number)) continue;
+    throw ValueError(concat_text("rates: ", field.name, " is ", this->*field.number, ", expected a positive number"));
+  }
+}
 
 Rates Rates::standard(Device device) {
   if (device == Device::Cuda) return {30e12, 3e12, 5e-6, 25e9};
@@ -44,7 +53,7 @@ Rates Rates::load(const std::string& file, Device device) {
     const bool read = static_cast<bool>(words >> name >> value) && !(words >> rest);
     std::size_t which = 0;
     while (which < fields.size() && name != fields[which].name) ++which;
-    if (!read || which == fields.size() || !std::isfinite(value) || value <= 0) {
+    if (!read || which == fields.size() || !possible(value)) {
       throw DataError(
           concat_text(file, ", line ", number, ": '", line, "', expected a rate's name and a positive number"));
     }

@@ -25,6 +25,9 @@ struct Rates {
     return kind == RunKind::Fetch ? 2 * work.bytes / offload_bytes_per_second : seconds(work);
   }
 
+  /// Throws ValueError, naming it, for a rate that is no positive number.
+  void check() const;
+
   /// The table that comes with the library, for the CPU (two cores with AVX-512) or CUDA.
   static Rates standard(Device device);
 

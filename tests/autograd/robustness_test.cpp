@@ -1,16 +1,20 @@
 // Things that must not go wrong quietly: shapes beyond counting, mixed parameters, steps that disturb one another, a
-// machine that rations addresses or threads.
+// machine that rations addresses, threads or stacks.
 
 #include <gtest/gtest.h>
+#include <pthread.h>
 #include <sys/resource.h>
 
 #include <cstdlib>
 #include <limits>
 #include <memory>
+#include <string>
 #include <vector>
 
+#include <palimpsest/autograd/gradcheck.hpp>
 #include <palimpsest/core/allocator.hpp>
 #include <palimpsest/core/parallel.hpp>
+#include <palimpsest/nn/layers.hpp>
 #include <palimpsest/nn/sgd.hpp>
 #include <palimpsest/ops/activation.hpp>
 #include <palimpsest/ops/add.hpp>
@@ -117,6 +121,41 @@ TEST(ThreadLimitDeathTest, ThreadsThatCannotBeStartedAreAnError) {
     return false;
   };
   EXPECT_EXIT(exit_under_address_limit(std::size_t{1} << 30, body), ::testing::ExitedWithCode(0), "");
+}
+
+/// What a thread with a stack of so many bytes says to a fused step.
+std::string said_with_stack(std::size_t bytes) {
+  struct Call {
+    std::string said;
+    static void* run(void* call) {
+      try {
+        nn::Init init(1, Device::Cpu, Dtype::Float64);
+        const nn::BatchNorm2d norm(init, 64, {.relu = true});
+        const nn::Conv2d conv(init, 64, 16, {.padding = ops::Padding::all(1)});
+        const Tensor y = conv(norm(Tensor::zeros({4, 64, 16, 16}, Dtype::Float64)));
+        weighted_sum(y, Tensor::zeros(y.shape(), Dtype::Float64)).backward();
+        static_cast<Call*>(call)->said = "nothing";
+      } catch (const Error& error) {
+        static_cast<Call*>(call)->said = error.what();
+      }
+      return nullptr;
+    }
+  } call;
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  EXPECT_EQ(pthread_attr_setstacksize(&attributes, bytes), 0);
+  pthread_t thread{};
+  EXPECT_EQ(pthread_create(&thread, &attributes, Call::run, &call), 0);
+  pthread_join(thread, nullptr);
+  pthread_attr_destroy(&attributes);
+  return call.said;
+}
+
+TEST(StackTest, AThreadWithTooLittleForConvolutionsIsToldSo) {
+  const std::string said = said_with_stack(256 << 10);
+  EXPECT_NE(said.find("KiB of stack left of 256 KiB, expected at least 640 KiB for convolutions"), std::string::npos)
+      << said;
+  EXPECT_EQ(said_with_stack(has_sanitizer ? 8 << 20 : 1 << 20), "nothing");
 }
 
 }  // namespace

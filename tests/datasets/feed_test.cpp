@@ -48,7 +48,8 @@ std::optional<Given> take(Feed& feed, Device device) {
   if (!batch) return std::nullopt;
   Given given{*batch, Tensor::empty(batch->shape, Dtype::Float32, device, Tag::Data),
               Tensor::empty({batch->size}, Dtype::Int32, device, Tag::Data)};
-  feed.write(given.images.mutable_view().as<float>(), given.labels.mutable_view().as<std::int32_t>());
+  feed.write(static_cast<float*>(given.images.mutable_view().data),
+             static_cast<std::int32_t*>(given.labels.mutable_view().data));
   return given;
 }
 

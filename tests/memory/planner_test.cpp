@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -211,6 +212,22 @@ TEST(PlanTest, ForTwoDevicesAtOnceAsForEachAlone) {
   EXPECT_EQ(plan_on(Device::MetaCpu), cpu);
   other.join();
   EXPECT_EQ(beside, cuda);
+}
+
+TEST(RatesTest, NoRateAtAllIsRefused) {
+  const memory::Rehearsal rehearsal{.device = Device::MetaCpu, .step = [](const PolicyPtr&) {}};
+  const auto refusal = [&](const memory::Rates& rates) {
+    try {
+      memory::Planner(rehearsal, rates);
+    } catch (const ValueError& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  EXPECT_EQ(refusal({}), "rates: operations_per_second is 0, expected a positive number");
+  memory::Rates rates = memory::Rates::standard(Device::Cpu);
+  rates.offload_bytes_per_second = NAN;
+  EXPECT_EQ(refusal(rates), "rates: offload_bytes_per_second is nan, expected a positive number");
 }
 
 TEST(RatesTest, AreReadBackAsWritten) {

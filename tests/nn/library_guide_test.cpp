@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <cmath>
 #include <memory>
 #include <span>
 #include <string>
@@ -264,6 +265,49 @@ TEST(LibraryGuide, AnOpOfOnesOwnHasItsGradientsUnderEveryPolicy) {
     gradients.push_back(net.parameters().front().tensor.grad().to_vector<float>());
     EXPECT_EQ(gradients.back(), gradients.front()) << policy;
   }
+}
+
+/// Steps by the sign of each gradient (Bernstein et al. 2018, algorithm 1).
+class SignSgd : public nn::Optimiser {
+ public:
+  SignSgd(std::vector<nn::NamedTensor> parameters, double rate) : parameters_(std::move(parameters)), rate_(rate) {}
+
+  void zero_grad() override {
+    for (const auto& [name, parameter] : parameters_) parameter.zero_grad();
+  }
+  void step() override {
+    for (const auto& [name, parameter] : parameters_) {
+      const Tensor gradient = parameter.grad();
+      if (!gradient || is_meta(parameter.device())) continue;  // a rehearsal has no numbers
+      float* const weights = parameter.mutable_view().as<float>();
+      const float* const g = gradient.view().as<float>();
+      for (std::int64_t i = 0; i < parameter.shape().count(); ++i) {
+        weights[i] -= static_cast<float>(rate_) * static_cast<float>((g[i] > 0) - (g[i] < 0));
+      }
+    }
+  }
+  double learning_rate() const override { return rate_; }
+  void set_learning_rate(double rate) override { rate_ = rate; }
+  std::vector<nn::NamedTensor> state() const override { return {}; }
+
+ private:
+  std::vector<nn::NamedTensor> parameters_;
+  double rate_;
+};
+
+TEST(LibraryGuide, AnOptimiserOfOnesOwnIsRehearsedAndSteps) {
+  train::Task task = test::task();
+  task.make_optimiser = [](std::vector<nn::NamedTensor> parameters) {
+    return std::make_unique<SignSgd>(std::move(parameters), 0.125);
+  };
+  const train::Options options{.memory = "shared", .batch_size = 4, .max_steps = 1, .quiet = true};
+  const train::MemoryChoice choice = train::choose_memory(task, options);
+  const train::Forecast forecast = train::rehearse(task, options, choice);
+  train::Trainer trainer(task, options, choice);
+  const nn::NamedTensor bias = trainer.model().parameters().back();
+  trainer.run();
+  EXPECT_EQ(trainer.peak().total, forecast.peak.total);
+  for (const float value : bias.tensor.to_vector<float>()) EXPECT_EQ(std::abs(value), 0.125F) << bias.name;
 }
 
 TEST(LibraryGuide, ErrorsHaveTypes) {

@@ -54,8 +54,18 @@ TEST(MemoryAdvice, NamesWhatFits) {
       EXPECT_EQ(advice.find(concat_text("memory ", policy, " (")) != std::string::npos, fits) << policy << advice;
     }
     options.memory = "store-all";
-    EXPECT_NE(advice.find("memory budget="), std::string::npos) << advice;
+    const std::string mark = "memory budget=";
+    ASSERT_NE(advice.find(mark), std::string::npos) << advice;
+    // The advice keeps to the limit.
+    const std::string text = advice.substr(advice.find(mark) + mark.size() - 7);
+    const train::Options advised{.memory = text.substr(0, text.find(' ')), .batch_size = 16};
+    EXPECT_LE(train::rehearse(task, advised, train::choose_memory(task, advised)).peak.total, limit) << advice;
+    EXPECT_EQ(advice.find("or more") != std::string::npos, known == 0) << advice;
   }
+  const memory::Planner planner = *train::choose_memory(task, {.memory = "budget=90%", .batch_size = 16}).planner;
+  const std::size_t least = planner.candidates().front().forecast.peak;
+  EXPECT_NE(memory_advice(task, options, least).find(concat_text("memory budget=", least)), std::string::npos)
+      << "no whole MiB is as little";
   EXPECT_NE(memory_advice(task, options, 1).find("no policy fits with batches of 16"), std::string::npos);
 }
 

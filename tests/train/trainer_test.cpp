@@ -106,22 +106,84 @@ TEST(Trainer, SaysInWhichStepTheLossDiverged) {
   }
 }
 
-TEST(Trainer, KeepsToABudgetWhileItLives) {
+TEST(Trainer, KeepsToABudgetWhileItTrainsBesideWhatTheProgramHasInUse) {
   const Task task = row_task();
   Options options = quiet_run();
   options.memory = "budget=1MiB";
-  const std::size_t before = allocator(Device::Cpu).limit();
-  {
-    const Trainer trainer(task, options, choose_memory(task, options));
-    EXPECT_EQ(allocator(Device::Cpu).limit(), std::size_t{1} << 20);
-  }
-  EXPECT_EQ(allocator(Device::Cpu).limit(), before);
-  allocator(Device::Cpu).set_limit(std::size_t{900} << 10);  // a lower limit of the program's own stays in force
-  {
-    const Trainer trainer(task, options, choose_memory(task, options));
-    EXPECT_EQ(allocator(Device::Cpu).limit(), std::size_t{900} << 10);
-  }
-  allocator(Device::Cpu).set_limit(before);
+  const MemoryChoice choice = choose_memory(task, options);
+  const std::size_t predicted = rehearse(task, options, choice).peak.total;
+  const Tensor own = Tensor::zeros({std::int64_t{3} << 20}, Dtype::Float32);  // 12 MiB of the program's
+  Allocator& memory = allocator(Device::Cpu);
+  const std::size_t in_use = memory.stats().live;
+  const std::size_t before = memory.limit();
+  const auto limit_in_a_run = [&] {
+    Trainer trainer(task, options, choice);
+    std::size_t limit = 0;
+    trainer.run([&] { limit = memory.limit(); });
+    EXPECT_EQ(trainer.peak().total, predicted);
+    return limit;
+  };
+  EXPECT_EQ(limit_in_a_run(), in_use + (std::size_t{1} << 20));
+  EXPECT_EQ(memory.limit(), before);
+  memory.set_limit(in_use + (std::size_t{900} << 10));  // a lower limit of the program's own stays in force
+  EXPECT_EQ(limit_in_a_run(), in_use + (std::size_t{900} << 10));
+  memory.set_limit(before);
+}
+
+TEST(Trainer, HeedsASignalByItself) {
+  Task task = row_task();
+  task.training = made_data("rows", 20, [](auto epoch, auto first, auto count, Device device) {
+    if (first == 8) std::raise(SIGTERM);
+    return rows(epoch, first, count, device);
+  });
+  const Options options = quiet_run();
+  Trainer trainer(task, options, choose_memory(task, options));
+  trainer.run();
+  EXPECT_TRUE(trainer.record().interrupted);
+  EXPECT_FALSE(interrupted());
+}
+
+TEST(Trainer, DataThatEndEarlyAndScoresOfNothingAreErrors) {
+  const auto message_of = [](const Task& task) {
+    const Options options = quiet_run();
+    Trainer trainer(task, options, choose_memory(task, options));
+    try {
+      trainer.run();
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  /// Twenty samples by its own account, and half of them when it comes to it.
+  class Half : public Batches {
+   public:
+    explicit Half(std::unique_ptr<Batches> whole) : whole_(std::move(whole)) {}
+    void start_epoch(std::int64_t epoch) override { whole_->start_epoch(epoch), left_ = 2; }
+    std::optional<Batch> next() override { return left_-- > 0 ? whole_->next() : std::nullopt; }
+
+   private:
+    std::unique_ptr<Batches> whole_;
+    int left_ = 0;
+  };
+  const auto halved = [](const Data& data) {
+    Data half = data;
+    half.open = [open = data.open](auto... how) { return std::make_unique<Half>(open(how...)); };
+    return half;
+  };
+  Task task = row_task();
+  task.training = halved(task.training);
+  EXPECT_EQ(message_of(task),
+            concat_text("the data ", task.training.name, " ended after 16 samples, expected ", task.training.samples));
+  task = row_task();
+  task.score = [](nn::Module&, std::span<const Tensor>) { return Score{}; };
+  task.evaluation = task.training;
+  EXPECT_EQ(message_of(task), concat_text("the score of ", task.name, " has counted nothing"));
+}
+
+TEST(Trainer, RefusesAMetaDevice) {
+  Options options = quiet_run();
+  options.device = Device::MetaCpu;
+  EXPECT_THROW(Trainer(row_task(), options, {}), DeviceError);
 }
 
 TEST(MemoryChoice, SaysTheLeastThatABudgetTakes) {
