@@ -14,7 +14,8 @@ struct MemoryPeak {
 };
 
 /// Measures the peak of a device's memory from its construction on, without the pauses: an evaluation between two
-/// epochs is no part of training. What was in use `before` is left out of all but the reserved bytes.
+/// epochs is no part of training. The bytes in use
+/// `before` are left out of all but the reserved ones.
 class PeakMeter {
  public:
   explicit PeakMeter(Device device, const MemoryStats& before = {});

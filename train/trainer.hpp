@@ -25,8 +25,8 @@ class EvaluationOutOfMemory : public OutOfMemory {
 /// The training loop: epochs of steps, an evaluation between them, progress on the way.
 class Trainer {
  public:
-  /// Makes the model and gives it its policies. What a program has in use on the device already is its own: peaks and
-  /// limits count what comes on top. Throws OutOfMemory, ValueError, DeviceError for a meta device, and what opening
+  /// Makes the model and gives it its policies. Peaks and limits count what comes on top of the bytes that the program
+  /// has in use on the device already. Throws OutOfMemory, ValueError, DeviceError for a meta device, and what opening
   /// the data throws.
   Trainer(Task task, Options options, const MemoryChoice& memory);
   Trainer(const Trainer&) = delete;

@@ -123,7 +123,7 @@ TEST(ThreadLimitDeathTest, ThreadsThatCannotBeStartedAreAnError) {
   EXPECT_EXIT(exit_under_address_limit(std::size_t{1} << 30, body), ::testing::ExitedWithCode(0), "");
 }
 
-/// What a thread with a stack of so many bytes says to a fused step.
+/// The message of a fused step in a thread with a stack of so many bytes.
 std::string said_with_stack(std::size_t bytes) {
   struct Call {
     std::string said;
