@@ -60,7 +60,7 @@ class BatchNorm : public Op {
  private:
   std::shared_ptr<ChannelStatistics> statistics_of(ForwardContext& io, std::size_t part);
   void update_running(const ForwardContext& io, std::int64_t rows);
-  void blend(const ForwardContext& io, const Tensor& running, std::int64_t at, double factor) const;
+  void blend(const ForwardContext& io, const Tensor& running, std::int64_t row, double factor) const;
 
   RunningStatistics running_;
   BatchNormOptions spec_;
