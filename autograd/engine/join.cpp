@@ -76,23 +76,6 @@ Tape& Tape::whole() {
 std::shared_ptr<Tape> Tape::joined() { return whole().shared_from_this(); }
 
 std::shared_ptr<Tape> Tape::for_op(const Op& op, std::span<const Tensor> inputs) {
-  std::shared_ptr<Tape> tape;
-  const auto join = [&](std::shared_ptr<Tape> other) {
-    if (other->state_ != State::Recording) {
-      throw StateError(concat_text("[", op.name(), "] reads a computation through which backward is running"));
-    }
-    if (tape != nullptr && tape->session_ != other->session_) {
-      throw StateError(concat_text("[", op.name(),
-                                   "] reads what two threads have recorded: one of the two must have "
-                                   "been used up, or be read through detach()"));
-    }
-    if (tape == nullptr || tape == other) {
-      tape = std::move(other);
-      return;
-    }
-    if (tape->nodes_.size() < other->nodes_.size()) std::swap(tape, other);
-    tape->absorb(*other);
-  };
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     if (inputs[i].value().leaf() || inputs[i].value().producer() != nullptr) continue;
     throw StateError(concat_text("[", op.name(), "] input ", i, " ", inputs[i].shape(),
@@ -100,19 +83,33 @@ std::shared_ptr<Tape> Tape::for_op(const Op& op, std::span<const Tensor> inputs)
                                  "gradient can flow into it any more; compute it again, or call backward() once, on "
                                  "the sum of the losses"));
   }
-  // A taken-over op may have read leaves alone, and its tape has what it changed.
-  if (const std::shared_ptr<Session> session = Session::current()) {
-    if (std::shared_ptr<Tape> taken_from = session->taken_from.lock()) join(taken_from->joined());
-    session->taken_from.reset();
-  }
+  Tape* tape = nullptr;
+  const auto join = [&](Tape& other) {
+    if (tape == &other) return;
+    if (other.state_ != State::Recording) {
+      throw StateError(concat_text("[", op.name(), "] reads a computation through which backward is running"));
+    }
+    if (tape != nullptr && tape->session_ != other.session_) {
+      throw StateError(concat_text("[", op.name(),
+                                   "] reads what two threads have recorded: one of the two must have "
+                                   "been used up, or be read through detach()"));
+    }
+    Tape* const first = std::exchange(tape, &other);
+    if (first == nullptr) return;
+    if (first->nodes_.size() >= other.nodes_.size()) tape = first;
+    tape->absorb(tape == first ? other : *first);
+  };
   for (const Tensor& input : inputs) {
-    if (!input.value().leaf()) join(input.handle()->tape->joined());
+    if (!input.value().leaf()) join(input.handle()->tape->whole());
   }
-  if (tape != nullptr) return tape;
-  const std::shared_ptr<Session> session = Session::current_or_new();
-  tape = std::make_shared<Tape>(session);
-  tape->verifier_ = Verifier::begin(!std::exchange(session->step_counted, true));
-  return tape;
+  const std::shared_ptr<Session> session = tape != nullptr ? tape->session_ : Session::current_or_new();
+  // A taken-over op may have read leaves alone, and its tape has what it changed.
+  if (const std::shared_ptr<Tape> taken_from = session->taken_from.lock()) join(taken_from->whole());
+  session->taken_from.reset();
+  if (tape != nullptr) return tape->shared_from_this();
+  auto made = std::make_shared<Tape>(session);
+  made->verifier_ = Verifier::begin(!std::exchange(session->step_counted, true));
+  return made;
 }
 
 void Tape::absorb(Tape& other) {

@@ -17,6 +17,7 @@ namespace {
 
 thread_local bool recording_enabled = true;
 thread_local std::weak_ptr<Tape> last_recorded;
+thread_local const Tape* last_tape = nullptr;  // the same one, for as long as it is there
 thread_local BlockRecording* current_recording = nullptr;
 
 /// True if making `sources` present may take `value` itself. A present value counts as absent: it may be dropped.
@@ -129,8 +130,9 @@ BlockScope::~BlockScope() {
 
 void BlockRecording::take(const std::shared_ptr<Tape>& tape) {
   if (!tapes.empty() && tapes.back() == tape) return;
-  // Those that are over would be held for nothing.
-  std::erase_if(tapes, [&](const auto& other) { return other == tape || other->state() != Tape::State::Recording; });
+  // Those that are over or have joined it would be held for nothing.
+  std::erase_if(tapes,
+                [&](const auto& other) { return other->joined() == tape || other->state() != Tape::State::Recording; });
   tapes.push_back(tape);
 }
 
@@ -286,9 +288,11 @@ std::shared_ptr<Tape> Tape::current() {
 
 Node& Tape::add_node(std::unique_ptr<Op> op, std::span<const Tensor> inputs, std::span<const Tensor> outputs) {
   if (save_error_) std::rethrow_exception(save_error_);
-  const std::shared_ptr<Tape> self = shared_from_this();
-  last_recorded = self;
-  for (BlockRecording* block = current_recording; block != nullptr; block = block->outer) block->take(self);
+  // Most ops are recorded where the one before was.
+  if (std::exchange(last_tape, this) != this || last_recorded.expired()) last_recorded = weak_from_this();
+  for (BlockRecording* block = current_recording; block != nullptr; block = block->outer) {
+    if (block->tapes.empty() || block->tapes.back().get() != this) block->take(shared_from_this());
+  }
   Node& node = nodes_.add();
   node.op = std::move(op);
   node.index = session_->next_index++;

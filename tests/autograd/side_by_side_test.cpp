@@ -234,6 +234,30 @@ TEST_F(SideBySideTest, ABackwardUsesUpOnlyWhatItWentThrough) {
   });
 }
 
+TEST_F(SideBySideTest, ComputationsJoinInTheOrderInWhichTheyWereRecorded) {
+  const auto gradient = [](bool apart) {
+    const Tensor scale = random_parameter({1, 4}, 1);
+    std::vector<Tensor> weights;  // made of a parameter alone: each begins a computation
+    Tensor x = random_parameter({1, 4}, 2);
+    const Tensor start = x;
+    for (std::uint64_t i = 0; i < 40; ++i) {
+      if (apart) weights.insert(weights.begin(), ops::add(scale, random_parameter({1, 4}, i)));
+    }
+    for (std::uint64_t i = 0; i < 40; ++i) {
+      const Tensor weight = apart ? weights[39 - i] : ops::add(scale, random_parameter({1, 4}, i));
+      x = ops::relu(ops::add(std::move(x), weight));
+      if (apart) weights[39 - i] = {};
+    }
+    EXPECT_GE(Tape::current()->nodes().size(), 120U);
+    for (std::size_t i = 1; i < Tape::current()->nodes().size(); ++i) {
+      EXPECT_LT(Tape::current()->nodes()[i - 1].index, Tape::current()->nodes()[i].index);
+    }
+    ops::linear(x, random_tensor({1, 4}, 3), zeros({1})).backward();
+    return std::pair(bits_of(scale.grad()), bits_of(start.grad()));
+  };
+  EXPECT_TRUE(gradient(true) == gradient(false));
+}
+
 TEST_F(SideBySideTest, WhatIsLeftOfAJoinedComputationGoesWithItsLastTensor) {
   Case joined(memory::shared());
   const std::size_t before = live_bytes();
