@@ -132,12 +132,14 @@ void BatchNorm::begin(ForwardContext& io) {
 void BatchNorm::update_running(const ForwardContext& io, std::int64_t rows) {
   const double correction =
       spec_.unbiased_running_variance ? static_cast<double>(rows) / static_cast<double>(rows - 1) : 1.0;
-  blend(io, running_.mean, 0, 1.0);
-  blend(io, running_.variance, 1, correction);
+  const auto parts = std::make_shared<const Parts>(statistics_);
+  blend(io, running_.mean, 0, 1.0, parts);
+  blend(io, running_.variance, 1, correction, parts);
 }
 
 /// Lets a running statistic take part of the batch's, which is row `row` of frozen_, times `factor`.
-void BatchNorm::blend(const ForwardContext& io, const Tensor& running, std::int64_t row, double factor) const {
+void BatchNorm::blend(const ForwardContext& io, const Tensor& running, std::int64_t row, double factor,
+                      const std::shared_ptr<const Parts>& parts) const {
   const View view = running.mutable_view();
   auto before = std::make_shared<Buffer>(io.device(), bytes_of(channels_, view.dtype), Tag::Activation);
   copy_bytes(before->data(), io.device(), view.data, io.device(), before->bytes());
@@ -145,9 +147,9 @@ void BatchNorm::blend(const ForwardContext& io, const Tensor& running, std::int6
       [running, before] {
         copy_bytes(running.mutable_view().data, running.device(), before->data(), running.device(), before->bytes());
       },
-      [running, before, row, factor, momentum = spec_.momentum, statistics = statistics_] {
+      [running, before, row, factor, momentum = spec_.momentum, parts] {
         copy_bytes(before->data(), running.device(), running.view().data, running.device(), before->bytes());
-        blend_parts(running, statistics, row, momentum, factor);
+        blend_parts(running, *parts, row, momentum, factor);
       });
   run_kernels(name(), io.device(), view.dtype, [&](auto zero) {
     using T = decltype(zero);
