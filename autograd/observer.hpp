@@ -2,7 +2,6 @@
 
 #include <array>
 #include <cstdint>
-#include <deque>
 #include <string_view>
 
 #include <palimpsest/autograd/value.hpp>
@@ -38,8 +37,8 @@ class Observer {
   virtual void placed(const Value&) {}
   /// A gradient of the value has memory at `address`. Several values may share it.
   virtual void gradient_placed(const Value&, const void* /*address*/) {}
-  /// Forward is over: recipes and readers are final.
-  virtual void backward_begins(const std::deque<Node>& /*nodes*/) {}
+  /// Forward is over: recipes and readers are final. `nodes`: all of the computation that backward goes through.
+  virtual void backward_begins(const Nodes& /*nodes*/) {}
 };
 
 /// Installs an observer for the tapes of this thread while it lives; scopes nest, and the innermost counts.

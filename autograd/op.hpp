@@ -127,8 +127,10 @@ class ForwardContext {
   /// Scratch memory, gone when the returned buffer is.
   Buffer workspace(std::size_t bytes) const { return Buffer(device_, bytes, Tag::Workspace); }
 
-  /// In Op::begin: registers how to undo a change of state that it makes, should the step fail.
-  void on_failure(std::function<void()> undo) const;
+  /// In Op::begin: registers how to undo a change of state that it makes, should the step fail, and how to make the
+  /// same change on top of another state (`redo`): if a computation that was begun earlier and has changed the same
+  /// state fails, this change is undone, then the other, and this one made again. Both hold on to whatever they need.
+  void on_failure(std::function<void()> undo, std::function<void()> redo = nullptr) const;
 
   /// In Op::begin: the place where a result about input i is kept for all its readers. Null for a leaf, whose bytes the
   /// user may change, and where nothing is recorded.

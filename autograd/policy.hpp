@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -14,6 +15,9 @@ namespace palimpsest {
 class Value;
 class Restoring;
 struct Storage;
+
+/// The place of an op that a policy does not know (Policy::place).
+inline constexpr std::size_t no_place = static_cast<std::size_t>(-1);
 
 /// The ways in which a value crosses from forward to backward. A name is for people; code asks for the way.
 enum class Way : std::uint8_t {
@@ -111,6 +115,12 @@ class Policy {
 
   /// Asked when another recipe becomes possible. nullopt: leave the value as it is; null: keep it.
   virtual std::optional<RecipePtr> reconsider(const Value& value, const Offer& offer, const BlockInfo& block) const;
+
+  /// The place of an op in the step that the policy was made for, which Node::place then says; no_place if it has none
+  /// there. `next`: the place after that of the op recorded before; no_place from one without a place on. `begins`: the
+  /// op is the first of a model's call, or of a block's that is in no other, so that a step may begin with it whatever
+  /// else is under way. By default ops are counted.
+  virtual std::size_t place(const Op& /*op*/, std::size_t next, bool /*begins*/) const { return next; }
 
   /// True if the policy has something to do for a block in which this op is recorded. A policy that acts on no op of a
   /// whole step is reported to the user, who asked for it in vain.

@@ -73,9 +73,10 @@ class Tensor {
   /// A leaf with the same bytes and no history: what changes the one in place changes the other.
   Tensor detach() const;
 
-  /// Runs backward from this scalar: the gradient of every leaf that asked for one is added to its grad(). The recorded
-  /// computation is used up. Throws ShapeError unless it has one element, StateError if there is nothing recorded or
-  /// backward has run, and whatever an op throws; then nothing was changed: no gradient, no running statistic.
+  /// Runs backward from this scalar: the gradient of every leaf that asked for one is added to its grad(). All that the
+  /// scalar depends on is used up, and whatever else depends on that; other computations stay. Throws ShapeError unless
+  /// it has one element, StateError if there is nothing recorded or a backward has used some of it up, and whatever an
+  /// op throws; then nothing was changed: no gradient, no running statistic.
   void backward() const;
 
   /// The gradient collected so far; an empty Tensor if there is none.
@@ -114,9 +115,11 @@ bool grad_enabled();
 /// nn::Block; scopes nest and the innermost decides.
 class BlockScope {
  public:
-  /// `inputs`: what flows into the block; the policy may decide to keep it.
+  /// `block`: null where only what an exception does is the scope's business; what is recorded then belongs to the
+  /// block around. `inputs`: what flows into the block; the policy may decide to keep it.
   BlockScope(std::shared_ptr<const BlockInfo> block, std::span<const Tensor> inputs);
-  /// If an exception is leaving the block, the step has failed and is rolled back.
+  /// If an exception is leaving the block, the steps to which its inputs or what it recorded belong have failed and are
+  /// rolled back.
   ~BlockScope();
   BlockScope(const BlockScope&) = delete;
   BlockScope& operator=(const BlockScope&) = delete;
@@ -127,8 +130,9 @@ class BlockScope {
 
 /// Runs an op on its inputs and returns its outputs, recording it if a gradient may be asked for. Every function
 /// in ops/ ends with it. Pass inputs by value and moved where the caller is done with them: their memory may then be
-/// reused. Throws DeviceError if the inputs are not all on one device, StateError if one was recorded on a consumed
-/// tape, and what the op throws; the step has failed then and is rolled back.
+/// reused. Throws DeviceError if the inputs are not all on one device, StateError if one was made by a computation that
+/// is used up or has failed or if two threads have recorded them, and what the op throws; the step has failed then and
+/// is rolled back.
 std::vector<Tensor> apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs);
 /// The same for an op with one output.
 Tensor apply_single(std::unique_ptr<Op> op, std::vector<Tensor> inputs);

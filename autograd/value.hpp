@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include <palimpsest/autograd/op.hpp>
 #include <palimpsest/autograd/policy.hpp>
@@ -76,10 +77,54 @@ struct Node {
   Needs needs;
   std::shared_ptr<const BlockInfo> block;  ///< null outside every block
   PolicyPtr policy;                        ///< the block's when the op was recorded; null: keep everything
-  std::size_t index = 0;
+  std::size_t index = 0;                   ///< in the order in which the thread has recorded all that is under way
+  std::size_t place = 0;                   ///< in the step as the policy counts (Policy::place)
+  bool begins = false;  ///< whether it is the first op of a model's call, or of a block's that is in no other
   /// True while it waits for a reader (apply_when_read): its output is absent until it runs, and its inputs are pinned.
   bool waits = false;
   bool reached = false;  ///< in backward: whether the loss depends on an output, which will get a gradient
+  bool stays = false;    ///< in backward: whether another backward may still go through it
+};
+
+/// Recorded ops in the order in which they were recorded. An op does not move in memory: values point to it.
+class Nodes {
+ public:
+  template <class N, class Position>
+  class Iterator {
+   public:
+    explicit Iterator(Position at) : at_(at) {}
+    N& operator*() const { return **at_; }
+    Iterator& operator++() {
+      ++at_;
+      return *this;
+    }
+    bool operator==(const Iterator&) const = default;
+
+   private:
+    Position at_;
+  };
+  using List = std::vector<std::unique_ptr<Node>>;
+
+  auto begin() { return Iterator<Node, List::iterator>(list_.begin()); }
+  auto end() { return Iterator<Node, List::iterator>(list_.end()); }
+  auto begin() const { return Iterator<const Node, List::const_iterator>(list_.begin()); }
+  auto end() const { return Iterator<const Node, List::const_iterator>(list_.end()); }
+  std::size_t size() const { return list_.size(); }
+  bool empty() const { return list_.empty(); }
+  Node& operator[](std::size_t i) { return *list_[i]; }
+  const Node& operator[](std::size_t i) const { return *list_[i]; }
+  Node& back() { return *list_.back(); }
+
+  Node& add() { return *list_.emplace_back(std::make_unique<Node>()); }
+  void pop_back() { list_.pop_back(); }
+  void clear() { list_.clear(); }
+  /// Takes all of `others`, whose indices differ from these.
+  void merge(Nodes& others);
+  /// Takes those out that do not stay (Node::stays).
+  Nodes take_used();
+
+ private:
+  List list_;
 };
 
 /// The argument of Recipe::restore.

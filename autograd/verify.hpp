@@ -35,6 +35,8 @@ class VerifyScope {
   Verify verify() const { return verify_; }
   /// Counts a step that begins. Returns how many have before it.
   std::uint64_t begin_step() { return steps_++; }
+  /// The number of the step that has begun last, 0 before the first.
+  std::uint64_t last_step() const { return steps_ > 0 ? steps_ - 1 : 0; }
   /// The innermost of this thread, null for none.
   static VerifyScope* current();
 

@@ -16,6 +16,32 @@ class StoreAll : public Policy {
   bool keeps_optional(const Value&, const Op&, const BlockInfo&) const override { return true; }
 };
 
+/// An arena forgets what it held, so every value in one is made again from the last that is kept, and a chain of n such
+/// values would take n^2 / 2 runs. A value is kept if bringing it back would write more than so many times its bytes.
+constexpr std::size_t most_rewritten = 8;
+
+/// True if bringing the value back, with an output in an arena, writes no more than that.
+bool is_near_kept(const Value& value) {
+  const std::size_t most = most_rewritten * value.bytes();
+  std::size_t written = value.bytes();
+  std::vector<const Node*> pending{value.producer()};
+  std::vector<const Value*> seen;
+  while (!pending.empty()) {
+    const Node& node = *pending.back();
+    pending.pop_back();
+    for (const ValuePtr& input : node.inputs) {
+      // One with memory of its own stays once it is back.
+      if (input->recipe() == nullptr || input->recipe()->arena() < 0) continue;
+      if (std::find(seen.begin(), seen.end(), input.get()) != seen.end()) continue;
+      written += input->bytes();
+      if (written > most) return false;
+      seen.push_back(input.get());
+      pending.push_back(input->producer());
+    }
+  }
+  return true;
+}
+
 class Shared : public Policy {
  public:
   std::string_view name() const override { return "shared"; }
@@ -32,7 +58,7 @@ class Shared : public Policy {
       ++streams;
     }
     const std::optional<int> arena = shared_arena(op.cost(), value.bytes(), input_bytes, streams);
-    return arena ? arenas_[static_cast<std::size_t>(*arena)] : nullptr;
+    return arena && is_near_kept(value) ? arenas_[static_cast<std::size_t>(*arena)] : nullptr;
   }
 
  private:

@@ -15,7 +15,7 @@ PolicyPtr store_all();
 
 /// Shared storage (Pleiss et al. 2017): what memory-bound ops make (concat, batch normalisation, ReLU) lives in arenas,
 /// concatenations in one and the rest in another, and is computed again in backward; what convolutions make is kept.
-/// Ops whose output is smaller than their inputs (pooling, sums) are kept as well: their inputs would cost more.
+/// Outputs smaller than their op's inputs (pooling, sums) are kept as well, and one in eight of a chain of cheap ops.
 PolicyPtr shared();
 
 /// The rule of shared(): the arena of a value of `bytes` bytes that an op of this cost makes from `streams` inputs,

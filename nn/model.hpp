@@ -1,6 +1,5 @@
 #pragma once
 
-#include <optional>
 #include <utility>
 #include <vector>
 
@@ -16,7 +15,8 @@ class Model;
 template <class Output, class Input>
 class Model<Output(Input)> : public Module {
  public:
-  /// Runs the model. The first call that is recorded also checks that it trains the parameters that it reads: see
+  /// Runs the model. An exception of forward leaves the step failed and parameters and buffers as they were. The first
+  /// call that is recorded also checks that it trains the parameters that it reads: see
   /// check_registered().
   Output operator()(Input input) {
     if (checked_ || !grad_enabled()) return run(std::move(input));
@@ -33,8 +33,7 @@ class Model<Output(Input)> : public Module {
 
  private:
   Output run(Input input) {
-    std::optional<BlockScope> scope;
-    if (scope_info()->policy != nullptr) scope.emplace(scope_info(), tensors_of(input));
+    const BlockScope scope(scope_info()->policy != nullptr ? scope_info() : nullptr, tensors_of(input));
     return forward(std::move(input));
   }
 

@@ -108,7 +108,7 @@ void Module::check_registered(std::span<const Tensor> outputs, std::span<const T
   std::unordered_set<const Value*> known;
   for (const auto& [name, parameter] : parameters()) known.insert(&parameter.value());
   for (const Tensor& input : inputs) known.insert(&input.value());
-  const BlockScope step(std::make_shared<BlockInfo>(), {});  // an exception fails the step
+  const BlockScope step(nullptr, outputs);  // an exception fails the step
   for_each_node(outputs, [&](const Node& node) {
     for (const ValuePtr& input : node.inputs) {
       if (!input->leaf() || !input->requires_grad() || known.contains(input.get())) continue;

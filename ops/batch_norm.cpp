@@ -26,6 +26,21 @@ View joined_view(const Buffer& memory, const View& first, std::int64_t channels)
   return {memory.data(), first.shape.with_channels(channels), first.dtype, first.device};
 }
 
+/// The same as BatchNorm::blend(), from what is left with the parts of the normalised tensor.
+void blend_parts(const Tensor& running, const std::vector<std::shared_ptr<ChannelStatistics>>& statistics,
+                 std::int64_t row, double momentum, double factor) {
+  const View view = running.mutable_view();
+  run_kernels("batch_norm", view.device, view.dtype, [&]<class T>(T) {
+    T* at = view.as<T>();
+    for (const auto& part : statistics) {
+      const auto channels = static_cast<std::int64_t>(part->moments.bytes() / (2 * sizeof(T)));
+      const T* const moments = part->moments.template as<T>() + row * channels;
+      PALIMPSEST_RUN(view.device, batch_norm_update_running<T>(channels, momentum, factor, moments, at));
+      at += channels;
+    }
+  });
+}
+
 }  // namespace
 
 Needs BatchNorm::needs() const {
@@ -110,22 +125,29 @@ void BatchNorm::begin(ForwardContext& io) {
 void BatchNorm::update_running(const ForwardContext& io, std::int64_t rows) {
   const double correction =
       spec_.unbiased_running_variance ? static_cast<double>(rows) / static_cast<double>(rows - 1) : 1.0;
-  blend(io, running_.mean, 0, 1.0);
-  blend(io, running_.variance, channels_, correction);
+  const auto parts = std::make_shared<const Parts>(statistics_);
+  blend(io, running_.mean, 0, 1.0, parts);
+  blend(io, running_.variance, 1, correction, parts);
 }
 
-/// Lets a running statistic take part of the batch's, which is in frozen_ from `at` on, times `factor`.
-void BatchNorm::blend(const ForwardContext& io, const Tensor& running, std::int64_t at, double factor) const {
+/// Lets a running statistic take part of the batch's, which is row `row` of frozen_, times `factor`.
+void BatchNorm::blend(const ForwardContext& io, const Tensor& running, std::int64_t row, double factor,
+                      const std::shared_ptr<const Parts>& parts) const {
   const View view = running.mutable_view();
   auto before = std::make_shared<Buffer>(io.device(), bytes_of(channels_, view.dtype), Tag::Activation);
   copy_bytes(before->data(), io.device(), view.data, io.device(), before->bytes());
-  io.on_failure([running, before] {
-    copy_bytes(running.mutable_view().data, running.device(), before->data(), running.device(), before->bytes());
-  });
+  io.on_failure(
+      [running, before] {
+        copy_bytes(running.mutable_view().data, running.device(), before->data(), running.device(), before->bytes());
+      },
+      [running, before, row, factor, momentum = spec_.momentum, parts] {
+        copy_bytes(before->data(), running.device(), running.view().data, running.device(), before->bytes());
+        blend_parts(running, *parts, row, momentum, factor);
+      });
   run_kernels(name(), io.device(), view.dtype, [&](auto zero) {
     using T = decltype(zero);
-    PALIMPSEST_RUN(io.device(),
-                   batch_norm_update_running<T>(channels_, spec_.momentum, factor, frozen_.as<T>() + at, view.as<T>()));
+    PALIMPSEST_RUN(io.device(), batch_norm_update_running<T>(channels_, spec_.momentum, factor,
+                                                             frozen_.as<T>() + row * channels_, view.as<T>()));
   });
 }
 

@@ -59,8 +59,10 @@ class BatchNorm : public Op {
 
  private:
   std::shared_ptr<ChannelStatistics> statistics_of(ForwardContext& io, std::size_t part);
+  using Parts = std::vector<std::shared_ptr<ChannelStatistics>>;
   void update_running(const ForwardContext& io, std::int64_t rows);
-  void blend(const ForwardContext& io, const Tensor& running, std::int64_t at, double factor) const;
+  void blend(const ForwardContext& io, const Tensor& running, std::int64_t row, double factor,
+             const std::shared_ptr<const Parts>& parts) const;
 
   RunningStatistics running_;
   BatchNormOptions spec_;

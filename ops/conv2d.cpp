@@ -104,8 +104,8 @@ Tensor conv2d(Tensor x, const Tensor& weight, const Conv2dOptions& spec) {
     const TensorSpec y = check_inputs(Conv2d(spec), std::vector<Tensor>{x, weight})[0];
     const auto geometry = geometry_of(x.shape(), weight.shape(), y.shape, spec);
     const bool fits = is_pointwise(geometry) || kernels::norm_conv2d_fits(geometry, size_of(y.dtype));
-    const bool same_step = weight.value().leaf() || weight.handle()->tape == x.handle()->tape;
-    if (fits && same_step) {
+    const bool usable = weight.value().leaf() || weight.value().producer() != nullptr;
+    if (fits && usable) {
       if (std::optional<Unrun<BatchNorm>> norm = take_unrun<BatchNorm>(x)) {
         return norm_conv(std::move(norm->op), std::move(norm->inputs), weight, spec, y.shape);
       }

@@ -27,7 +27,12 @@ class Dropout : public Op {
   void begin(ForwardContext& io) override {
     seed_ = generator_->seed;
     offset_ = generator_->reserve((static_cast<std::uint64_t>(io.input(0).shape.count()) + 3) / 4);
-    io.on_failure([generator = generator_, before = offset_] { generator->offset = before; });
+    const auto before = std::make_shared<std::uint64_t>(offset_);
+    io.on_failure([generator = generator_, before] { generator->offset = *before; },
+                  [generator = generator_, before, after = generator_->offset] {
+                    *before = generator->offset;
+                    generator->offset = after;
+                  });
   }
   void forward(ForwardContext& io) override { apply_mask(io.input(0), io.output(), false); }
 

@@ -42,9 +42,9 @@ void Arenas::transfer(Value& from, Value& to) {
   from.state().arena = -1;
 }
 
-void Arenas::dissolve() {
+void Arenas::dissolve(const Tape& tape) {
   for (Slot& slot : slots_) {
-    if (slot.tenant == nullptr) continue;
+    if (slot.tenant == nullptr || slot.tenant->state().tape != &tape) continue;
     slot.tenant->state().arena = -1;
     if (slot.tenant->state().handles == 0) slot.tenant->state().storage.reset();
     slot.tenant = nullptr;

@@ -8,9 +8,10 @@
 
 namespace palimpsest {
 
-/// The shared storages of a tape. An arena holds the bytes of one value at a time: leasing it evicts the tenant, which
-/// is then absent (never wrong) until its recipe brings it back. An arena whose tenant is pinned is not touched; the
-/// lease gets another one. An arena is as large as its tenant, so what it does not need is free for others.
+/// The shared storages of the computations under way on a thread. An arena holds the bytes of one value at a time:
+/// leasing it evicts the tenant, which is then absent (never wrong) until its recipe brings it back. An arena whose
+/// tenant is pinned is not touched; the lease gets another one. An arena is as large as its tenant, so what it does not
+/// need is free for others.
 class Arenas {
  public:
   /// Gives `value` memory in an arena numbered `id`; calls `save` on a tenant that is about to be evicted. Strong
@@ -22,8 +23,8 @@ class Arenas {
   void vacate(Value& value);
   /// `to` takes over `from`'s arena and bytes.
   void transfer(Value& from, Value& to);
-  /// Every tenant leaves, keeping the bytes of those the user still holds.
-  void dissolve();
+  /// The tenants of a tape leave, keeping the bytes of those the user still holds.
+  void dissolve(const Tape& tape);
 
   /// Arenas made so far, for tests: one per id, and one more for each lease that met only pinned ones.
   std::size_t count() const { return slots_.size(); }

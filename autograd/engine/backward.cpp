@@ -121,34 +121,39 @@ std::shared_ptr<Storage>& Tape::gradient_slot(Value& value) {
 }
 
 void Tape::backward(const Tensor& loss) {
+  if (joined_ != nullptr) return joined()->backward(loss);
   Value& root = loss.value();
-  if (state_ != State::Recording) {
-    throw StateError(state_ == State::Failed
-                         ? "backward: this step has failed and was rolled back"
-                         : "backward: this step is over (its recorded computation was used up); to differentiate "
-                           "several losses of one step, add() them first");
+  if (state_ == State::Failed) throw StateError("backward: this step has failed and was rolled back");
+  if (state_ == State::Backward) throw StateError("backward: it is running through this computation already");
+  if (root.producer() == nullptr) {
+    throw StateError(
+        "backward: the computation of this loss was used up by a backward through it; to differentiate several losses "
+        "of one computation, add() them first");
   }
   if (root.shape().count() != 1) throw ShapeError(concat_text("backward starts at one element, got ", root.shape()));
+  const std::shared_ptr<Tape> self = shared_from_this();
+  mark_reached(root);
   // A result that nobody has read yet but the user still can is computed while it can be.
   for (Node& node : nodes_) {
-    if (node.waits) run_if_waiting(*node.outputs[0]);
+    if (node.waits && !node.stays) run_if_waiting(*node.outputs[0]);
   }
   fail_on_error([&] { run_backward(root); });
-  finish(State::Consumed);
+  finish_backward();
 }
 
 void Tape::run_backward(Value& root) {
   if (save_error_) std::rethrow_exception(save_error_);
   check_policies_acted();
-  mark_reached(root);
   state_ = State::Backward;
+  looked_ahead_ = nodes_.size();
   if (Observer* const there = observer()) there->backward_begins(nodes_);
   root.state().gradient = make_gradient(root);
   fill(root.state().gradient->data(), 1.0, 1, root.dtype(), root.device());
   for (std::size_t i = nodes_.size(); i-- > 0;) {
+    if (nodes_[i].stays) continue;
     for (const ValuePtr& output : nodes_[i].outputs) complete_gradient(*output);
     solve_inputs(nodes_[i]);
-    backward_through(nodes_[i]);
+    backward_through(i);
     retire(nodes_[i]);
   }
   for (const ValuePtr& leaf : leaves_with_gradient_) complete_gradient(*leaf);
@@ -156,7 +161,8 @@ void Tape::run_backward(Value& root) {
   commit_gradients();
 }
 
-void Tape::backward_through(Node& node) {
+void Tape::backward_through(std::size_t position) {
+  Node& node = nodes_[position];
   const auto has_gradient = [](const ValuePtr& output) { return output->state().gradient != nullptr; };
   if (std::none_of(node.outputs.begin(), node.outputs.end(), has_gradient)) return;
   check_versions(node, node.needs.inputs);
@@ -172,7 +178,7 @@ void Tape::backward_through(Node& node) {
     const bool kept = node.needs.optional_output(o) && node.outputs[o]->present();
     if (node.needs.output(o) || kept) need(*node.outputs[o]);
   }
-  fetch_ahead(node);
+  fetch_ahead(position);
   BackwardContext io(*this, node, pins);
   const Work work = observer() != nullptr ? backward_work(node) : Work{};  // while all that it reads is there
   run_op(
@@ -266,27 +272,53 @@ void Tape::check_policies_acted() const {
 }
 
 void Tape::fail() noexcept {
+  if (joined_ != nullptr) return whole().fail();
   if (state_ == State::Failed || state_ == State::Consumed) return;
-  for (auto undo = undo_.rbegin(); undo != undo_.rend(); ++undo) {
-    try {
-      (*undo)();
-    } catch (...) {
-      // A device that has failed cannot be written to; who calls this is about to say why. The others still can.
-    }
-  }
+  session_->changes.undo(*this);
   finish(State::Failed);
 }
 
 void Tape::finish(State state) noexcept {
   state_ = state;
-  undo_.clear();
+  session_->changes.settle(*this);
   leaf_gradients_.clear();
   leaves_with_gradient_.clear();
   verifier_.reset();
   on_their_way_.clear();
-  arenas_.dissolve();
-  for (Node& node : nodes_) {
+  session_->arenas.dissolve(*this);
+  release(nodes_);
+  leave_session();
+}
+
+void Tape::finish_backward() {
+  session_->step_counted = false;
+  for (Tape* const other : session_->tapes) {
+    if (other != this && other->first_change_ < first_change_) other->overtake();
+  }
+  Nodes used = nodes_.take_used();
+  if (nodes_.empty()) {
+    nodes_ = std::move(used);
+    return finish(State::Consumed);
+  }
+  session_->changes.settle(*this, used);
+  leaf_gradients_.clear();
+  leaves_with_gradient_.clear();
+  on_their_way_.clear();
+  if (verifier_ != nullptr) verifier_->forget(used);
+  release(used);
+  state_ = State::Recording;
+  partly_used_ = true;
+}
+
+void Tape::release(Nodes& nodes) noexcept {
+  for (Node& node : nodes) {
     for (Value* value : node.held) --value->state().readers;
+    for (const ValuePtr& input : node.inputs) {
+      if (node.waits) --input->state().pins;
+      forget_corrections(*input);
+    }
+  }
+  for (Node& node : nodes) {
     for (const ValuePtr& output : node.outputs) {
       output->state().gradient.reset();
       output->state().recipe.reset();
@@ -295,18 +327,12 @@ void Tape::finish(State state) noexcept {
       if (output->state().handles == 0) output->state().storage.reset();
     }
     for (const ValuePtr& input : node.inputs) {
-      if (node.waits) --input->state().pins;
-      forget_corrections(*input);
-      if (input->state().handles == 0) input->state().storage.reset();
+      // Another computation may read it, too.
+      const ValueState& value = input->state();
+      if (value.handles == 0 && value.readers == 0 && value.pins == 0) input->state().storage.reset();
     }
   }
-  nodes_.clear();
-}
-
-Tape::Tape() = default;
-
-Tape::~Tape() {
-  if (state_ == State::Recording) finish(State::Consumed);
+  nodes.clear();
 }
 
 std::string Tape::describe_blocks() const {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <exception>
 #include <unordered_set>
+#include <utility>
 
 #include <palimpsest/autograd/engine/block_recording.hpp>
 #include <palimpsest/autograd/engine/pins.hpp>
@@ -15,7 +16,8 @@ namespace palimpsest {
 namespace {
 
 thread_local bool recording_enabled = true;
-thread_local std::weak_ptr<Tape> current_tape;
+thread_local std::weak_ptr<Tape> last_recorded;
+thread_local const Tape* last_tape = nullptr;  // the same one, for as long as it is there
 thread_local BlockRecording* current_recording = nullptr;
 
 /// True if making `sources` present may take `value` itself. A present value counts as absent: it may be dropped.
@@ -38,8 +40,23 @@ bool is_recorded(std::span<const Tensor> inputs) {
   return recording_enabled && std::any_of(inputs.begin(), inputs.end(), requires_grad);
 }
 
+/// The recording of the innermost block; null outside every block.
+BlockRecording* recording_of_block() {
+  BlockRecording* recording = current_recording;
+  while (recording != nullptr && recording->block == nullptr) recording = recording->outer;
+  return recording;
+}
+
 std::shared_ptr<const BlockInfo> current_block() {
-  return current_recording != nullptr ? current_recording->block : nullptr;
+  const BlockRecording* const recording = recording_of_block();
+  return recording != nullptr ? recording->block : nullptr;
+}
+
+/// The recording of the outermost block or model; null outside all.
+BlockRecording* outermost_recording() {
+  BlockRecording* recording = current_recording;
+  while (recording != nullptr && recording->outer != nullptr) recording = recording->outer;
+  return recording;
 }
 
 /// Runs an op that nobody will differentiate.
@@ -66,41 +83,8 @@ std::vector<Tensor> run_unrecorded(Op& op, std::span<const Tensor> inputs, const
   return outputs;
 }
 
-}  // namespace
-
-NoGrad::NoGrad() : before_(recording_enabled) { recording_enabled = false; }
-NoGrad::~NoGrad() { recording_enabled = before_; }
-bool grad_enabled() { return recording_enabled; }
-
-BlockScope::BlockScope(std::shared_ptr<const BlockInfo> block, std::span<const Tensor> inputs)
-    : recording_(std::make_unique<BlockRecording>(BlockRecording{std::move(block), current_recording,
-                                                                 recording_enabled ? Tape::current() : nullptr,
-                                                                 recording_enabled, std::uncaught_exceptions()})) {
-  if (recording_->tape != nullptr) recording_->tape->enter(*recording_, inputs);
-  current_recording = recording_.get();
-}
-
-BlockScope::~BlockScope() {
-  current_recording = recording_->outer;
-  if (!recording_->recording || std::uncaught_exceptions() <= recording_->exceptions) return;
-  if (recording_->tape != nullptr) recording_->tape->fail();
-}
-
-void Tape::enter(BlockRecording& recording, std::span<const Tensor> inputs) {
-  const auto is_of_this_step = [this](const Tensor& input) { return input && input.handle()->tape.get() == this; };
-  // The policy of a block decides about the values that enter it: they must be there.
-  for (const Tensor& input : inputs) {
-    if (is_of_this_step(input)) run_if_waiting(input.value());
-  }
-  recording.branch_start = nodes_.size();
-  const BlockInfo& block = *recording.block;
-  for (const Tensor& input : inputs) {
-    if (block.policy == nullptr || !is_of_this_step(input)) continue;
-    offer(input.value(), {Offer::Kind::EntersBlock, nullptr}, *block.policy, block);
-  }
-}
-
-std::vector<TensorSpec> check_inputs(const Op& op, std::span<const Tensor> inputs) {
+/// The results of an op on these inputs. Throws what check_inputs() does.
+std::vector<TensorSpec> specs_of(const Op& op, std::span<const Tensor> inputs) {
   std::vector<TensorSpec> input_specs;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     if (!inputs[i]) throw ValueError(concat_text("[", op.name(), "] input ", i, " is an empty tensor"));
@@ -115,11 +99,65 @@ std::vector<TensorSpec> check_inputs(const Op& op, std::span<const Tensor> input
   return specs;
 }
 
+}  // namespace
+
+NoGrad::NoGrad() : before_(recording_enabled) { recording_enabled = false; }
+NoGrad::~NoGrad() { recording_enabled = before_; }
+bool grad_enabled() { return recording_enabled; }
+
+BlockScope::BlockScope(std::shared_ptr<const BlockInfo> block, std::span<const Tensor> inputs)
+    : recording_(std::make_unique<BlockRecording>(
+          BlockRecording{std::move(block), current_recording, recording_enabled, std::uncaught_exceptions()})) {
+  std::vector<Tensor> recorded;
+  for (const Tensor& input : inputs) {
+    if (recording_enabled && input && input.value().producer() != nullptr) recorded.push_back(input);
+  }
+  for (const Tensor& input : recorded) recording_->take(input.handle()->tape->joined());
+  if (recording_->block != nullptr) {
+    // The policy of a block decides about the values that enter it: they must be there.
+    for (const Tensor& input : recorded) input.handle()->tape->joined()->run_if_waiting(input.value());
+    if (const std::shared_ptr<Session> session = Session::current()) recording_->branch_start = session->next_index;
+    for (const Tensor& input : recorded) input.handle()->tape->joined()->enter(*recording_->block, input);
+  }
+  current_recording = recording_.get();
+}
+
+BlockScope::~BlockScope() {
+  current_recording = recording_->outer;
+  if (!recording_->recording || std::uncaught_exceptions() <= recording_->exceptions) return;
+  for (const std::shared_ptr<Tape>& tape : recording_->tapes) tape->fail();
+}
+
+void BlockRecording::take(const std::shared_ptr<Tape>& tape) {
+  if (!tapes.empty() && tapes.back() == tape) return;
+  // Those that are over or have joined it would be held for nothing.
+  std::erase_if(tapes,
+                [&](const auto& other) { return other->joined() == tape || other->state() != Tape::State::Recording; });
+  tapes.push_back(tape);
+}
+
+void Tape::enter(const BlockInfo& block, const Tensor& input) {
+  if (block.policy == nullptr || input.value().producer() == nullptr) return;
+  offer(input.value(), {Offer::Kind::EntersBlock, nullptr}, *block.policy, block);
+}
+
+std::vector<TensorSpec> check_inputs(const Op& op, std::span<const Tensor> inputs) {
+  try {
+    return specs_of(op, inputs);
+  } catch (...) {
+    for (const Tensor& input : inputs) {
+      if (input && input.handle()->tape != nullptr) input.handle()->tape->interrupt();
+    }
+    throw;
+  }
+}
+
 std::vector<Tensor> apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs) {
   const std::vector<TensorSpec> specs = check_inputs(*op, inputs);
   if (!is_recorded(inputs)) return run_unrecorded(*op, inputs, specs);
 
-  return Tape::current_or_new()->apply(std::move(op), std::move(inputs), specs);
+  const std::shared_ptr<Tape> tape = Tape::for_op(*op, inputs);
+  return tape->apply(std::move(op), std::move(inputs), specs);
 }
 
 Tensor apply_when_read(std::unique_ptr<Op> op, std::vector<Tensor> inputs) {
@@ -128,7 +166,8 @@ Tensor apply_when_read(std::unique_ptr<Op> op, std::vector<Tensor> inputs) {
     throw StateError(concat_text("[", op->name(), "] is to wait for a reader, which takes one output and no coupling"));
   }
   if (!is_recorded(inputs)) return apply_single(std::move(op), std::move(inputs));
-  return Tape::current_or_new()->apply_when_read(std::move(op), std::move(inputs), specs.front());
+  const std::shared_ptr<Tape> tape = Tape::for_op(*op, inputs);
+  return tape->apply_when_read(std::move(op), std::move(inputs), specs.front());
 }
 
 std::optional<Unrun<Op>> take_unrun_op(Tensor& x) {
@@ -136,12 +175,11 @@ std::optional<Unrun<Op>> take_unrun_op(Tensor& x) {
   const bool sole = x.handle().use_count() == 1 && value.handles == 1;
   if (value.producer == nullptr || !value.producer->waits || !sole || !recording_enabled) return std::nullopt;
   if (value.producer->block != current_block()) return std::nullopt;
-  return x.handle()->tape->take_unrun(x);
+  return x.handle()->tape->joined()->take_unrun(x);
 }
 
 std::vector<Tensor> Tape::apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs,
                                 const std::vector<TensorSpec>& specs) {
-  check_same_step(*op, inputs);
   std::vector<Tensor> results;
   for (const TensorSpec& spec : specs) results.push_back(make_result(spec, inputs[0].device()));
   fail_on_error([&] {
@@ -154,7 +192,6 @@ std::vector<Tensor> Tape::apply(std::unique_ptr<Op> op, std::vector<Tensor> inpu
 }
 
 Tensor Tape::apply_when_read(std::unique_ptr<Op> op, std::vector<Tensor> inputs, const TensorSpec& spec) {
-  check_same_step(*op, inputs);
   const std::vector<Tensor> results{make_result(spec, inputs[0].device())};
   fail_on_error([&] {
     Node& node = add_node(std::move(op), inputs, results);
@@ -174,13 +211,14 @@ Tensor Tape::apply_when_read(std::unique_ptr<Op> op, std::vector<Tensor> inputs,
 
 std::optional<Unrun<Op>> Tape::take_unrun(Tensor& x) {
   Node& node = *x.value().state().producer;
-  if (&node != &nodes_.back()) return std::nullopt;
+  if (node.index + 1 != session_->next_index) return std::nullopt;
   fail_on_error([&] { check_versions(node, all_bits); });
   Unrun<Op> taken{std::move(node.op), {}, shared_from_this()};
   for (const ValuePtr& input : node.inputs) {
     taken.inputs.emplace_back(std::make_shared<Handle>(input, input->leaf() ? nullptr : taken.tape));
   }
   undo_waiting(node);
+  session_->taken_from = taken.tape;
   x = {};
   return taken;
 }
@@ -191,7 +229,11 @@ void Tape::undo_waiting(Node& node) noexcept {
   node.inputs.clear();
   node.outputs.clear();
   // The place of a node of another block may already count there.
-  if (&node == &nodes_.back() && node.block == current_block()) nodes_.pop_back();
+  if (node.index + 1 != session_->next_index || node.block != current_block()) return;
+  session_->next_index = node.index;
+  session_->next_place = node.place;
+  if (node.begins) outermost_recording()->begun = false;
+  nodes_.pop_back();
 }
 
 void Tape::let_inputs_go(Node& node) noexcept {
@@ -235,38 +277,29 @@ Tensor Tape::make_result(const TensorSpec& spec, Device device) {
   return Tensor(std::make_shared<Handle>(std::move(value), shared_from_this()));
 }
 
-void Tape::check_same_step(const Op& op, std::span<const Tensor> inputs) const {
-  for (std::size_t i = 0; i < inputs.size(); ++i) {
-    const Tape* const other = inputs[i].value().state().tape;
-    if (other == nullptr || other == this) continue;
-    throw StateError(
-        concat_text("[", op.name(), "] input ", i, " was made by a step that is over; detach() it to use its value"));
-  }
-}
-
 Tensor apply_single(std::unique_ptr<Op> op, std::vector<Tensor> inputs) {
   return std::move(apply(std::move(op), std::move(inputs)).front());
 }
 
 std::shared_ptr<Tape> Tape::current() {
-  std::shared_ptr<Tape> tape = current_tape.lock();
-  return tape != nullptr && tape->state_ == State::Recording ? tape : nullptr;
-}
-
-std::shared_ptr<Tape> Tape::current_or_new() {
-  if (std::shared_ptr<Tape> tape = current()) return tape;
-  auto tape = std::make_shared<Tape>();
-  tape->verifier_ = Verifier::begin_step();
-  current_tape = tape;
-  for (BlockRecording* block = current_recording; block != nullptr; block = block->outer) block->tape = tape;
-  return tape;
+  const std::shared_ptr<Tape> tape = last_recorded.lock();
+  return tape != nullptr && tape->state() == State::Recording ? tape->joined() : nullptr;
 }
 
 Node& Tape::add_node(std::unique_ptr<Op> op, std::span<const Tensor> inputs, std::span<const Tensor> outputs) {
   if (save_error_) std::rethrow_exception(save_error_);
-  Node& node = nodes_.emplace_back();
+  // Most ops are recorded where the one before was.
+  if (std::exchange(last_tape, this) != this || last_recorded.expired()) last_recorded = weak_from_this();
+  for (BlockRecording* block = current_recording; block != nullptr; block = block->outer) {
+    if (block->tapes.empty() || block->tapes.back().get() != this) block->take(shared_from_this());
+  }
+  Node& node = nodes_.add();
   node.op = std::move(op);
-  node.index = nodes_.size() - 1;
+  node.index = session_->next_index++;
+  node.place = session_->next_place;
+  if (node.place != no_place) ++session_->next_place;
+  BlockRecording* const outermost = outermost_recording();
+  node.begins = outermost != nullptr && !std::exchange(outermost->begun, true);
   node.needs = node.op->needs();
   node.block = current_block();
   node.policy = node.block != nullptr ? node.block->policy : nullptr;
@@ -289,6 +322,7 @@ void Tape::read_inputs(Node& node, PinSet& pins) {
 
 void Tape::run_first(Node& node, std::span<const Tensor> inputs) {
   const bool waited = inputs.empty();
+  find_place(node);
   PinSet pins(*this);
   const std::vector<View> input_views = views_of(node.inputs);
   std::vector<View> output_views;
@@ -306,6 +340,14 @@ void Tape::run_first(Node& node, std::span<const Tensor> inputs) {
     work += node.op->forward_work(input_views, output_views);
     return work;
   });
+}
+
+void Tape::find_place(Node& node) {
+  if (node.policy == nullptr) return;
+  const std::size_t place = node.policy->place(*node.op, node.place, node.begins);
+  if (place == node.place) return;
+  node.place = place;
+  if (node.index + 1 == session_->next_index) session_->next_place = place == no_place ? no_place : place + 1;
 }
 
 View Tape::place_output(Node& node, std::span<const Tensor> inputs, std::size_t o, PinSet& pins) {
@@ -332,7 +374,7 @@ bool Tape::take_over_input(Node& node, std::span<const Tensor> inputs, Value& ou
     verifier_->leaves(input);  // an offer may still let it be restored
   }
   if (input.state().storage.use_count() > 1) return false;  // its recipe is still moving the bytes
-  arenas_.transfer(input, output);
+  arenas().transfer(input, output);
   observe_placed(output);
   return true;
 }
@@ -367,7 +409,10 @@ void Tape::make_offers(Node& node) {
   const int solvable = node.op->solvable_input();
   if (solvable < 0 || node.policy == nullptr) return;
   Value& stream = *node.inputs[static_cast<std::size_t>(solvable)];
-  for (std::size_t i = current_recording->branch_start; i < node.index; ++i) {
+  BlockRecording& recording = *recording_of_block();
+  std::size_t first = nodes_.size();
+  while (first > 0 && nodes_[first - 1].index >= recording.branch_start) --first;
+  for (std::size_t i = first; i < nodes_.size() && nodes_[i].index < node.index; ++i) {
     const Node& made = nodes_[i];
     if (made.block != node.block || made.waits) continue;
     for (const ValuePtr& output : made.outputs) {
@@ -375,7 +420,7 @@ void Tape::make_offers(Node& node) {
         offer(*output, {Offer::Kind::InsideBranch, &node}, *node.policy, *node.block);
     }
   }
-  current_recording->branch_start = node.index + 1;
+  recording.branch_start = node.index + 1;
   const bool only_once = std::count(node.inputs.begin(), node.inputs.end(), stream.shared_from_this()) == 1;
   if (!stream.leaf() && only_once) offer(stream, {Offer::Kind::Solvable, &node}, *node.policy, *node.block);
 }
@@ -410,7 +455,7 @@ bool Tape::adopt(Value& value, RecipePtr recipe) {
     last_use.held.push_back(source);
   }
   if (via != nullptr && via != value.state().producer) via->solvable.push_back(&value);
-  if (value.state().arena >= 0 && value.state().arena != recipe->arena()) arenas_.release(value);
+  if (value.state().arena >= 0 && value.state().arena != recipe->arena()) arenas().release(value);
   if (value.state().recipe != recipe) value.state().saved = false;
   value.state().recipe = std::move(recipe);
   return true;
@@ -419,7 +464,7 @@ bool Tape::adopt(Value& value, RecipePtr recipe) {
 void Tape::make_memory(Value& value) {
   const int arena = value.state().recipe != nullptr ? value.state().recipe->arena() : -1;
   if (arena >= 0) {
-    arenas_.lease(value, arena, [this](Value& tenant) { save(tenant); });
+    arenas().lease(value, arena, [](Value& tenant) { tenant.state().tape->save(tenant); });
   } else {
     value.state().storage = std::make_shared<Storage>(value.device(), value.bytes(), Tag::Activation);
   }
@@ -434,8 +479,8 @@ std::shared_ptr<ValueCache>* ForwardContext::cache(std::size_t i) const {
   return &value.cache;
 }
 
-void ForwardContext::on_failure(std::function<void()> undo) const {
-  if (tape_ != nullptr) tape_->on_failure(std::move(undo));
+void ForwardContext::on_failure(std::function<void()> undo, std::function<void()> redo) const {
+  if (tape_ != nullptr) tape_->on_failure(std::move(undo), std::move(redo));
 }
 
 }  // namespace palimpsest

@@ -1,6 +1,7 @@
 // Restoring: bringing absent values back by their recipes, and letting present ones go.
 
 #include <algorithm>
+#include <exception>
 #include <limits>
 #include <unordered_set>
 
@@ -139,6 +140,7 @@ void Tape::restore_by_recipe(Value& value) {
 }
 
 void Tape::restore(Value& target) {
+  if (joined_ != nullptr) return joined()->restore(target);
   run_if_waiting(target);
   if (target.present()) return;
   const std::vector<Step> steps = plan(target);
@@ -193,12 +195,13 @@ bool Tape::can_return(const Value& value) {
 
 void Tape::forget_recipe(Value& value) {
   value.state().recipe = nullptr;
-  if (value.state().arena >= 0) arenas_.release(value);  // the next tenant would take bytes that nothing can bring back
+  if (value.state().arena >= 0)
+    arenas().release(value);  // the next tenant would take bytes that nothing can bring back
 }
 
 void Tape::drop(Value& value) {
   if (value.state().arena >= 0) {
-    arenas_.vacate(value);
+    arenas().vacate(value);
   } else {
     value.state().storage.reset();
   }
@@ -220,11 +223,24 @@ void Tape::drop_if_unwanted(Value& value) noexcept {
   }
 }
 
+/// The tensors that still hold the tape may be of what has been used up.
+void Tape::end_if_unreachable() noexcept {
+  for (const Node& node : nodes_) {
+    for (const ValuePtr& output : node.outputs) {
+      if (output->state().handles > 0) return;
+    }
+  }
+  abandon();
+}
+
 void Tape::let_go(Value& value) noexcept {
+  if (joined_ != nullptr) return whole().let_go(value);
   if (state_ != State::Recording && state_ != State::Backward) return;
+  if (std::uncaught_exceptions() > exceptions_) interrupted_ = true;
   Node* const maker = value.state().producer;
   if (maker != nullptr && maker->waits && value.state().handles == 0) return undo_waiting(*maker);
   drop_if_unwanted(value);
+  if (partly_used_ && state_ == State::Recording && value.state().handles == 0) end_if_unreachable();
 }
 
 }  // namespace palimpsest

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <exception>
 #include <functional>
 #include <map>
@@ -12,7 +11,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include <palimpsest/autograd/engine/arena.hpp>
+#include <palimpsest/autograd/engine/session.hpp>
 #include <palimpsest/autograd/tensor.hpp>
 #include <palimpsest/autograd/value.hpp>
 
@@ -22,28 +21,30 @@ class PinSet;
 class Verifier;
 struct BlockRecording;
 
-/// The recorded computation of one step: nodes in the order in which they ran. Made when the first op is recorded, used
-/// up by backward, gone with the last tensor that refers to it. Nothing here recurses over the graph.
+/// A recorded computation: nodes that depend on each other, in the order in which they ran. Made when an op is recorded
+/// that reads leaves alone; joined with others by an op that reads results of several; what a backward went through is
+/// used up; gone with the last tensor that refers to it. Nothing here recurses over the graph.
 class Tape : public std::enable_shared_from_this<Tape> {
  public:
-  enum class State { Recording, Backward, Consumed, Failed };
+  /// Joined: another tape has all that this one had, and does what this one is asked for.
+  enum class State { Recording, Backward, Consumed, Failed, Joined };
 
-  Tape();
+  explicit Tape(std::shared_ptr<Session> session);
   ~Tape();
   Tape(const Tape&) = delete;
   Tape& operator=(const Tape&) = delete;
 
-  /// The tape that this thread records on; null before the first recorded op of a step.
+  /// The tape of the op that this thread has recorded last; null if that is over.
   static std::shared_ptr<Tape> current();
 
-  State state() const { return state_; }
-  const std::deque<Node>& nodes() const { return nodes_; }
-  const Arenas& arenas() const { return arenas_; }
+  State state() const { return whole().state_; }
+  const Nodes& nodes() const { return whole().nodes_; }
+  const Arenas& arenas() const { return session_->arenas; }
   /// Forward runs of heavy ops that restoring has cost so far.
   std::size_t heavy_replays() const { return heavy_replays_; }
 
-  /// Makes an absent value present. Throws StateError if nothing can bring it back. Strong guarantee, but for a value
-  /// whose op has not run yet (apply_when_read): if that fails, the step has failed.
+  /// Makes an absent value of this computation present. Throws StateError if nothing can bring it back. Strong
+  /// guarantee, but for a value whose op has not run yet (apply_when_read): if that fails, the step has failed.
   void restore(Value& target);
 
   void backward(const Tensor& loss);
@@ -53,20 +54,30 @@ class Tape : public std::enable_shared_from_this<Tape> {
   /// touched. State that a broken device does not let it undo is lost with the device.
   void fail() noexcept;
 
-  /// Registers how to undo a change of state if this step fails.
-  void on_failure(std::function<void()> undo) { undo_.push_back(std::move(undo)); }
+  /// An exception has passed over part of the computation. If it goes without a backward, it has failed.
+  void interrupt() noexcept { whole().interrupted_ = true; }
+
+  /// Registers how to undo a change of state that the op recorded last has made, if the step fails, and how to make it
+  /// again (StateLog::add).
+  void on_failure(std::function<void()> undo, std::function<void()> redo);
 
   // For the functions and contexts that contracts declare.
 
-  static std::shared_ptr<Tape> current_or_new();
+  /// The tape for an op on these inputs: a new one, that of its inputs, or all of theirs joined. Throws StateError if
+  /// one of them was made by a computation that is used up or has failed.
+  static std::shared_ptr<Tape> for_op(const Op& op, std::span<const Tensor> inputs);
   /// Runs an op for the first time and records it. `specs`: what Op::infer says.
   std::vector<Tensor> apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs, const std::vector<TensorSpec>& specs);
   Tensor apply_when_read(std::unique_ptr<Op> op, std::vector<Tensor> inputs, const TensorSpec& spec);
   std::optional<Unrun<Op>> take_unrun(Tensor& x);
-  /// Asks a block's policy about what enters the block.
-  void enter(BlockRecording& block, std::span<const Tensor> inputs);
+  /// Runs the producer of a value, if it waits.
+  void run_if_waiting(Value& value);
+  /// Asks a block's policy about a tensor that enters the block.
+  void enter(const BlockInfo& block, const Tensor& input);
+  /// The tape with the computation of this one, which is another if it has joined one.
+  std::shared_ptr<Tape> joined();
 
-  Arenas& arenas() { return arenas_; }
+  Arenas& arenas() { return session_->arenas; }
   void make_memory(Value& value);
   void drop_if_unwanted(Value& value) noexcept;
   /// The user's last tensor of a value has gone.
@@ -76,7 +87,17 @@ class Tape : public std::enable_shared_from_this<Tape> {
   void count_heavy_replay() { ++heavy_replays_; }
 
  private:
-  void check_same_step(const Op& op, std::span<const Tensor> inputs) const;
+  Tape& whole();
+  const Tape& whole() const { return const_cast<Tape*>(this)->whole(); }
+  /// Takes over all that another tape has.
+  void absorb(Tape& other);
+  /// Takes over what another tape has changed.
+  void take_changes(Tape& other) noexcept;
+  /// The computation goes without a backward.
+  void abandon() noexcept;
+  /// A later computation has been used up: after many of them what this one has changed stays for good.
+  void overtake() noexcept;
+  void leave_session() noexcept { std::erase(session_->tapes, this); }
   /// A value that an op recorded here is to make.
   Tensor make_result(const TensorSpec& spec, Device device);
   Node& add_node(std::unique_ptr<Op> op, std::span<const Tensor> inputs, std::span<const Tensor> outputs);
@@ -85,13 +106,13 @@ class Tape : public std::enable_shared_from_this<Tape> {
   /// Runs a node for the first time and decides how its outputs reach backward. `inputs` has the caller's tensors,
   /// whose memory may be taken over, and is empty for a node that has waited.
   void run_first(Node& node, std::span<const Tensor> inputs);
-  /// Runs the producer of a value, if it waits.
-  void run_if_waiting(Value& value);
   /// The node will not run.
   void undo_waiting(Node& node) noexcept;
   void let_inputs_go(Node& node) noexcept;
   /// Runs a part of the step; what it throws fails the step.
   void fail_on_error(const std::function<void()>& run);
+  /// Asks the node's policy for its place.
+  void find_place(Node& node);
   /// Makes memory for an output that is to exist.
   View place_output(Node& node, std::span<const Tensor> inputs, std::size_t output, PinSet& pins);
   /// Lets an output have the memory of the input that it may overwrite. Returns whether it does.
@@ -115,33 +136,45 @@ class Tape : public std::enable_shared_from_this<Tape> {
   void save(Value& value);
 
   void check_versions(const Node& node, std::uint64_t read) const;
-  /// Marks the nodes that the loss depends on (Node::reached).
+  /// Marks the nodes that the loss depends on (Node::reached), and those that a later backward may still go through
+  /// (Node::stays): the user can reach them, and what they depend on is not used up by this one. Throws StateError if
+  /// the loss depends on what another backward has used up.
   void mark_reached(const Value& loss);
+  void mark_staying();
   void run_backward(Value& root);
-  void backward_through(Node& node);
+  void backward_through(std::size_t position);
   /// Applies the corrections of a value's gradient, which is complete but for them.
   void complete_gradient(Value& value);
   void solve_inputs(Node& node);
   /// While `node` runs backwards, what those before it will read may be on its way.
-  void fetch_ahead(const Node& node);
+  void fetch_ahead(std::size_t position);
   void retire(Node& node);
   void commit_gradients();
   /// Throws ValueError for a policy, or a part of one, that had nothing to act on in the whole step.
   void check_policies_acted() const;
   std::map<const Policy*, std::vector<const Op*>> ops_by_policy() const;
   void finish(State state) noexcept;
+  /// All that backward went through is used up.
+  void finish_backward();
+  void release(Nodes& nodes) noexcept;
+  void end_if_unreachable() noexcept;
   std::string describe_blocks() const;
 
   State state_ = State::Recording;
-  std::deque<Node> nodes_;  // a deque: values point to nodes
-  Arenas arenas_;
+  Nodes nodes_;
+  std::shared_ptr<Session> session_;
+  std::shared_ptr<Tape> joined_;        // the tape that has all that this one had
   std::unique_ptr<Verifier> verifier_;  // null where nothing is verified
-  std::vector<std::function<void()>> undo_;
+  int exceptions_;                      // in flight when it was made
+  bool interrupted_ = false;
+  std::size_t first_change_ = SIZE_MAX;  // the index of the first op that has changed state
+  int overtaken_ = 0;
+  bool partly_used_ = false;                    // a backward went through a part of it
   std::vector<ValuePtr> leaves_with_gradient_;  // in the order in which backward met them
   std::unordered_map<Value*, std::shared_ptr<Storage>> leaf_gradients_;
   std::size_t heavy_replays_ = 0;
   std::vector<const Value*> on_their_way_;  // fetched ahead of need, and not restored yet
-  std::size_t looked_ahead_ = SIZE_MAX;     // nodes from this one on have been looked through for what to fetch
+  std::size_t looked_ahead_ = SIZE_MAX;     // nodes from this position on have been looked through for what to fetch
   std::exception_ptr save_error_;  // thrown by Recipe::save where it could not be reported; fails the next operation
 };
 

@@ -68,10 +68,28 @@ std::uint64_t DeviceFingerprints::verdict() const {
   return check;
 }
 
-std::unique_ptr<Verifier> Verifier::begin_step() {
+std::unique_ptr<Verifier> Verifier::begin(bool counts) {
   VerifyScope* const scope = VerifyScope::current();
   if (scope == nullptr || scope->verify() == Verify::Off) return nullptr;
-  return std::unique_ptr<Verifier>(new Verifier(scope->verify(), scope->begin_step()));
+  return std::unique_ptr<Verifier>(new Verifier(scope->verify(), counts ? scope->begin_step() : scope->last_step()));
+}
+
+void Verifier::absorb(Verifier& other) {
+  marks_.merge(other.marks_);
+  inexact_.merge(other.inexact_);
+  for (std::unique_ptr<OnDevice>& device : other.devices_) devices_.push_back(std::move(device));
+}
+
+void Verifier::forget(const Nodes& nodes) {
+  for (const Node& node : nodes) {
+    for (const ValuePtr& output : node.outputs) {
+      marks_.erase(output.get());
+      inexact_.erase(output.get());
+    }
+  }
+  std::erase_if(marks_, [](const auto& mark) { return mark.second.of.expired(); });
+  compared_.clear();
+  for (const std::unique_ptr<OnDevice>& device : devices_) device->checks.clear();
 }
 
 Sample Verifier::sample_of(const Value& value) const {
@@ -85,13 +103,19 @@ Sample Verifier::sample_of(const Node& node) const {
   return {.first = looked_at ? 0 : UINT64_MAX};
 }
 
-DeviceFingerprints& Verifier::on(Device device) { return devices_.try_emplace(device, device).first->second; }
+Verifier::OnDevice& Verifier::on(Device device) {
+  for (const std::unique_ptr<OnDevice>& known : devices_) {
+    if (known->device == device) return *known;
+  }
+  return *devices_.emplace_back(new OnDevice{device, DeviceFingerprints(device), {}});
+}
 
 Verifier::Mark Verifier::take(const View& bytes, Sample sample) {
   Mark mark{.sample = sample};
   if (verified_on_device(bytes.device)) {
     // For any sample: memory must not depend on the step.
-    mark.number = on(bytes.device).take(bytes, sample);
+    mark.where = &on(bytes.device);
+    mark.number = mark.where->fingerprints.take(bytes, sample);
   } else if (bytes.device == Device::Cpu && sample.pieces(bytes.bytes()) > 0) {
     mark.bytes = fingerprint(bytes.data, bytes.bytes(), sample);
   }
@@ -105,6 +129,7 @@ void Verifier::remember(const Value& value) {
   if (known != marks_.end() && known->second.version == value.version()) return;
   Mark mark = take(value.view(), sample_of(value));
   mark.version = value.version();
+  mark.of = value.weak_from_this();
   marks_.insert_or_assign(&value, mark);
 }
 
@@ -126,8 +151,8 @@ void Verifier::compare(const View& bytes, const Mark& mark, Check check) {
     if (fingerprint(bytes.data, bytes.bytes(), mark.sample) != mark.bytes) throw VerificationError(describe(check));
     return;
   }
-  checks_.push_back(std::move(check));
-  on(bytes.device).compare(bytes, mark.sample, mark.number, checks_.size());
+  mark.where->checks.push_back(std::move(check));
+  mark.where->fingerprints.compare(bytes, mark.sample, mark.number, mark.where->checks.size());
 }
 
 void Verifier::check_sources(const Value& value, std::span<Value* const> sources) {
@@ -156,9 +181,9 @@ void Verifier::check_restored(const Value& value, std::span<Value* const> source
 }
 
 void Verifier::conclude() const {
-  for (const auto& [device, fingerprints] : devices_) {
-    const std::uint64_t found = fingerprints.verdict();
-    if (found != 0) throw VerificationError(describe(checks_[found - 1]));
+  for (const std::unique_ptr<OnDevice>& device : devices_) {
+    const std::uint64_t found = device->fingerprints.verdict();
+    if (found != 0) throw VerificationError(describe(device->checks[found - 1]));
   }
 }
 

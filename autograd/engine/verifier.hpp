@@ -1,6 +1,5 @@
 #pragma once
 
-#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -45,8 +44,13 @@ class DeviceFingerprints {
 /// throws what it has found first.
 class Verifier {
  public:
-  /// For a step that begins; null where it is not verified.
-  static std::unique_ptr<Verifier> begin_step();
+  /// For a computation that begins, and with it a step if it `counts`; null where it is not verified.
+  static std::unique_ptr<Verifier> begin(bool counts);
+
+  /// Takes over what another one knows, of a computation that has joined.
+  void absorb(Verifier& other);
+  /// These have been judged and are used up: what lies at their values' addresses later is something else.
+  void forget(const Nodes& nodes);
 
   /// Takes the fingerprint of a value's bytes, once. Nothing for bytes that are not the very ones forward made: changed
   /// in place by the user, or restored inexactly.
@@ -65,11 +69,14 @@ class Verifier {
   /// Throws the VerificationError that a device has found.
   void conclude() const;
 
+  struct OnDevice;
   struct Mark {
-    Fingerprint bytes = {};  ///< on the CPU
-    std::size_t number = 0;  ///< in device memory, elsewhere
+    Fingerprint bytes = {};     ///< on the CPU
+    OnDevice* where = nullptr;  ///< elsewhere: the device memory,
+    std::size_t number = 0;     ///< and the number in it
     Sample sample = {};
     std::uint64_t version = 0;
+    std::weak_ptr<const Value> of = {};  ///< keeps the value's address from being used again, not its bytes
   };
   /// The state of the node's op (Op::state), which is about to be run again.
   std::vector<Mark> state_before(const Node& node);
@@ -97,16 +104,21 @@ class Verifier {
   void compare(const View& bytes, const Mark& mark, Check check);
   /// The fingerprint that the value's bytes can be held against, if there is one.
   const Mark* mark_of(const Value& value) const;
-  DeviceFingerprints& on(Device device);
+  OnDevice& on(Device device);
   std::string describe(const Check& check) const;
 
   Verify verify_;
   std::uint64_t step_;
   std::unordered_map<const Value*, Mark> marks_;
-  std::unordered_set<const Value*> inexact_;   // those whose bytes were restored, and not to the bit
-  std::unordered_set<const Value*> compared_;  // in this plan
-  std::map<Device, DeviceFingerprints> devices_;
-  std::vector<Check> checks_;  // that wait for a verdict
+  std::unordered_set<const Value*> inexact_;        // those whose bytes were restored, and not to the bit
+  std::unordered_set<const Value*> compared_;       // in this plan
+  std::vector<std::unique_ptr<OnDevice>> devices_;  // several of one device where computations have joined
+};
+
+struct Verifier::OnDevice {
+  Device device;
+  DeviceFingerprints fingerprints;
+  std::vector<Check> checks;  // that wait for a verdict
 };
 
 }  // namespace palimpsest

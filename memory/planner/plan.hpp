@@ -1,5 +1,7 @@
 #pragma once
 
+#include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -7,6 +9,7 @@
 #include <palimpsest/autograd/policy.hpp>
 #include <palimpsest/memory/offload.hpp>
 #include <palimpsest/memory/planner/step_trace.hpp>
+#include <palimpsest/memory/policies.hpp>
 
 namespace palimpsest::memory {
 
@@ -17,6 +20,15 @@ struct Choice {
   int nesting = 0;  ///< of Way::Replay, from 0 to Plan::most_nesting: see Recipe::nesting()
 
   bool operator==(const Choice&) const = default;
+};
+
+/// The ways out for ops that a plan does not know.
+struct PlanFallback {
+  /// Decides about them. By default the one that takes the least memory of the exact ones as a rule.
+  PolicyPtr policy = compose(checkpoint(), shared());
+  /// Is told of the first such op, once for all plans that share this; by default a line on standard error.
+  std::function<void(const std::string&)> say = nullptr;
+  std::atomic<bool> said = false;
 };
 
 /// A recipe for each value of a step, in the order in which the step records them.
@@ -36,11 +48,12 @@ class Plan {
   /// Equal choices: the plans are of one step.
   friend bool operator==(const Plan& a, const Plan& b) { return a.choices_ == b.choices_; }
 
-  /// The policy that follows the plan. It covers the whole model, what is outside every block included. In a step that
-  /// records other ops than the planned one it throws StateError; other shapes (a smaller last batch) are all right.
-  /// Offloaded values go to the options' folder.
-  PolicyPtr policy(std::string name,
-                   std::shared_ptr<const OffloadOptions> options = std::make_shared<OffloadOptions>()) const;
+  /// The policy that follows the plan. It covers the whole model, what is outside every block included; other shapes (a
+  /// smaller last batch) are all right, and so is a step that begins anew while another is under way. A step that
+  /// records other ops than the planned one (blocks left out, evaluation mode) goes on by `fallback` from the first
+  /// difference. Offloaded values go to the options' folder.
+  PolicyPtr policy(std::string name, std::shared_ptr<const OffloadOptions> options = std::make_shared<OffloadOptions>(),
+                   std::shared_ptr<PlanFallback> fallback = std::make_shared<PlanFallback>()) const;
 
  private:
   std::size_t index(int op, int output) const {

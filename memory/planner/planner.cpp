@@ -1,6 +1,7 @@
 #include <palimpsest/memory/planner/planner.hpp>
 
 #include <algorithm>
+#include <limits>
 #include <map>
 
 #include <palimpsest/core/error.hpp>
@@ -63,6 +64,11 @@ std::string owners_of_peak(const StepTrace& step) {
   return text;
 }
 
+/// True if all that comes back has the very bytes that forward made.
+bool is_exact(const StepTrace& step) {
+  return std::all_of(step.values.begin(), step.values.end(), [](const StepTrace::Value& value) { return value.exact; });
+}
+
 /// Only those that no other beats in both memory and time, from the least memory on.
 std::vector<Candidate> frontier(std::vector<Candidate> all) {
   std::stable_sort(all.begin(), all.end(), [](const Candidate& a, const Candidate& b) {
@@ -108,18 +114,26 @@ Planner::Planner(const Rehearsal& rehearsal, const Rates& rates, const std::opti
   };
   const StepTrace step = watch(store_all());
   const auto options = std::make_shared<const OffloadOptions>(offloading.value_or(OffloadOptions{}));
-  const auto policy_of = [&](const Plan& plan) { return plan.policy(std::string(planned_name), options); };
+  const auto fallback = std::make_shared<PlanFallback>();
+  const auto policy_of = [&](const Plan& plan) { return plan.policy(std::string(planned_name), options, fallback); };
   Search search(
       step, rates, [&](const Plan& plan) { return try_out(policy_of(plan), true); },
       [&](const Plan& plan) { return watch(policy_of(plan)); });
+  std::size_t least = std::numeric_limits<std::size_t>::max();
   for (const PolicyPtr& policy : combinations(*options)) {
     if (offloads(*policy) && !may_offload_) continue;
+    std::size_t peak = 0;
     try {
-      try_out(policy, false);
+      peak = try_out(policy, false).peak;
     } catch (const IdlePolicyError&) {
       continue;
     }
-    search.begin_with(watch(policy));
+    const StepTrace trace = watch(policy);
+    if (peak < least && is_exact(trace)) {
+      least = peak;
+      fallback->policy = policy;
+    }
+    search.begin_with(trace);
   }
   search.run(offloading);
   candidates_ = frontier(std::move(found));

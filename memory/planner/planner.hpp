@@ -61,6 +61,8 @@ inline constexpr std::string_view planned_name = "budget";
 /// with as much kept again as fits. For a chain of at most twenty ops the schedules of keeping and replaying among the
 /// candidates are the best there are (compared with all there are for twelve values), but for those left out where
 /// there are very many.
+///
+/// What a plan does not know (Plan::policy) goes by the exact one of combinations() that takes the least memory.
 class Planner {
  public:
   /// `rehearsal` must outlive the planner's construction, in which all the searching is done.

@@ -95,10 +95,15 @@ int StepRecorder::number_of(const palimpsest::Value& value) {
   return entry->second;
 }
 
+int StepRecorder::place_of(const Node& node) {
+  const auto [entry, is_new] = numbers_.try_emplace(node.index, static_cast<int>(record_.ops.size()));
+  if (is_new) record_.ops.emplace_back();
+  return entry->second;
+}
+
 int StepRecorder::number_of(const Node& node) {
-  const int number = static_cast<int>(node.index);
-  while (record_.ops.size() <= node.index) record_.ops.emplace_back();
-  StepTrace::Op& op = record_.ops[node.index];
+  const int number = place_of(node);
+  StepTrace::Op& op = record_.ops[static_cast<std::size_t>(number)];
   if (op.name.empty()) {
     op.name = node.op->name();
     op.block = node.block != nullptr ? node.block->name : "";
@@ -119,10 +124,9 @@ int StepRecorder::number_of(const Node& node) {
 void StepRecorder::run_begins(const OpRun& run) {
   if (stopped_) return;
   StepTrace::Run made;
-  made.op = static_cast<int>(run.node.index);
+  made.op = place_of(run.node);
   // The place of a node that waits may yet go to another.
   if (!run.node.waits) number_of(run.node);
-  record_.ops.resize(std::max(record_.ops.size(), run.node.index + 1));
   made.name = run.node.op->name();
   made.block = run.block != nullptr ? run.block->name : "";
   made.kind = run.kind;
@@ -156,7 +160,7 @@ void StepRecorder::gradient_placed(const palimpsest::Value& value, const void* a
   allocation.gradient = true;
 }
 
-void StepRecorder::backward_begins(const std::deque<Node>& nodes) {
+void StepRecorder::backward_begins(const Nodes& nodes) {
   if (stopped_) return;
   record_.backward_event = record_.events.size();
   record_.backward_run = record_.runs.size();

@@ -128,7 +128,7 @@ class StepRecorder : public Observer, public AllocationListener {
   void run_ends(const Work& work) noexcept override;
   void placed(const palimpsest::Value& value) override;
   void gradient_placed(const palimpsest::Value& value, const void* address) override;
-  void backward_begins(const std::deque<Node>& nodes) override;
+  void backward_begins(const Nodes& nodes) override;
   void allocated(const void* address, std::size_t bytes, Tag tag) noexcept override;
   void released(const void* address, std::size_t bytes, Tag tag) noexcept override;
 
@@ -137,6 +137,8 @@ class StepRecorder : public Observer, public AllocationListener {
 
   int number_of(const palimpsest::Value& value);
   int number_of(const Node& node);
+  /// The number of an op of which nothing else need be known yet.
+  int place_of(const Node& node);
   void record_recipe(const Recipe& recipe, const palimpsest::Value& of);
   double now() const;
   void stop() noexcept;
@@ -144,8 +146,9 @@ class StepRecorder : public Observer, public AllocationListener {
   Device device_;
   StepTrace record_;
   std::unordered_map<const palimpsest::Value*, int> values_;
-  std::unordered_map<const void*, int> live_;  // address -> allocation
-  std::vector<int> open_;                      // runs
+  std::unordered_map<std::size_t, int> numbers_;  // of ops, by Node::index: others may have been recorded before
+  std::unordered_map<const void*, int> live_;     // address -> allocation
+  std::vector<int> open_;                         // runs
   Clock::time_point start_ = Clock::now();
   bool lost_ = false;  // a record could not be made
   bool stopped_ = false;

@@ -39,12 +39,12 @@ void step_with(const Layer& layer, const Change& change, Reader reader) {
   const Tensor early = ops::add(layer.a, layer.a);
   Tensor kept;
   const Tensor z = in_block(memory::shared(), layer.a, [&](const Tensor& x) {
-    Tensor y = layer.norm();
+    Tensor y = layer.norm(ops::concat(std::vector<Tensor>{early, layer.b}));  // of the same computation as the loss
     change.changed(layer).assign(zeros(change.changed(layer).shape()));
     if (reader == Reader::Convolution) return layer.conv(std::move(y));
     kept = y;
     if (reader == Reader::User) y.view();
-    return ops::add(x, x);
+    return ops::add(x, early);
   });
   layer.loss_of(z).backward();
 }
@@ -183,9 +183,9 @@ std::vector<Refused> refused_calls() {
 std::string refusal(const Refused& call, bool waits) {
   const Tensor weight = call.weight();
   const Layer layer;
+  const std::vector<Bits> statistics = layer.statistics();
   Tensor y = layer.norm();
   if (!waits) y.view();
-  const std::vector<Bits> statistics = layer.statistics();
   const std::string message = message_of<Error>([&] { ops::conv2d(std::move(y), weight, call.spec); });
   EXPECT_TRUE(layer.statistics() == statistics);
   return message;
@@ -295,8 +295,10 @@ TEST_F(WaitingFailureTest, NoMemoryForAWaitingResultFailsTheStep) {
   for (const bool joined : {false, true}) {
     const Layer layer;
     const std::vector<Bits> before = layer.state();
-    const Tensor other = layer.conv(layer.norm());
-    const Tensor y = joined ? layer.joined() : layer.norm();
+    const Tensor early = ops::add(layer.a, layer.a);
+    const auto parts = [&] { return ops::concat(std::vector<Tensor>{early, layer.b}); };
+    const Tensor other = layer.conv(layer.norm(parts()));
+    const Tensor y = joined ? parts() : layer.norm(parts());
     test_allocator().set_limit(live_bytes());
     EXPECT_THROW(y.view(), OutOfMemory);
     test_allocator().set_limit(0);

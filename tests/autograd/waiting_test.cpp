@@ -284,8 +284,9 @@ TEST_F(WaitingTest, AHeldResultOutlivesItsStepAndItsParts) {
 
 TEST_F(WaitingTest, AHeldResultOfAFailedStepSaysSo) {
   const Layer layer;
-  const Tensor y = layer.norm();
-  EXPECT_THROW(in_block(memory::store_all(), layer.a, [](Tensor) -> Tensor { throw Injected("injected"); }), Injected);
+  const Tensor early = ops::add(layer.a, layer.a);
+  const Tensor y = layer.norm(ops::concat(std::vector<Tensor>{early, layer.b}));
+  EXPECT_THROW(in_block(memory::store_all(), early, [](Tensor) -> Tensor { throw Injected("injected"); }), Injected);
   EXPECT_NE(message_of<StateError>([&] { y.view(); }).find("given up"), std::string::npos);
 }
 

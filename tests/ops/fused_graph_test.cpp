@@ -265,9 +265,10 @@ std::vector<Tensor> step(const Graph& graph, Dtype dtype, bool separate, const P
   Layers l(dtype, separate, policy);
   const Tensor start = l.leaf({1, 1});
   const Tensors results = l.block({ops::add(start, start)}, [&](const Tensors&) { return graph.run(l); });
-  EXPECT_EQ(recorded(fused_name), separate ? 0 : graph.fused < 0 ? l.layers() : graph.fused);
   for (const Tensor& result : results) l.use(result);
-  l.loss().backward();
+  const Tensor loss = l.loss();  // of all results: until here they may be computations side by side
+  EXPECT_EQ(recorded(fused_name), separate ? 0 : graph.fused < 0 ? l.layers() : graph.fused);
+  loss.backward();
   l.let_go();
   return l.outcome();
 }

@@ -6,6 +6,7 @@
 #include <csignal>
 #include <limits>
 
+#include <palimpsest/ops/linear.hpp>
 #include <palimpsest/train/interrupt.hpp>
 #include <palimpsest/train/rehearsal.hpp>
 #include <palimpsest/train/trainer.hpp>
@@ -52,6 +53,25 @@ TEST(Trainer, LearnsWithTheTasksOptimiser) {
   EXPECT_NE(digests[0], digests[1]);
   const auto& evaluations = trainer.record().evaluations;
   EXPECT_LT(evaluations[2].metric, evaluations[0].metric) << "a linear loss falls";
+}
+
+TEST(Trainer, LeavesWhatAnotherModelHasRecordedAlone) {
+  const Task task = row_task();
+  Options options = quiet_run();
+  options.memory = "budget=1MiB";
+  const MemoryChoice choice = choose_memory(task, options);
+  Trainer alone(task, options, choice);
+  alone.run();
+  const Tensor weight = Tensor::from_vector<float>({1, 2}, {3, 5}).requires_grad();
+  const Tensor loss = ops::linear(Tensor::from_vector<float>({1, 2}, {7, 9}), weight, Tensor::zeros({1}));
+  Trainer trainer(task, options, choice);
+  trainer.watch(3, [&](const memory::StepTrace& step) {
+    for (const memory::StepTrace::Op& op : step.ops) EXPECT_NE(op.name, "");
+  });
+  trainer.run();
+  EXPECT_EQ(trainer.model().state_digest(), alone.model().state_digest());
+  loss.backward();
+  EXPECT_EQ(weight.grad().to_vector<float>(), (std::vector<float>{7, 9}));
 }
 
 TEST(Trainer, HandsOverTheWatchedStep) {

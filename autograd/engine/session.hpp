@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include <palimpsest/autograd/engine/arena.hpp>
+#include <palimpsest/autograd/engine/state_log.hpp>
+
+namespace palimpsest {
+
+/// The things that the computations which a thread has under way share. It begins with the first op that is recorded
+/// while none is, and is over with the last of them: a plain training step is a session of one tape.
+struct Session {
+  /// The thread's; a new one if no computation is under way.
+  static std::shared_ptr<Session> current_or_new();
+  /// Null if none is under way.
+  static std::shared_ptr<Session> current();
+
+  std::vector<Tape*> tapes;  ///< those under way
+  Arenas arenas;
+  StateLog changes;
+  std::size_t next_index = 0;      ///< of the op recorded next
+  std::size_t next_place = 0;      ///< likewise, as policies count (Policy::place)
+  bool step_counted = false;       ///< for verification, since the last backward
+  std::weak_ptr<Tape> taken_from;  ///< an op of it was taken back and is about to be replaced (take_unrun)
+};
+
+}  // namespace palimpsest

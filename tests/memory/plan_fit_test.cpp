@@ -1,0 +1,206 @@
+// Plans in steps that are not the planned one: whatever differs, the bits are those of keeping everything, the budget
+// is held where it can be, and it is said once.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include <palimpsest/memory/planner/planner.hpp>
+#include <palimpsest/ops/activation.hpp>
+#include <palimpsest/ops/add.hpp>
+#include <palimpsest/ops/batch_norm.hpp>
+#include <palimpsest/ops/conv2d.hpp>
+#include <palimpsest/ops/cross_entropy.hpp>
+#include <palimpsest/ops/linear.hpp>
+#include <palimpsest/ops/pool.hpp>
+#include "tests/support/training.hpp"
+
+namespace palimpsest::test {
+namespace {
+
+using memory::Candidate;
+using memory::Planner;
+
+/// A residual unit whose branch may be left out.
+class Unit : public nn::Block<Tensor(Tensor)> {
+ public:
+  Unit(std::uint64_t seed, Device where) {
+    const auto add = [&](const char* name, const Shape& shape) {
+      return add_parameter(name, parameter(shape, seed++, where));
+    };
+    weight_ = add("weight", {8, 8, 3, 3});
+    gamma_ = add("gamma", {8});
+    beta_ = add("beta", {8});
+    running_ = {add_buffer("mean", parameter({8}, seed, where)), add_buffer("variance", parameter({8}, seed, where))};
+  }
+  static Tensor parameter(const Shape& shape, std::uint64_t seed, Device where) {
+    if (is_meta(where)) return Tensor::empty(shape, Dtype::Float32, where, Tag::Parameter);
+    return random_tensor(shape, seed, Tag::Parameter);
+  }
+  bool left_out = false;
+
+ protected:
+  Tensor forward(Tensor x) override {
+    if (left_out) return x;
+    Tensor y = ops::batch_norm(x, gamma_, beta_, running_, {.training = training(), .relu = true});
+    y = ops::relu(ops::conv2d(std::move(y), weight_, {.padding = ops::Padding::all(1)}));
+    return ops::add(std::move(x), std::move(y));
+  }
+
+ private:
+  Tensor weight_, gamma_, beta_;
+  ops::RunningStatistics running_;
+};
+
+/// A stem, six units and a head.
+class Net : public nn::Model<Tensor(Tensor)> {
+ public:
+  explicit Net(Device where) : where_(where) {
+    stem_ = add_parameter("stem", Unit::parameter({8, 3, 3, 3}, 1, where));
+    head_ = add_parameter("head", Unit::parameter({4, 8}, 2, where));
+    bias_ = add_parameter("bias", Unit::parameter({4}, 3, where));
+    for (std::size_t i = 0; i < 6; ++i) {
+      units.push_back(std::make_unique<Unit>(10 * i + 10, where));
+      add_module(concat_text("unit", i), *units.back());
+    }
+  }
+  std::vector<std::unique_ptr<Unit>> units;
+
+  Tensor loss(std::uint64_t seed) {
+    const Shape shape{4, 3, 10, 10};
+    const Tensor images =
+        is_meta(where_) ? Tensor::empty(shape, Dtype::Float32, where_, Tag::Data) : random_tensor(shape, 200 + seed);
+    const Tensor labels = Tensor::zeros({4}, Dtype::Int32, where_, Tag::Data);
+    return ops::cross_entropy((*this)(images), labels);
+  }
+  std::vector<Bits> state() const {
+    std::vector<Bits> bits;
+    for (const auto& [name, parameter] : parameters()) bits.push_back(bits_of(parameter.grad()));
+    for (const auto& [name, buffer] : buffers()) bits.push_back(bits_of(buffer));
+    return bits;
+  }
+
+ protected:
+  Tensor forward(Tensor x) override {
+    x = ops::conv2d(std::move(x), stem_, {.padding = ops::Padding::all(1)});
+    for (const auto& unit : units) x = (*unit)(std::move(x));
+    return ops::linear(ops::global_avg_pool(x), head_, bias_);
+  }
+
+ private:
+  Device where_;
+  Tensor stem_, head_, bias_;
+};
+
+class PlanFitTest : public TapeTest {
+ protected:
+  /// The candidates of a plan for a usual step.
+  static std::vector<Candidate> candidates() {
+    Net net(meta_device());
+    const memory::Rehearsal rehearsal{meta_device(), [&net](const PolicyPtr& policy) {
+                                        if (policy != nullptr) net.set_memory(policy);
+                                        for (const auto& parameter : net.parameters()) parameter.tensor.zero_grad();
+                                        net.loss(1).backward();
+                                      }};
+    rehearsal.step(nullptr);
+    return Planner(rehearsal, memory::Rates::standard(Device::Cpu)).candidates();
+  }
+
+  /// Runs the steps under every candidate: what they leave is what they leave under store-all.
+  static void expect_exact(const std::function<void(Net&)>& steps) {
+    Net stored(device());
+    steps(stored);
+    const std::vector<Bits> expected = stored.state();
+    for (const Candidate& candidate : candidates()) {
+      Net net(device());
+      net.set_memory(candidate.policy);
+      steps(net);
+      EXPECT_TRUE(net.state() == expected) << candidate.forecast.peak;
+    }
+  }
+
+  /// The peak of a step, without gradients of steps before, above what was live before it.
+  static std::size_t peak_of(Net& net, const std::function<void()>& step) {
+    for (const auto& parameter : net.parameters()) parameter.tensor.zero_grad();
+    const std::size_t before = live_bytes();
+    test_allocator().reset_peak();
+    step();
+    return test_allocator().stats().peak - before;
+  }
+};
+
+void leave_out(Net& net, unsigned which) {
+  for (std::size_t i = 0; i < net.units.size(); ++i) net.units[i]->left_out = (which >> i & 1U) != 0;
+}
+
+TEST_F(PlanFitTest, BlocksMayBeLeftOutAtRandom) {
+  expect_exact([](Net& net) {
+    for (const unsigned which : {0U, 1U, 0b100000U, 0b010010U, 0b111111U, 0U}) {
+      leave_out(net, which);
+      net.loss(which).backward();
+    }
+  });
+}
+
+TEST_F(PlanFitTest, BlocksThatAreLeftOutTakeNoMoreMemoryThanPlanned) {
+  for (const Candidate& candidate : candidates()) {
+    Net net(device());
+    net.set_memory(candidate.policy);
+    const std::size_t planned = peak_of(net, [&] { net.loss(1).backward(); });
+    for (unsigned which = 1; which < 64; which += 5) {
+      leave_out(net, which);
+      EXPECT_LE(peak_of(net, [&] { net.loss(1).backward(); }), planned) << which;
+    }
+    leave_out(net, 0);
+    EXPECT_EQ(peak_of(net, [&] { net.loss(1).backward(); }), planned);
+  }
+}
+
+TEST_F(PlanFitTest, EvaluationModeHasGradientsToo) {
+  expect_exact([](Net& net) {
+    net.loss(1).backward();
+    net.train(false);
+    net.loss(2).backward();
+    net.train(true);
+    net.loss(3).backward();
+  });
+}
+
+TEST_F(PlanFitTest, AStepIsAsPlannedThoughASkippedLossIsHeld) {
+  expect_exact([](Net& net) {
+    Tensor loss;
+    for (std::uint64_t step = 0; step < 4; ++step) {
+      loss = net.loss(step);
+      if (step != 1) loss.backward();
+    }
+  });
+  for (const Candidate& candidate : candidates()) {
+    Net net(device());
+    net.set_memory(candidate.policy);
+    const std::size_t planned = peak_of(net, [&] { net.loss(1).backward(); });
+    const Tensor skipped = net.loss(2);
+    EXPECT_EQ(peak_of(net, [&] { net.loss(1).backward(); }), planned);
+  }
+}
+
+TEST_F(PlanFitTest, ItIsSaidOnce) {
+  const std::vector<Candidate> all = candidates();
+  const auto planned = std::find_if(all.begin(), all.end(), [](const Candidate& one) { return one.planned; });
+  ASSERT_NE(planned, all.end());
+  Net net(device());
+  net.set_memory(planned->policy);
+  testing::internal::CaptureStderr();
+  net.loss(1).backward();
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
+  testing::internal::CaptureStderr();
+  for (const unsigned which : {2U, 4U}) {
+    leave_out(net, which);
+    net.loss(1).backward();
+  }
+  const std::string said = testing::internal::GetCapturedStderr();
+  EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 1) << said;
+  EXPECT_NE(said.find("memory policy 'budget' was made for another step: op "), std::string::npos) << said;
+}
+
+}  // namespace
+}  // namespace palimpsest::test
