@@ -83,6 +83,7 @@ class Trainer {
 
   void train_epoch(std::int64_t epoch);
   bool step();
+  void tell_kept_streams();
   double learn(std::span<const Tensor> batch);
   bool time_to_evaluate(std::int64_t epoch) const;
   void evaluate();
