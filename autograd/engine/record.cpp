@@ -465,13 +465,20 @@ bool Tape::adopt(Value& value, RecipePtr recipe) {
 }
 
 bool Tape::may_be_evicted(const Value& tenant) const {
-  const ValueState& state = tenant.state();
-  if (state.pins > 0) return false;
-  // A value that the user holds is about to be read. If its sources have gone too, that would take running ops again
-  // that backward is to run for the first time.
-  const auto is_there = [](const Value* source) { return source->present(); };
-  return state_ != State::Recording || state.handles == 0 ||
-         std::all_of(state.sources.begin(), state.sources.end(), is_there);
+  if (tenant.state().pins > 0) return false;
+  if (state_ != State::Recording || tenant.state().handles == 0) return true;
+  // A value that the user holds is about to be read. It stays if that would take running a heavy op again, which
+  // backward is to do for the first time.
+  std::vector<const Value*> pending(tenant.state().sources.begin(), tenant.state().sources.end());
+  std::unordered_set<const Value*> visited;
+  while (!pending.empty()) {
+    const Value& source = *pending.back();
+    pending.pop_back();
+    if (source.present() || !visited.insert(&source).second) continue;
+    if (source.producer()->op->cost() == Cost::Heavy) return false;
+    pending.insert(pending.end(), source.state().sources.begin(), source.state().sources.end());
+  }
+  return true;
 }
 
 void Tape::make_memory(Value& value) {
