@@ -123,6 +123,8 @@ class ForwardContext {
   const View& output(std::size_t i = 0) const { return outputs_[i]; }
   std::span<const View> outputs() const { return outputs_; }
   Device device() const { return device_; }
+  /// False if nobody will differentiate what the op makes, and nothing will be solved for or computed again.
+  bool recorded() const { return tape_ != nullptr; }
 
   /// Scratch memory, gone when the returned buffer is.
   Buffer workspace(std::size_t bytes) const { return Buffer(device_, bytes, Tag::Workspace); }
@@ -159,11 +161,12 @@ struct GradientTarget {
 /// gradients of the inputs go.
 class BackwardContext {
  public:
-  BackwardContext(Tape& tape, Node& node, PinSet& pins) : tape_(tape), node_(node), pins_(pins) {}
+  BackwardContext(Tape& tape, Node& node, PinSet& pins);
 
   /// The gradient of output o; null if nothing flowed into it.
   View grad_output(std::size_t o = 0) const;
-  /// A value named in Op::needs; null for an optional output that was not kept.
+  /// A value named in Op::needs; null for an optional output that was not kept. Throws StateError for one that is not
+  /// named there: its bytes may be gone.
   View input(std::size_t i) const;
   View output(std::size_t o = 0) const;
   Device device() const;
@@ -177,7 +180,8 @@ class BackwardContext {
   /// of this backward asks for memory. Call it once at most; input(i) must not be used afterwards.
   void done_with_input(std::size_t i);
 
-  /// The destination of input i's gradient. Call it once per wanted input.
+  /// The destination of input i's gradient. Call it, or one of the two below, once for every wanted input: a backward
+  /// that leaves one out is a StateError.
   GradientTarget grad_input(std::size_t i);
   /// The same, in the memory of output o's gradient where nobody else needs that: the kernel must allow the two to be
   /// one.
@@ -192,9 +196,15 @@ class BackwardContext {
   Buffer workspace(std::size_t bytes) const { return Buffer(device(), bytes, Tag::Workspace); }
 
  private:
+  friend class Tape;
+
+  /// Throws StateError, naming the op, if the gradient of an input that wants one was not asked for.
+  void check_all_written() const;
+
   Tape& tape_;
   Node& node_;
   PinSet& pins_;
+  std::vector<bool> written_;  // by input
 };
 
 /// One operation: a pure forward and its gradient. An object is made for each call and lives on the tape; it holds the
@@ -240,6 +250,8 @@ class Op {
   /// Computes that input. `inputs` has a null view in its place; `solved` may have the memory of the output or of
   /// another input that nobody will read again.
   virtual void solve(std::span<const View> inputs, const View& output, const View& solved) const;
+  /// Asked after the first forward: false if the numbers of this run do not allow it. The input is then kept.
+  virtual bool can_solve() const { return true; }
   /// True if solve() returns the very bits. Only then can they be verified.
   virtual bool solves_exactly() const { return false; }
 

@@ -57,8 +57,9 @@ class Recipe {
 
   /// A value that is restored on the way to another, and that backward will read, stays if this is not above the
   /// nesting of whatever the same plan restores after it; otherwise it goes again and is restored once more when it is
-  /// wanted. With all the same, everything stays. The depths of the nodes of a binary tree over a chain of values give
-  /// every schedule in which a checkpoint may be made on the way to another (Griewank & Walther 2000, "Revolve").
+  /// wanted. A choice of an inner block's policy counts as nested deeper than all that an outer one has. With
+  /// all the same, everything stays. The depths of the nodes of a binary tree over a chain of values give every
+  /// schedule in which a checkpoint may be made on the way to another (Griewank & Walther 2000, "Revolve").
   virtual int nesting() const { return 0; }
 
   /// The forward pass has no more use for the bytes and they are about to be dropped. A recipe that moves them
@@ -83,7 +84,8 @@ using RecipePtr = std::shared_ptr<Recipe>;
 class BlockInfo {
  public:
   std::string name;
-  std::shared_ptr<const class Policy> policy;  ///< null: keep everything
+  /// Null: that of the block around it; without one, keep everything.
+  std::shared_ptr<const class Policy> policy;
 };
 
 /// A later chance to give a value another recipe than the one it got when it was made.
@@ -122,11 +124,10 @@ class Policy {
   /// else is under way. By default ops are counted.
   virtual std::size_t place(const Op& /*op*/, std::size_t next, bool /*begins*/) const { return next; }
 
-  /// True if the policy has something to do for a block in which this op is recorded. A policy that acts on no op of a
-  /// whole step is reported to the user, who asked for it in vain.
+  /// True if the policy has something to do for a block in which this op is recorded. See idle_policies().
   virtual bool acts_on(const Op&) const { return true; }
 
-  /// The policies that this one is composed of, each of which the user has asked for: it is reported if it acts on
+  /// The policies that this one is composed of, each of which the user has asked for: it is idle if it acts on
   /// nothing, whatever the others do. A policy that is not composed is its only part.
   virtual std::vector<const Policy*> parts() const { return {this}; }
 

@@ -96,6 +96,14 @@ class Tensor {
   std::shared_ptr<Handle> handle_;
 };
 
+/// The memory policies, or the parts of composed ones, that have found nothing to act on among the ops recorded on the
+/// way to `loss`, before its backward: "'reversible' of 'reversible+shared'". In such a step they keep what there is.
+std::vector<std::string> idle_policies(const Tensor& loss);
+
+/// The number of values made on the way to `loss`, before its backward, that their policies would have solved for, but
+/// that the numbers of this step do not allow solving for (Op::can_solve): they are kept.
+std::size_t unsolvable_couplings(const Tensor& loss);
+
 /// While one lives, operations of this thread record nothing and keep nothing for backward.
 class NoGrad {
  public:
@@ -112,7 +120,7 @@ class NoGrad {
 bool grad_enabled();
 
 /// Marks the operations recorded while it lives as belonging to a block, under the block's policy. Modules do this in
-/// nn::Block; scopes nest and the innermost decides.
+/// nn::Block; scopes nest and the innermost that has a policy decides.
 class BlockScope {
  public:
   /// `block`: null where only what an exception does is the scope's business; what is recorded then belongs to the

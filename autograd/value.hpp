@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include <palimpsest/autograd/op.hpp>
@@ -72,14 +73,15 @@ struct Node {
   std::vector<ValuePtr> inputs;
   std::vector<ValuePtr> outputs;
   std::vector<std::uint64_t> input_versions;  ///< versions of the inputs' bytes when they were read
-  std::vector<Value*> held;      ///< values with one reader more until this node's turn in backward is over
+  std::vector<Value*> held;      ///< values that its gradient reads: one reader more until its turn is over
   std::vector<Value*> solvable;  ///< values whose recipe runs this node backwards
   Needs needs;
   std::shared_ptr<const BlockInfo> block;  ///< null outside every block
-  PolicyPtr policy;                        ///< the block's when the op was recorded; null: keep everything
-  std::size_t index = 0;                   ///< in the order in which the thread has recorded all that is under way
-  std::size_t place = 0;                   ///< in the step as the policy counts (Policy::place)
-  bool begins = false;  ///< whether it is the first op of a model's call, or of a block's that is in no other
+  PolicyPtr policy;         ///< of the innermost block that has one when the op is recorded; null: keep everything
+  int depth = 0;            ///< blocks with policies around that block
+  std::size_t index = 0;    ///< in the order in which the thread has recorded all that is under way
+  std::size_t place = 0;    ///< in the step as the policy counts (Policy::place)
+  bool begins = false;      ///< whether it is the first op of a model's call, or of a block's that is in no other
   /// True while it waits for a reader (apply_when_read): its output is absent until it runs, and its inputs are pinned.
   bool waits = false;
   bool reached = false;  ///< in backward: whether the loss depends on an output, which will get a gradient
@@ -130,7 +132,8 @@ class Nodes {
 /// The argument of Recipe::restore.
 class Restoring {
  public:
-  Restoring(Tape& tape, Value& value) : tape_(tape), value_(value) {}
+  /// `going`: sources that nobody reads after this restoring, or that come back by their recipes for those who do.
+  Restoring(Tape& tape, Value& value, std::span<Value* const> going) : tape_(tape), value_(value), going_(going) {}
 
   const Value& value() const { return value_; }
   /// Makes memory for the value and returns it, uninitialised.
@@ -139,15 +142,14 @@ class Restoring {
   View destination_over(Value& source);
   /// Gives the value memory of its size on its device that holds its bytes already.
   void take(std::shared_ptr<Storage> memory);
-  /// Runs the forward of the value's producer again into destination().
+  /// Runs the forward of the value's producer again: into destination_over() the input that it may overwrite
+  /// (Op::overwritable_input), or into destination().
   void replay();
 
  private:
-  /// The readers of a source that are there for this restoring alone.
-  int own_readers(const Value& source) const;
-
   Tape& tape_;
   Value& value_;
+  std::span<Value* const> going_;
 };
 
 }  // namespace palimpsest

@@ -53,6 +53,8 @@ class Feed {
   /// `images` must outlive the feed and must not change. Throws ValueError as Loader, and for a custom augmentation on
   /// CUDA; OutOfMemory; DeviceError. LoaderOptions::raw is the feed's own business.
   Feed(const ImageSet& images, LoaderOptions spec, Device device);
+  /// A temporary would be gone when the loader's workers read it.
+  Feed(const ImageSet&& images, LoaderOptions spec, Device device) = delete;
   ~Feed();
 
   /// As Loader::start_epoch; at any time.

@@ -69,6 +69,8 @@ class Loader {
   /// `images` must outlive the loader and must not change. Throws ValueError for a set or a spec that makes no sense,
   /// OutOfMemory if the batches do not fit.
   Loader(const ImageSet& images, LoaderOptions spec);
+  /// A temporary would be gone when the workers read it.
+  Loader(const ImageSet&& images, LoaderOptions spec) = delete;
   /// Stops and joins the workers, at any time.
   ~Loader();
   Loader(const Loader&) = delete;

@@ -133,6 +133,10 @@ class Composed : public Policy {
 
   RecipePtr decide(const Value& value, const Op& op, const BlockInfo& block) const override {
     RecipePtr recipe = inner_->decide(value, op, block);
+    if (recipe != nullptr && recipe->arena() >= 0 && keeps_input_for_it(value, op)) {
+      RecipePtr other = outer_->decide(value, op, block);
+      if (other != nullptr) return other;
+    }
     return recipe != nullptr ? recipe : outer_->decide(value, op, block);
   }
 
@@ -159,6 +163,15 @@ class Composed : public Policy {
   }
 
  private:
+  /// True if a value in an arena, which may be evicted at any time, would hold on to an input that came back in memory
+  /// of its own and is read by nothing else. In memory of its own the value takes that input's place.
+  static bool keeps_input_for_it(const Value& value, const Op& op) {
+    const int over = op.overwritable_input();
+    if (over < 0 || op.needs().input(static_cast<std::size_t>(over))) return false;
+    const Value& input = *value.producer()->inputs[static_cast<std::size_t>(over)];
+    return input.recipe() != nullptr && input.recipe()->arena() < 0 && input.readers() == 0;
+  }
+
   /// The answer for a value that enters a block and whose bytes the block's replay will want.
   std::optional<RecipePtr> kept_or_moved(const Value& value) const {
     const Node* const maker = value.producer();

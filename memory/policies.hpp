@@ -41,7 +41,8 @@ bool offloads(const Policy& policy);
 
 /// Two policies at once, called "outer+inner".
 ///
-/// When a value is made, `inner` decides first, and what it would keep is `outer`'s. checkpoint+shared replays a block,
+/// When a value is made, `inner` decides first, and what it would keep is `outer`'s; so is what it would put into an
+/// arena where the op may have the memory of an input that comes back for it alone. checkpoint+shared replays a block,
 /// and what its memory-bound ops make lives in arenas in both runs: an arena belongs to the recipe, whichever of the
 /// two has chosen that, and arenas of the same number are the same storage.
 ///
@@ -54,9 +55,8 @@ bool offloads(const Policy& policy);
 ///   if one of the two moves such values: if its recipe for it (Policy::decide) runs no op and reads no other value, as
 ///   fetch() does. The block's replay then gets it from there. So checkpoint+offload leaves block inputs offloaded, and
 ///   offload+checkpoint is checkpointing whose checkpoints are offloaded. A recipe that computes does not do: replaying
-///   a block would take replaying those before it, so under checkpoint+shared an input stays, but for one that is in
-///   an arena, which other values take over. A value that the policy of its own block keeps, or that was made
-///   outside every block, stays as well.
+///   a block would take replaying those before it, so under checkpoint+shared an input stays, and leaves the arena that
+///   it may be in. A value that the policy of its own block keeps, or that was made outside every block, stays as well.
 ///
 /// Each of the two must find something to act on in a step (Policy::parts).
 PolicyPtr compose(PolicyPtr outer, PolicyPtr inner);

@@ -37,7 +37,8 @@ class Module {
   bool training() const { return training_; }
 
   /// The memory policy of every block in this module, from the next forward on, and, if it plans a whole step
-  /// (Policy::covers_the_rest), of a model's ops outside every block. Null, as before the first call: keep everything.
+  /// (Policy::covers_the_rest), of a model's ops outside every block. Null, as before the first call: that of a block
+  /// around it; without one, keep everything.
   void set_memory(const PolicyPtr& policy);
   /// The memory policy of each block, in the order of block_names(). To give policies by names:
   /// set_memory(memory::assign(memory::parse_rules("dense1=shared,*=checkpoint"), block_names())). Throws ValueError

@@ -1,6 +1,7 @@
 #include <palimpsest/ops/couple.hpp>
 
 #include <cmath>
+#include <limits>
 
 #include <palimpsest/ops/check.hpp>
 #include <palimpsest/ops/kernels/couple.hpp>
@@ -22,14 +23,9 @@ T range_limit(int grid) {
   return std::ldexp(T{1}, mantissa_bits(dtype_of<T>) - grid);
 }
 
-/// NaN is outside of the range, too. On CUDA the kernel has compared, and `largest` is 0.
+/// The limit that a kernel on CUDA is given where nothing will be solved for: it compares nothing then.
 template <class T>
-void check_range(std::string_view op, T largest, int grid) {
-  if (largest < range_limit<T>(grid)) return;
-  throw RangeError(concat_text("[", op, "] a value of magnitude ", largest, " leaves the range below 2^",
-                               mantissa_bits(dtype_of<T>) - grid, " in which sums on the grid 2^-", grid,
-                               " are exact in ", dtype_of<T>));
-}
+constexpr T no_limit = std::numeric_limits<T>::infinity();
 
 class Couple : public Op {
  public:
@@ -54,11 +50,12 @@ class Couple : public Op {
       const T* const x = io.input(0).as<T>();
       const T* const f = io.input(1).as<T>();
       if (grid_) {
-        const T limit = range_limit<T>(*grid_);
+        const T limit = io.recorded() ? range_limit<T>(*grid_) : no_limit<T>;
         const T largest =
             PALIMPSEST_RUN(io.device(), couple_forward_on_grid<T>(y.shape.count(), x, f, *grid_, limit, y.as<T>()));
+        if (!io.recorded()) return;
         if (std::isnan(largest)) check_stream(y.shape.count(), x);
-        check_range(name(), largest, *grid_);
+        in_range_ = largest < limit;  // NaN is not. On CUDA the kernel has compared, and `largest` is 0.
       } else {
         PALIMPSEST_RUN(io.device(), couple_forward<T>(y.shape.count(), x, f, y.as<T>()));
       }
@@ -77,6 +74,7 @@ class Couple : public Op {
     });
   }
 
+  bool can_solve() const override { return in_range_; }
   bool solves_exactly() const override { return grid_.has_value(); }
 
   void backward(BackwardContext& io) override {
@@ -98,6 +96,7 @@ class Couple : public Op {
   }
 
   std::optional<int> grid_;
+  bool in_range_ = true;  // the sum was exact
 };
 
 class RoundToGrid : public Op {
@@ -118,9 +117,9 @@ class RoundToGrid : public Op {
   void forward(ForwardContext& io) override {
     const View& y = io.output();
     run_kernels(name(), io.device(), y.dtype, [&]<class T>(T) {
-      const T largest = PALIMPSEST_RUN(
-          io.device(), round_to_grid<T>(y.shape.count(), io.input(0).as<T>(), grid_, range_limit<T>(grid_), y.as<T>()));
-      check_range(name(), largest, grid_);
+      // A number of any size is on the grid when it is rounded. Only couple can see if sums with it are exact.
+      PALIMPSEST_RUN(io.device(),
+                     round_to_grid<T>(y.shape.count(), io.input(0).as<T>(), grid_, no_limit<T>, y.as<T>()));
     });
   }
 

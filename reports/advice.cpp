@@ -55,6 +55,31 @@ std::string memory_advice(const train::Task& task, const train::Options& options
                      ": the least is ", format_mebibytes(least), "; try a smaller ", options.names.batch_size);
 }
 
+std::string thrift_advice(const train::Task& task, const train::Options& options, const train::MemoryChoice& memory) {
+  train::Rehearsal training(task, options);
+  memory.apply(training.model());
+  const memory::Rehearsal rehearsal = training.step_under();
+  const memory::Rates rates = train::rates_for(options);
+  const std::size_t own = memory::forecast(rehearsal, nullptr, rates).peak;
+  const std::size_t stored = memory::forecast(rehearsal, memory::store_all(), rates).peak;
+  if (own <= stored) return "";
+  std::size_t least = stored;
+  std::string thriftiest(memory::store_all()->name());
+  for (const PolicyPtr& policy : memory::combinations()) {
+    if (memory::offloads(*policy)) continue;
+    try {
+      const std::size_t peak = memory::forecast(rehearsal, policy, rates).peak;
+      if (peak >= least) continue;
+      least = peak;
+      thriftiest = policy->name();
+    } catch (const IdlePolicyError&) {
+      continue;
+    }
+  }
+  return concat_text("that is more than the ", format_mebibytes(stored), " of store-all; the thriftiest is ",
+                     options.names.memory, thriftiest, " with ", format_mebibytes(least), "\n");
+}
+
 std::string evaluation_advice(const train::Task& task, const train::Options& options, std::size_t limit) {
   const auto bytes_with = [&](std::int64_t batch) {
     train::Options other = options;

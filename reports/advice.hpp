@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <string>
 
+#include <palimpsest/train/memory_choice.hpp>
 #include <palimpsest/train/options.hpp>
 
 namespace palimpsest::reports {
@@ -15,6 +16,10 @@ std::string memory_advice(const train::Task& task, const train::Options& options
 /// The same about a run whose evaluation has run out of memory. The policy does not matter to that, the batch does: the
 /// largest half, quarter, ... of it whose evaluation is predicted to fit.
 std::string evaluation_advice(const train::Task& task, const train::Options& options, std::size_t limit);
+
+/// A line about a run whose steps need more than they would under `store-all`, with the thriftiest of the policies that
+/// move nothing elsewhere; empty for any other.
+std::string thrift_advice(const train::Task& task, const train::Options& options, const train::MemoryChoice& memory);
 
 /// The single policies that have something to act on in the task's model, for the end of the message of an
 /// IdlePolicyError.

@@ -264,14 +264,31 @@ std::size_t width_of_names(const Options& options, const PlanOptions& plan) {
   return width;
 }
 
-/// "dense1, dense2: shared" for the policies that --memory gives.
+/// The block that a block is within, -1 for none: the longest other name that its own begins with.
+int block_around(const std::vector<std::string>& blocks, std::size_t inner) {
+  int found = -1;
+  for (std::size_t i = 0; i < blocks.size(); ++i) {
+    if (!blocks[inner].starts_with(blocks[i] + ".")) continue;
+    if (found < 0 || blocks[i].size() > blocks[static_cast<std::size_t>(found)].size()) found = static_cast<int>(i);
+  }
+  return found;
+}
+
+/// "shared: dense1, dense2" for the policies that --memory gives; "checkpoint: stage1, stage1.unit1 (within stage1)".
 void print_blocks(std::ostream& out, const nn::Module& model, const std::vector<memory::Rule>& rules) {
   const std::vector<std::string> blocks = model.block_names();
   const std::vector<PolicyPtr> policies = memory::assign(rules, blocks);
   std::map<std::string, std::string> names;
   for (std::size_t i = 0; i < blocks.size(); ++i) {
-    std::string& text = names[policies[i] != nullptr ? std::string(policies[i]->name()) : "store-all"];
+    const int around = block_around(blocks, i);
+    int deciding = static_cast<int>(i);
+    while (deciding >= 0 && policies[static_cast<std::size_t>(deciding)] == nullptr) {
+      deciding = block_around(blocks, static_cast<std::size_t>(deciding));
+    }
+    std::string& text =
+        names[deciding >= 0 ? std::string(policies[static_cast<std::size_t>(deciding)]->name()) : "store-all"];
     text += (text.empty() ? "" : ", ") + blocks[i];
+    if (around >= 0) text += concat_text(" (within ", blocks[static_cast<std::size_t>(around)], ")");
   }
   for (const auto& [policy, text] : names) out << "  " << policy << ": " << text << '\n';
 }
@@ -289,11 +306,13 @@ class Printer {
     print(cells(row, *base_, limits()));
     if (row.planned) plans_ += concat_text(row.policy, ": ", train::describe(row.recipes, options_.names), "\n");
     if (!row.note.empty()) plans_ += row.note + "\n";
+    if (row.forecast.peak > base_->forecast.peak) above_ += (above_.empty() ? "" : ", ") + row.policy;
     exact_ = exact_ && row.recipes.inexact == 0;
   }
 
   void notes() const {
     if (!exact_) out_ << "\nNot exact: values are solved for, up to rounding without " << options_.names.grid << ".\n";
+    if (!above_.empty()) out_ << "\nMore than store-all needs: " << above_ << ".\n";
     if (!plans_.empty()) out_ << '\n' << plans_;
     if (!limits()) return;
     out_ << "\nLargest batch and depth: each alone, within " << plan_.budget << "; a budget's, within that budget.\n";
@@ -328,6 +347,7 @@ class Printer {
   std::vector<std::size_t> widths_;
   std::optional<PlanRow> base_;
   std::string plans_;  // of budgets
+  std::string above_;  // policies that need more than store-all
   bool exact_ = true;
 };
 

@@ -34,7 +34,8 @@ class Run {
 
   const train::MemoryChoice& memory() const { return memory_; }
   const train::Forecast& forecast() const { return forecast_; }
-  /// "UNet under budget=60MiB will need 59.1 MiB at its peak" and the recipes of a plan, in lines.
+  /// "UNet under budget=60MiB will need 59.1 MiB at its peak" and the recipes of a plan, in lines. One more says so if
+  /// that is more than under `store-all`, and which policy is the thriftiest.
   std::string announcement() const;
 
   /// Trains a new model, with a line for every epoch, prints the summary and writes the report, which has `fields` at

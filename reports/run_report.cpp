@@ -100,6 +100,10 @@ std::string to_json(const RunReport& report) {
                {"peak_bytes", json_of(report.peak)},
                {"state_digest", report.state_digest},
                {"test_" + task.metric, metric ? Json(*metric) : Json(nullptr)}};
+  const train::RunRecord::KeptStreams kept = report.record.kept_streams();
+  json["kept_streams"] = {{"streams", kept.streams},
+                          {"steps", kept.steps},
+                          {"first_step", kept.steps > 0 ? Json(kept.first + 1) : Json(nullptr)}};
   json["interrupted"] = report.record.interrupted;
   json["evaluations"] = json_of(report.record.evaluations, task.metric);
   json["predicted_peak_bytes"] = report.forecast.peak.total;
@@ -133,6 +137,10 @@ void print_progress(std::ostream& out, const RunReport& report) {
       << with_commas(run_length(report.task, report.options).steps) << " with batches of " << report.options.batch_size
       << ", " << fixed(record.samples_per_second(), 1) << ' ' << report.task.unit << "/s"
       << (record.interrupted ? " (interrupted)" : "") << '\n';
+  if (const train::RunRecord::KeptStreams kept = record.kept_streams(); kept.steps > 0) {
+    out << "  kept streams   " << kept.streams << " in " << kept.steps << (kept.steps == 1 ? " step" : " steps")
+        << ", first in step " << kept.first + 1 << ": they left the range of " << report.options.names.grid << '\n';
+  }
   if (!record.steps.empty()) out << "  loss           " << fixed(record.steps.back().loss, 6) << " in the last step\n";
   if (!record.metric()) return;
   out << "  " << std::left << std::setw(14) << "test " + report.task.metric << std::right << ' '

@@ -45,8 +45,20 @@ std::vector<Tensor> Rehearsal::batch_of(std::int64_t samples) const {
 }
 
 void Rehearsal::step() {
-  say_where([&] { training_.step(batch_of(batch_size_)); });
+  std::vector<std::string> idle;
+  say_where([&] { training_.step(batch_of(batch_size_), [&](const Tensor& loss) { idle = idle_policies(loss); }); });
+  const auto has_acted = [&](const std::string& one) { return std::find(idle.begin(), idle.end(), one) == idle.end(); };
+  if (idle_) {
+    std::erase_if(*idle_, has_acted);
+  } else {
+    idle_ = idle;
+  }
   begun_ = true;
+}
+
+void Rehearsal::check_policies_acted() const {
+  if (!idle_ || idle_->empty()) return;
+  throw IdlePolicyError(concat_text("memory policy ", idle_->front(), " finds nothing to act on in this model"));
 }
 
 void Rehearsal::say_where(const std::function<void()>& run) const {
@@ -67,8 +79,12 @@ void Rehearsal::evaluate() {
 memory::Rehearsal Rehearsal::step_under() {
   if (!begun_) step();
   return {meta_, [this](const PolicyPtr& policy) {
-            if (policy != nullptr) model().set_memory(policy);
+            if (policy != nullptr) {
+              model().set_memory(policy);
+              idle_.reset();
+            }
             step();
+            check_policies_acted();
           }};
 }
 
@@ -81,6 +97,7 @@ Forecast rehearse(const Task& task, const Options& options, const MemoryChoice& 
   Rehearsal rehearsal(task, options);
   memory.apply(rehearsal.model());
   run_until_steady(rehearsal, meter, length.steps);
+  rehearsal.check_policies_acted();
   result.parameters = rehearsal.model().parameter_count();
   result.peak = meter.peak();
   result.reserved = result.peak.reserved;
@@ -109,6 +126,7 @@ std::size_t rehearse_bytes(const Task& task, const Options& options, const Memor
   for (std::int64_t step = 0; step < std::min<std::int64_t>(run_length(task, options).steps, 2); ++step) {
     rehearsal.step();
   }
+  rehearsal.check_policies_acted();
   rehearsal.evaluate();
   return meter.peak().total;
 }
@@ -119,6 +137,7 @@ memory::StepTrace rehearse_step(const Task& task, const Options& options, const 
   if (run_length(task, options).steps > 1) rehearsal.step();
   memory::StepRecorder recorder(meta_of(options.device));
   rehearsal.step();
+  rehearsal.check_policies_acted();
   return recorder.take();
 }
 

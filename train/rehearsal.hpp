@@ -1,6 +1,8 @@
 #pragma once
 
 #include <functional>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include <palimpsest/autograd/verify.hpp>
@@ -22,9 +24,12 @@ class Rehearsal {
   nn::Module& model() { return training_.model(); }
   /// A training step with a whole batch.
   void step();
+  /// Throws IdlePolicyError if a policy, or a part of one, has found nothing to act on in any step since it was set.
+  void check_policies_acted() const;
   /// An evaluation of a batch between two steps; nothing where the task evaluates nothing.
   void evaluate();
-  /// step() under a policy for the whole model, or, where it is null, under those that the model has. The first step of
+  /// step() and check_policies_acted() under a policy for the whole model, or, where it is null, under those that the
+  /// model has. The first step of
   /// all runs now if there was none: it is unlike the others, since the optimiser's state does not exist yet.
   memory::Rehearsal step_under();
 
@@ -42,6 +47,7 @@ class Rehearsal {
   Training training_;
   std::vector<Buffer> reserved_;
   bool begun_ = false;
+  std::optional<std::vector<std::string>> idle_;  // in every step since the policies were set
 };
 
 /// The memory of a training run to come, found out without data and without computing anything.

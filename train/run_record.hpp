@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -12,6 +13,7 @@ struct StepResult {
   double loss;
   double milliseconds;
   std::int64_t samples;
+  std::size_t kept_streams = 0;  ///< left the range in which they can be solved for
 };
 
 /// An evaluation that was done.
@@ -43,6 +45,22 @@ struct RunRecord {
       milliseconds += steps[i].milliseconds;
     }
     return milliseconds > 0 ? samples * 1000 / milliseconds : 0;
+  }
+
+  /// Steps with kept streams: how many, the first of them, from 0, and all streams that were kept.
+  struct KeptStreams {
+    std::size_t steps = 0;
+    std::size_t first = 0;
+    std::size_t streams = 0;
+  };
+  KeptStreams kept_streams() const {
+    KeptStreams kept;
+    for (std::size_t i = 0; i < steps.size(); ++i) {
+      if (steps[i].kept_streams == 0) continue;
+      if (kept.steps++ == 0) kept.first = i;
+      kept.streams += steps[i].kept_streams;
+    }
+    return kept;
   }
 
   /// Mean loss of the steps from `first` on.

@@ -120,10 +120,19 @@ bool Trainer::step() {
     if (schedule_) training_.optimiser().set_learning_rate(schedule_->at(index));
     const double loss = learn(batch->tensors);
     const std::chrono::duration<double, std::milli> taken = std::chrono::steady_clock::now() - start;
-    record_.steps.push_back({loss, taken.count(), batch->samples});
+    record_.steps.push_back({loss, taken.count(), batch->samples, training_.kept_streams()});
+    tell_kept_streams();
   }
   if (recorder) take_(recorder->take());
   return true;
+}
+
+/// Once: later steps are in the summary.
+void Trainer::tell_kept_streams() {
+  const RunRecord::KeptStreams kept = record_.kept_streams();
+  if (kept.steps != 1 || record_.steps.back().kept_streams == 0) return;
+  warn(concat_text("step ", kept.first + 1, ": ", kept.streams, " streams leave the range of ", options_.names.grid,
+                   " and are kept instead of solved for"));
 }
 
 /// A step whose number is in the message of what goes wrong with its numbers.

@@ -76,6 +76,7 @@ class Trainer {
   void train_epoch(std::int64_t epoch);
   bool step();
   std::int64_t steps_done() const { return static_cast<std::int64_t>(record_.steps.size()); }
+  void tell_kept_streams();
   double learn(std::span<const Tensor> batch);
   bool time_to_evaluate(std::int64_t epoch) const;
   void evaluate();

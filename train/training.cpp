@@ -58,6 +58,7 @@ double Training::checked_step(std::span<const Tensor> batch) {
   double value = 0;
   step(batch, [&](const Tensor& loss) {
     value = loss.item();
+    kept_streams_ = unsolvable_couplings(loss);
     if (!std::isfinite(value)) throw DivergedError(concat_text("the loss is ", value));
   });
   return value;

@@ -31,6 +31,8 @@ class Training {
   Tensor step(std::span<const Tensor> batch, const std::function<void(const Tensor& loss)>& before_backward = nullptr);
   /// A step whose loss is read. Throws DivergedError, before any parameter has changed, if it is infinite or no number.
   double checked_step(std::span<const Tensor> batch);
+  /// Streams of the last checked step that left the range in which they can be solved for, and were kept.
+  std::size_t kept_streams() const { return kept_streams_; }
   /// The score of a batch in evaluation mode, without gradients. Leaves the model in training mode.
   Score evaluate(std::span<const Tensor> batch);
 
@@ -38,6 +40,7 @@ class Training {
   Task task_;
   std::unique_ptr<nn::Module> model_;
   std::unique_ptr<nn::Optimiser> optimiser_;
+  std::size_t kept_streams_ = 0;
   bool checked_ = false;  // the first step looks for parts that are not registered
 };
 

@@ -3,10 +3,11 @@
 
 namespace palimpsest {
 
-void Arenas::lease(Value& value, int id, const std::function<void(Value&)>& save) {
+void Arenas::lease(Value& value, int id, const std::function<bool(const Value&)>& may_go,
+                   const std::function<void(Value&)>& save) {
   Slot* chosen = nullptr;
   for (Slot& slot : slots_) {
-    if (slot.id != id || (slot.tenant != nullptr && slot.tenant->state().pins > 0)) continue;
+    if (slot.id != id || (slot.tenant != nullptr && !may_go(*slot.tenant))) continue;
     if (chosen == nullptr || slot.tenant == nullptr) chosen = &slot;
     if (slot.tenant == nullptr) break;
   }

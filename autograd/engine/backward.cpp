@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <utility>
 
 #include <palimpsest/autograd/engine/pins.hpp>
 #include <palimpsest/autograd/engine/run_op.hpp>
@@ -60,8 +61,33 @@ View BackwardContext::grad_output(std::size_t o) const {
           value.device()};
 }
 
-View BackwardContext::input(std::size_t i) const { return node_.inputs[i]->view(); }
-View BackwardContext::output(std::size_t o) const { return node_.outputs[o]->view(); }
+BackwardContext::BackwardContext(Tape& tape, Node& node, PinSet& pins)
+    : tape_(tape), node_(node), pins_(pins), written_(node.inputs.size()) {}
+
+View BackwardContext::input(std::size_t i) const {
+  if (!node_.needs.input(i)) {
+    throw StateError(concat_text("[", node_.op->name(), "] backward reads input ", i, " ", node_.inputs[i]->shape(),
+                                 ", which its needs() does not name"));
+  }
+  return node_.inputs[i]->view();
+}
+
+View BackwardContext::output(std::size_t o) const {
+  if (!node_.needs.output(o) && !node_.needs.optional_output(o)) {
+    throw StateError(concat_text("[", node_.op->name(), "] backward reads output ", o, " ", node_.outputs[o]->shape(),
+                                 ", which its needs() does not name"));
+  }
+  return node_.outputs[o]->view();
+}
+
+void BackwardContext::check_all_written() const {
+  for (std::size_t i = 0; i < written_.size(); ++i) {
+    if (written_[i] || !wants(i)) continue;
+    throw StateError(concat_text("[", node_.op->name(), "] backward has not written the gradient of input ", i, " ",
+                                 node_.inputs[i]->shape(), ", which wants one"));
+  }
+}
+
 Device BackwardContext::device() const { return node_.outputs[0]->device(); }
 bool BackwardContext::wants(std::size_t i) const { return node_.inputs[i]->requires_grad(); }
 std::size_t BackwardContext::input_count() const { return node_.inputs.size(); }
@@ -81,6 +107,7 @@ void BackwardContext::on_complete(std::size_t i, std::function<void(const View&,
 }
 
 GradientTarget BackwardContext::grad_input(std::size_t i) {
+  written_[i] = true;
   const Value& value = *node_.inputs[i];
   std::shared_ptr<Storage>& gradient = tape_.gradient_slot(*node_.inputs[i]);
   const bool accumulate = gradient != nullptr;
@@ -98,10 +125,12 @@ GradientTarget BackwardContext::grad_input_over(std::size_t i, std::size_t o) {
   std::shared_ptr<Storage>& source = node_.outputs[o]->state().gradient;
   if (gradient != nullptr || source.use_count() != 1 || source->bytes() != value.bytes()) return grad_input(i);
   gradient = std::move(source);
+  written_[i] = true;
   return {{gradient->data(), value.shape(), value.dtype(), value.device()}, false};
 }
 
 void BackwardContext::pass_through(std::size_t i, std::size_t o) {
+  written_[i] = true;
   const Value& value = *node_.inputs[i];
   std::shared_ptr<Storage>& gradient = tape_.gradient_slot(*node_.inputs[i]);
   const std::shared_ptr<Storage>& source = node_.outputs[o]->state().gradient;
@@ -143,7 +172,6 @@ void Tape::backward(const Tensor& loss) {
 
 void Tape::run_backward(Value& root) {
   if (save_error_) std::rethrow_exception(save_error_);
-  check_policies_acted();
   state_ = State::Backward;
   looked_ahead_ = nodes_.size();
   if (Observer* const there = observer()) there->backward_begins(nodes_);
@@ -183,6 +211,7 @@ void Tape::backward_through(std::size_t position) {
   const Work work = observer() != nullptr ? backward_work(node) : Work{};  // while all that it reads is there
   run_op(
       {node, node.block.get(), RunKind::Backward}, node.inputs, [&] { node.op->backward(io); }, [&] { return work; });
+  io.check_all_written();
 }
 
 void Tape::complete_gradient(Value& value) {
@@ -202,8 +231,14 @@ void Tape::complete_gradient(Value& value) {
 
 /// This is the last moment at which the node can be solved for a value that earlier nodes read.
 void Tape::solve_inputs(Node& node) {
+  const auto count = [](const std::vector<Value*>& values, const Value* value) {
+    return std::count(values.begin(), values.end(), value);
+  };
   for (Value* value : node.solvable) {
-    const auto own = std::count(node.held.begin(), node.held.end(), value);
+    // Readers that need it for this node alone.
+    auto own = count(node.held, value);
+    for (const ValuePtr& output : node.outputs) own += count(output->state().sources, value);
+    for (const Value* other : node.solvable) own += count(other->state().sources, value);
     if (!value->present() && (value->state().readers > own || value->state().handles > 0)) restore(*value);
   }
 }
@@ -260,15 +295,26 @@ std::map<const Policy*, std::vector<const Op*>> Tape::ops_by_policy() const {
   return ops;
 }
 
-void Tape::check_policies_acted() const {
+std::vector<std::string> Tape::idle_policies() const {
+  std::vector<std::string> idle;
   for (const auto& [policy, used] : ops_by_policy()) {
     for (const Policy* const part : policy->parts()) {
       if (std::any_of(used.begin(), used.end(), [part](const Op* op) { return part->acts_on(*op); })) continue;
       const std::string whole = part != policy ? concat_text(" of '", policy->name(), "'") : "";
-      throw IdlePolicyError(
-          concat_text("memory policy '", part->name(), "'", whole, " finds nothing to act on in this model"));
+      idle.push_back(concat_text("'", part->name(), "'", whole));
     }
   }
+  return idle;
+}
+
+std::vector<std::string> idle_policies(const Tensor& loss) {
+  const std::shared_ptr<Tape>& tape = loss.handle()->tape;
+  return tape != nullptr ? tape->joined()->idle_policies() : std::vector<std::string>();
+}
+
+std::size_t unsolvable_couplings(const Tensor& loss) {
+  const std::shared_ptr<Tape>& tape = loss.handle()->tape;
+  return tape != nullptr ? tape->joined()->unsolvable() : 0;
 }
 
 void Tape::fail() noexcept {
@@ -320,6 +366,7 @@ void Tape::release(Nodes& nodes) noexcept {
   }
   for (Node& node : nodes) {
     for (const ValuePtr& output : node.outputs) {
+      for (Value* source : std::exchange(output->state().sources, {})) --source->state().readers;
       output->state().gradient.reset();
       output->state().recipe.reset();
       output->state().cache.reset();

@@ -17,9 +17,26 @@ struct BlockRecording {
   std::vector<std::shared_ptr<Tape>> tapes = {};  ///< of the inputs and of what is recorded; nothing else may hold them
   bool begun = false;                             ///< something was recorded
   std::size_t branch_start = 0;                   ///< the index of the first node after the last coupling of this block
+  std::size_t first_node = 0;                     ///< the index of the first node that can be recorded in it
 
   /// Something of that tape is in the block.
   void take(const std::shared_ptr<Tape>& tape);
+
+  /// This block or the innermost around it that has a policy; null for none.
+  const BlockRecording* with_policy() const {
+    const BlockRecording* recording = this;
+    while (recording != nullptr && !recording->has_policy()) recording = recording->outer;
+    return recording;
+  }
+  /// The number of blocks around it that have a policy of their own, but for one that plans the whole step.
+  int depth() const {
+    int blocks = 0;
+    for (const BlockRecording* around = outer; around != nullptr; around = around->outer) {
+      if (around->has_policy() && !around->block->policy->covers_the_rest()) ++blocks;
+    }
+    return blocks;
+  }
+  bool has_policy() const { return block != nullptr && block->policy != nullptr; }
 };
 
 }  // namespace palimpsest

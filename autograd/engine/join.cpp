@@ -125,6 +125,7 @@ void Tape::absorb(Tape& other) {
     other.verifier_.reset();
   }
   heavy_replays_ += other.heavy_replays_;
+  unsolvable_ += other.unsolvable_;
   interrupted_ = interrupted_ || other.interrupted_;
   partly_used_ = partly_used_ || other.partly_used_;
   if (!save_error_) save_error_ = other.save_error_;

@@ -113,11 +113,13 @@ BlockScope::BlockScope(std::shared_ptr<const BlockInfo> block, std::span<const T
     if (recording_enabled && input && input.value().producer() != nullptr) recorded.push_back(input);
   }
   for (const Tensor& input : recorded) recording_->take(input.handle()->tape->joined());
+  if (const std::shared_ptr<Session> session = Session::current()) {
+    recording_->branch_start = recording_->first_node = session->next_index;
+  }
   if (recording_->block != nullptr) {
     // The policy of a block decides about the values that enter it: they must be there.
     for (const Tensor& input : recorded) input.handle()->tape->joined()->run_if_waiting(input.value());
-    if (const std::shared_ptr<Session> session = Session::current()) recording_->branch_start = session->next_index;
-    for (const Tensor& input : recorded) input.handle()->tape->joined()->enter(*recording_->block, input);
+    for (const Tensor& input : recorded) input.handle()->tape->joined()->enter(*recording_, input);
   }
   current_recording = recording_.get();
 }
@@ -136,9 +138,29 @@ void BlockRecording::take(const std::shared_ptr<Tape>& tape) {
   tapes.push_back(tape);
 }
 
-void Tape::enter(const BlockInfo& block, const Tensor& input) {
-  if (block.policy == nullptr || input.value().producer() == nullptr) return;
-  offer(input.value(), {Offer::Kind::EntersBlock, nullptr}, *block.policy, block);
+void Tape::enter(const BlockRecording& recording, const Tensor& input) {
+  const BlockInfo& block = *recording.block;
+  Value& value = input.value();
+  if (block.policy == nullptr || value.producer() == nullptr) return;
+  fail_on_error([&] {
+    std::optional<RecipePtr> recipe = block.policy->reconsider(value, {Offer::Kind::EntersBlock, nullptr}, block);
+    if (recipe && *recipe == nullptr) recipe = recipe_around(recording, value);
+    if (recipe && *recipe == nullptr) restore(value);  // what has lost its bytes could not be kept
+    if (recipe) accept(value, std::move(*recipe));
+  });
+}
+
+std::optional<RecipePtr> Tape::recipe_around(const BlockRecording& entered, Value& value) const {
+  const Node& maker = *value.state().producer;
+  const BlockRecording* around = entered.outer;
+  while (around != nullptr && maker.index < around->first_node) around = around->outer;
+  if (around != nullptr) around = around->with_policy();
+  if (around == nullptr) return nullptr;
+  // A value that has been moved elsewhere need not be decided about again: its recipe may have saved the bytes.
+  const Recipe* const now = value.recipe();
+  if (now != nullptr && now->via(value) == nullptr && now->sources(value).empty()) return std::nullopt;
+  value.state().depth = around->depth();
+  return around->block->policy->decide(value, *maker.op, *around->block);
 }
 
 std::vector<TensorSpec> check_inputs(const Op& op, std::span<const Tensor> inputs) {
@@ -302,11 +324,14 @@ Node& Tape::add_node(std::unique_ptr<Op> op, std::span<const Tensor> inputs, std
   node.begins = outermost != nullptr && !std::exchange(outermost->begun, true);
   node.needs = node.op->needs();
   node.block = current_block();
-  node.policy = node.block != nullptr ? node.block->policy : nullptr;
+  const BlockRecording* const deciding = current_recording != nullptr ? current_recording->with_policy() : nullptr;
+  node.policy = deciding != nullptr ? deciding->block->policy : nullptr;
+  node.depth = deciding != nullptr ? deciding->depth() : 0;
   for (const Tensor& input : inputs) node.inputs.push_back(input.handle()->value);
   for (const Tensor& output : outputs) {
     output.value().state().producer = &node;
     output.value().state().output = node.outputs.size();
+    output.value().state().depth = node.depth;
     node.outputs.push_back(output.handle()->value);
   }
   return node;
@@ -355,7 +380,10 @@ View Tape::place_output(Node& node, std::span<const Tensor> inputs, std::size_t 
   if (node.policy != nullptr && node.needs.optional_output(o)) {
     if (!node.policy->keeps_optional(output, *node.op, *node.block)) return output.view();
   } else if (node.policy != nullptr) {
-    adopt(output, node.policy->decide(output, *node.op, *node.block));
+    RecipePtr recipe = node.policy->decide(output, *node.op, *node.block);
+    const bool replays = recipe != nullptr && recipe->via(output) == &node;
+    const bool in_vain = replays && !is_planned(node) && frees_nothing(node, inputs, output);
+    if (!in_vain) adopt(output, std::move(recipe));
   }
   if (!take_over_input(node, inputs, output)) make_memory(output);
   pins.pin(output);
@@ -379,15 +407,29 @@ bool Tape::take_over_input(Node& node, std::span<const Tensor> inputs, Value& ou
   return true;
 }
 
+bool Tape::is_sole(const Tensor& input) const {
+  const ValueState& value = input.value().state();
+  // The one handle is the caller's argument, moved to us; the one pin is the recording's own.
+  return value.tape == this && input.handle().use_count() == 1 && value.handles == 1 && value.pins == 1 &&
+         value.storage.use_count() == 1;
+}
+
+bool Tape::frees_nothing(const Node& node, std::span<const Tensor> inputs, const Value& output) const {
+  std::size_t held_for_it = 0;
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    const Value& input = inputs[i].value();
+    const bool will_go = is_sole(inputs[i]) && input.recipe() == nullptr && input.readers() == 0;
+    if (will_go && !node.needs.input(i)) held_for_it += input.bytes();
+  }
+  return held_for_it >= output.bytes();
+}
+
 bool Tape::may_overwrite(const Node& node, const Tensor& input, const Value& output) const {
   const Value& value = input.value();
-  // The one handle is the caller's argument, moved to us; the one pin is the recording's own.
-  const bool sole = value.state().tape == this && input.handle().use_count() == 1 && value.state().handles == 1 &&
-                    value.state().pins == 1 && value.state().storage.use_count() == 1;
   const bool read_again =
       value.state().readers > 0 || node.op->needs().input(static_cast<std::size_t>(node.op->overwritable_input()));
   const int arena = output.state().recipe != nullptr ? output.state().recipe->arena() : -1;
-  return sole && (value.state().recipe != nullptr || !read_again) && value.state().arena == arena &&
+  return is_sole(input) && (value.state().recipe != nullptr || !read_again) && value.state().arena == arena &&
          value.bytes() == output.bytes() && value.dtype() == output.dtype();
 }
 
@@ -422,21 +464,31 @@ void Tape::make_offers(Node& node) {
   }
   recording.branch_start = node.index + 1;
   const bool only_once = std::count(node.inputs.begin(), node.inputs.end(), stream.shared_from_this()) == 1;
-  if (!stream.leaf() && only_once) offer(stream, {Offer::Kind::Solvable, &node}, *node.policy, *node.block);
+  if (stream.leaf() || !only_once) return;
+  std::optional<RecipePtr> recipe = node.policy->reconsider(stream, {Offer::Kind::Solvable, &node}, *node.block);
+  if (!recipe) return;
+  if (node.op->can_solve()) {
+    accept(stream, std::move(*recipe));
+  } else if (*recipe != nullptr) {
+    ++unsolvable_;  // and it stays
+  }
 }
 
 void Tape::offer(Value& value, const Offer& offer, const Policy& policy, const BlockInfo& block) {
   std::optional<RecipePtr> recipe = policy.reconsider(value, offer, block);
-  if (!recipe) return;
+  if (recipe) accept(value, std::move(*recipe));
+}
+
+void Tape::accept(Value& value, RecipePtr recipe) {
   // Bytes that are gone cannot be saved any more.
-  const bool too_late = *recipe != nullptr && !value.present() && (*recipe)->via(value) == nullptr;
-  if (!too_late && adopt(value, std::move(*recipe))) drop_if_unwanted(value);
+  const bool too_late = recipe != nullptr && !value.present() && recipe->via(value) == nullptr;
+  if (!too_late && adopt(value, std::move(recipe))) drop_if_unwanted(value);
 }
 
 bool Tape::adopt(Value& value, RecipePtr recipe) {
   if (recipe == nullptr) {
-    // A value without bytes, or with bytes in an arena, cannot be kept any more; its recipe still brings it back.
-    if (value.present() && value.state().arena < 0) value.state().recipe = nullptr;
+    // A value without bytes cannot be kept any more; its recipe still brings it back.
+    if (value.present()) forget_recipe(value);
     return value.state().recipe == nullptr;
   }
   const std::vector<Value*> sources = recipe->sources(value);
@@ -449,11 +501,9 @@ bool Tape::adopt(Value& value, RecipePtr recipe) {
     for (const Value* source : sources) verifier_->remember(*source);
   }
   Node* const via = const_cast<Node*>(recipe->via(value));
-  Node& last_use = via != nullptr ? *via : *value.state().producer;
-  for (Value* source : sources) {
-    ++source->state().readers;
-    last_use.held.push_back(source);
-  }
+  for (Value* source : sources) ++source->state().readers;
+  let_sources_go(value);
+  value.state().sources = sources;
   if (via != nullptr && via != value.state().producer) via->solvable.push_back(&value);
   if (value.state().arena >= 0 && value.state().arena != recipe->arena()) arenas().release(value);
   if (value.state().recipe != recipe) value.state().saved = false;
@@ -461,10 +511,29 @@ bool Tape::adopt(Value& value, RecipePtr recipe) {
   return true;
 }
 
+bool Tape::may_be_evicted(const Value& tenant) const {
+  if (tenant.state().pins > 0) return false;
+  if (state_ != State::Recording || tenant.state().handles == 0) return true;
+  // A value that the user holds is about to be read. It stays if that would take running a heavy op again, which
+  // backward is to do for the first time.
+  std::vector<const Value*> pending(tenant.state().sources.begin(), tenant.state().sources.end());
+  std::unordered_set<const Value*> visited;
+  while (!pending.empty()) {
+    const Value& source = *pending.back();
+    pending.pop_back();
+    if (source.present() || !visited.insert(&source).second) continue;
+    if (source.producer()->op->cost() == Cost::Heavy) return false;
+    pending.insert(pending.end(), source.state().sources.begin(), source.state().sources.end());
+  }
+  return true;
+}
+
 void Tape::make_memory(Value& value) {
   const int arena = value.state().recipe != nullptr ? value.state().recipe->arena() : -1;
   if (arena >= 0) {
-    arenas().lease(value, arena, [](Value& tenant) { tenant.state().tape->save(tenant); });
+    arenas().lease(
+        value, arena, [](const Value& tenant) { return tenant.state().tape->may_be_evicted(tenant); },
+        [](Value& tenant) { tenant.state().tape->save(tenant); });
   } else {
     value.state().storage = std::make_shared<Storage>(value.device(), value.bytes(), Tag::Activation);
   }

@@ -4,6 +4,7 @@
 #include <exception>
 #include <limits>
 #include <unordered_set>
+#include <utility>
 
 #include <palimpsest/autograd/engine/pins.hpp>
 #include <palimpsest/autograd/engine/run_op.hpp>
@@ -19,13 +20,11 @@ View Restoring::destination() {
 }
 
 View Restoring::destination_over(Value& source) {
-  // One pin: the restoring itself reads the source, for the last time.
-  const bool free = source.state().pins == 1 && source.state().handles == 0 &&
-                    source.state().readers == own_readers(source) && source.state().storage.use_count() == 1;
-  const bool own_memory = source.state().arena < 0 && value_.state().recipe->arena() < 0;
-  if (!free || !own_memory || source.bytes() != value_.bytes()) return destination();
-  tape_.arenas().transfer(source, value_);
-  observe_placed(value_);
+  const int arena = value_.state().recipe->arena();
+  const bool alike = source.bytes() == value_.bytes() && source.dtype() == value_.dtype() &&
+                     (arena < 0 || source.state().arena == arena);
+  if (!alike || std::find(going_.begin(), going_.end(), &source) == going_.end()) return destination();
+  tape_.take_over(source, value_);
   return value_.view();
 }
 
@@ -34,30 +33,17 @@ void Restoring::take(std::shared_ptr<Storage> memory) {
   observe_placed(value_);
 }
 
-int Restoring::own_readers(const Value& source) const {
-  const Node* const via = value_.state().recipe->via(value_);
-  // In forward the value may be dropped and restored again; in backward it stays until nobody will read it.
-  if (tape_.state() != Tape::State::Backward || via == nullptr) return 0;
-  const auto is_source = [&](const ValuePtr& other) { return other.get() == &source; };
-  for (std::size_t i = 0; i < via->inputs.size(); ++i) {
-    if (is_source(via->inputs[i]) && via->needs.input(i)) return 0;
-  }
-  for (std::size_t o = 0; o < via->outputs.size(); ++o) {
-    if (is_source(via->outputs[o]) && via->needs.output(o)) return 0;
-  }
-  for (const Value* other : via->solvable) {
-    if (other != &value_) return 0;
-  }
-  return static_cast<int>(std::count(via->held.begin(), via->held.end(), &source));
-}
-
 void Restoring::replay() {
   Node& node = *value_.state().producer;
   const std::vector<View> inputs = views_of(node.inputs);
   std::vector<View> outputs;
+  const int over = is_planned(node) ? -1 : node.op->overwritable_input();
   for (const ValuePtr& output : node.outputs) {
-    outputs.push_back(output.get() == &value_ ? destination()
-                                              : View{nullptr, output->shape(), output->dtype(), output->device()});
+    if (output.get() != &value_) {
+      outputs.push_back({nullptr, output->shape(), output->dtype(), output->device()});
+    } else {
+      outputs.push_back(over < 0 ? destination() : destination_over(*node.inputs[static_cast<std::size_t>(over)]));
+    }
   }
   ForwardContext io(inputs, outputs, value_.device(), &tape_);
   node.op->forward(io);
@@ -102,9 +88,9 @@ std::vector<Step> plan(Value& target) {
     if (source.present() || !visited.emplace(&source, true).second) continue;
     stack.push_back(frame_of(source));
   }
-  int least = std::numeric_limits<int>::max();
+  std::pair<int, int> least{std::numeric_limits<int>::max(), 0};
   for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
-    const int nesting = step->value->recipe()->nesting();
+    const std::pair<int, int> nesting{step->value->state().depth, step->value->recipe()->nesting()};
     step->stays = nesting <= least;
     least = std::min(least, nesting);
   }
@@ -124,14 +110,14 @@ Work work_of(const Value& value, const Node* via) {
 
 }  // namespace
 
-void Tape::restore_by_recipe(Value& value) {
+void Tape::restore_by_recipe(Value& value, std::span<Value* const> going) {
   const Node& producer = *value.state().producer;
   const Node* const via = value.recipe()->via(value);
   const Node& run = via != nullptr ? *via : producer;
   const RunKind kind = via == nullptr ? RunKind::Fetch : via == &producer ? RunKind::Replay : RunKind::Solve;
   const bool verified = verifier_ != nullptr && via != nullptr;
   const std::vector<Verifier::Mark> before = verified ? verifier_->state_before(run) : std::vector<Verifier::Mark>{};
-  Restoring restoring(*this, value);
+  Restoring restoring(*this, value, going);
   run_op(
       {run, producer.block.get(), kind}, run.inputs, [&] { value.state().recipe->restore(restoring); },
       [&] { return work_of(value, via); });
@@ -153,6 +139,14 @@ void Tape::restore(Value& target) {
   for (auto& [source, count] : uses) {
     if (source->present()) pins.pin(*source);
   }
+  // In backward nothing takes memory away from a value that somebody will read, except in an arena: what has come back
+  // stays, and what it was made from need not.
+  const auto is_for_good = [this](const Step& step) {
+    const Recipe& recipe = *step.value->recipe();
+    const Node* const maker = step.value->producer();
+    const bool counted = is_planned(*maker) && recipe.via(*step.value) == maker;
+    return state_ == State::Backward && step.stays && recipe.arena() < 0 && !step.sources.empty() && !counted;
+  };
   if (verifier_ != nullptr) verifier_->begin_plan();
   std::unordered_set<const Value*> passing;
   for (const Step& step : steps) {
@@ -160,9 +154,16 @@ void Tape::restore(Value& target) {
     const Node* const via = value.state().recipe->via(value);
     if (via != nullptr) check_versions(*via, all_bits);
     if (verifier_ != nullptr) verifier_->check_sources(value, step.sources);
+    const bool for_good = is_for_good(step);
+    if (for_good) let_sources_go(value);
+    std::vector<Value*> going;
+    for (Value* source : step.sources) {
+      if (uses[source] == 1 && may_go(*source, passing.contains(source))) going.push_back(source);
+    }
     try {
-      restore_by_recipe(value);
+      restore_by_recipe(value, going);
       if (verifier_ != nullptr) verifier_->check_restored(value, step.sources);
+      if (for_good) forget_recipe(value);
     } catch (...) {
       if (value.present()) drop(value);
       throw;
@@ -176,6 +177,21 @@ void Tape::restore(Value& target) {
       if (passing.contains(source) && !read_now && source->present()) drop(*source);
     }
   }
+}
+
+bool Tape::may_go(const Value& value, bool passing) const {
+  const ValueState& state = value.state();
+  // One pin: the plan's own.
+  if (value.leaf() || state.pins > 1 || state.handles > 0 || state.storage.use_count() > 1) return false;
+  const bool comes_back = state.recipe != nullptr && state.recipe->via(value) != nullptr;
+  return state.readers == 0 || (comes_back && (passing || state_ == State::Recording || state.arena >= 0));
+}
+
+void Tape::take_over(Value& from, Value& to) {
+  if (from.readers() > 0) save(from);
+  arenas().transfer(from, to);
+  if (to.state().arena >= 0 && to.state().recipe->arena() < 0) arenas().release(to);
+  observe_placed(to);
 }
 
 void Tape::save(Value& value) {
@@ -193,7 +209,15 @@ bool Tape::can_return(const Value& value) {
   return value.state().recipe != nullptr && (value.state().saved || value.state().recipe->via(value) != nullptr);
 }
 
+void Tape::let_sources_go(Value& value) noexcept {
+  for (Value* source : std::exchange(value.state().sources, {})) {
+    --source->state().readers;
+    drop_if_unwanted(*source);
+  }
+}
+
 void Tape::forget_recipe(Value& value) {
+  let_sources_go(value);
   value.state().recipe = nullptr;
   if (value.state().arena >= 0)
     arenas().release(value);  // the next tenant would take bytes that nothing can bring back

@@ -42,6 +42,10 @@ class Tape : public std::enable_shared_from_this<Tape> {
   const Arenas& arenas() const { return session_->arenas; }
   /// Forward runs of heavy ops that restoring has cost so far.
   std::size_t heavy_replays() const { return heavy_replays_; }
+  /// Values that a policy would have solved for, and whose couplings do not allow it (Op::can_solve).
+  std::size_t unsolvable() const { return unsolvable_; }
+  /// See idle_policies().
+  std::vector<std::string> idle_policies() const;
 
   /// Makes an absent value of this computation present. Throws StateError if nothing can bring it back. Strong
   /// guarantee, but for a value whose op has not run yet (apply_when_read): if that fails, the step has failed.
@@ -73,12 +77,14 @@ class Tape : public std::enable_shared_from_this<Tape> {
   /// Runs the producer of a value, if it waits.
   void run_if_waiting(Value& value);
   /// Asks a block's policy about a tensor that enters the block.
-  void enter(const BlockInfo& block, const Tensor& input);
+  void enter(const BlockRecording& recording, const Tensor& input);
   /// The tape with the computation of this one, which is another if it has joined one.
   std::shared_ptr<Tape> joined();
 
   Arenas& arenas() { return session_->arenas; }
   void make_memory(Value& value);
+  /// Gives `to` the memory of `from`, which is restored by its recipe if somebody will read it.
+  void take_over(Value& from, Value& to);
   void drop_if_unwanted(Value& value) noexcept;
   /// The user's last tensor of a value has gone.
   void let_go(Value& value) noexcept;
@@ -118,19 +124,36 @@ class Tape : public std::enable_shared_from_this<Tape> {
   /// Lets an output have the memory of the input that it may overwrite. Returns whether it does.
   bool take_over_input(Node& node, std::span<const Tensor> inputs, Value& output);
   bool may_overwrite(const Node& node, const Tensor& input, const Value& output) const;
+  /// True if nobody but the op that is being recorded has this input in hand: the caller has moved it in.
+  bool is_sole(const Tensor& input) const;
+  /// True if an arena's next tenant may take this one's place.
+  bool may_be_evicted(const Value& tenant) const;
   void note_readers(Node& node);
   void make_offers(Node& node);
+  /// The recipe of a value that enters a block and that the block's policy would keep: another block's policy may have
+  /// it covered. Null: it is kept; nullopt: it is as it should be.
+  std::optional<RecipePtr> recipe_around(const BlockRecording& entered, Value& value) const;
   /// Asks a policy for another recipe.
   void offer(Value& value, const Offer& offer, const Policy& policy, const BlockInfo& block);
+  /// Gives a value the recipe that a policy has answered with, if it is not too late for that.
+  void accept(Value& value, RecipePtr recipe);
   /// Gives a value another recipe, unless it could not be brought back with it.
   bool adopt(Value& value, RecipePtr recipe);
-  /// Takes a value's recipe away at the last moment at which it could be followed. Bytes that are there stay.
+  /// Takes a value's recipe away: it will not be followed any more. Bytes that are there stay.
   void forget_recipe(Value& value);
+  /// The recipe's sources have one reader less.
+  void let_sources_go(Value& value) noexcept;
+  /// True if a recipe that runs the node again would hold on to as many bytes as it gives up: to inputs that nobody
+  /// else will read.
+  bool frees_nothing(const Node& node, std::span<const Tensor> inputs, const Value& output) const;
   /// True if a value's bytes are there or can be brought back.
   static bool can_return(const Value& value);
 
-  /// Brings one value back whose sources are there.
-  void restore_by_recipe(Value& value);
+  /// Brings one value back whose sources are there; it may take over the memory of those that are `going`.
+  void restore_by_recipe(Value& value, std::span<Value* const> going);
+  /// True if a value that has been read for the last time in a plan that restores others may lose its bytes. `passing`:
+  /// the plan made it on its way to them.
+  bool may_go(const Value& value, bool passing) const;
   void drop(Value& value);
   /// Lets a value's recipe save the bytes that are about to go.
   void save(Value& value);
@@ -150,8 +173,6 @@ class Tape : public std::enable_shared_from_this<Tape> {
   void fetch_ahead(std::size_t position);
   void retire(Node& node);
   void commit_gradients();
-  /// Throws ValueError for a policy, or a part of one, that had nothing to act on in the whole step.
-  void check_policies_acted() const;
   std::map<const Policy*, std::vector<const Op*>> ops_by_policy() const;
   void finish(State state) noexcept;
   /// All that backward went through is used up.
@@ -173,6 +194,7 @@ class Tape : public std::enable_shared_from_this<Tape> {
   std::vector<ValuePtr> leaves_with_gradient_;  // in the order in which backward met them
   std::unordered_map<Value*, std::shared_ptr<Storage>> leaf_gradients_;
   std::size_t heavy_replays_ = 0;
+  std::size_t unsolvable_ = 0;
   std::vector<const Value*> on_their_way_;  // fetched ahead of need, and not restored yet
   std::size_t looked_ahead_ = SIZE_MAX;     // nodes from this position on have been looked through for what to fetch
   std::exception_ptr save_error_;  // thrown by Recipe::save where it could not be reported; fails the next operation

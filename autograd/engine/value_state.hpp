@@ -18,11 +18,13 @@ struct ValueState {
   int readers = 0;                  ///< recorded nodes whose backward or replay will read it
   int pins = 0;
   int arena = -1;  ///< the arena that the bytes are leased from
+  int depth = 0;   ///< blocks with policies around the one whose policy has chosen the recipe
   std::shared_ptr<Storage> storage;
   std::shared_ptr<Storage> gradient;
   /// Additions to the gradient that wait until all readers of the value have added theirs; each reads the bytes, too.
   std::vector<std::function<void(const View& bytes, const View& gradient)>> corrections;
   RecipePtr recipe;
+  std::vector<Value*> sources;  ///< what the recipe reads: each has a reader more while it may be followed
   std::shared_ptr<ValueCache> cache;
   std::uint64_t cache_version = 0;  ///< of the bytes that the cache is about
   Node* producer = nullptr;

@@ -25,7 +25,7 @@ struct Grid {
   }
 };
 
-/// Reports values that are not below a limit.
+/// Reports values that are not below a limit; an infinite one guards nothing.
 template <class T>
 struct RangeGuard {
   const char* op;
@@ -34,15 +34,19 @@ struct RangeGuard {
   Fault* fault;
 
   RangeGuard(const char* name, T below, int fraction_bits)
-      : op(name), limit(below), detail(sizeof(T) == 4 ? fraction_bits : -fraction_bits - 1), fault(cuda::fault()) {}
+      : op(name),
+        limit(below),
+        detail(sizeof(T) == 4 ? fraction_bits : -fraction_bits - 1),
+        fault(std::isinf(below) ? nullptr : cuda::fault()) {}
 
   __device__ void check_on_grid(const Grid<T>& grid, T stream) const {
-    if (grid.round(stream) != stream && stream == stream) {
+    if (fault != nullptr && grid.round(stream) != stream && stream == stream) {
       raise(fault, Fault::OffGrid, op, detail, 0, static_cast<double>(stream));
     }
   }
   __device__ void check(T value) const {
-    if (!(fabs(value) < limit)) raise(fault, Fault::Range, op, detail, 0, static_cast<double>(fabs(value)));
+    if (fault != nullptr && !(fabs(value) < limit))
+      raise(fault, Fault::Range, op, detail, 0, static_cast<double>(fabs(value)));
   }
 };
 

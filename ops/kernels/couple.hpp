@@ -8,7 +8,7 @@
 // difference y - r(f) rounds: inversion gives the very bits of x. r(f) is never -0, so neither is y if x is not.
 // fraction_bits is from -100 to 100. Kernels that put values on a grid return the largest |value|, so that the caller
 // can check that it is below `limit`; it is NaN or infinite if any value is. On CUDA they return 0 and report a value
-// that is not below `limit` as a fault.
+// that is not below `limit` as a fault; an infinite limit asks for no checks at all.
 
 #include <cstdint>
 

@@ -6,6 +6,7 @@
 #include <sys/resource.h>
 
 #include <cstdlib>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <string>
@@ -73,6 +74,52 @@ class Voiceless : public Op {
 
 TEST(UserOpTest, AnOpWithoutOutputsIsRefused) {
   EXPECT_THROW(apply_single(std::make_unique<Voiceless>(), {Tensor::zeros({1}, Dtype::Float32)}), ValueError);
+}
+
+/// Twice its input, by a backward that is wrong in a way of the caller's.
+class Twice : public Op {
+ public:
+  using Backward = std::function<void(BackwardContext& io)>;
+  explicit Twice(Backward backward) : backward_(std::move(backward)) {}
+
+  std::string_view name() const override { return "twice"; }
+  Cost cost() const override { return Cost::Cheap; }
+  Needs needs() const override { return {}; }
+  std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override { return {inputs[0]}; }
+  void forward(ForwardContext& io) override { *io.output().as<float>() = 2 * *io.input(0).as<float>(); }
+  void backward(BackwardContext& io) override { backward_(io); }
+
+ private:
+  Backward backward_;
+};
+
+/// The message of the StateError that backward of this op fails with; it must have left no gradient.
+std::string failure_of(const Twice::Backward& backward) {
+  const Tensor x = Tensor::from_vector<float>({1}, {2}).requires_grad();
+  const Tensor loss = apply_single(std::make_unique<Twice>(backward), {ops::relu(x)});
+  try {
+    loss.backward();
+  } catch (const StateError& error) {
+    EXPECT_FALSE(x.grad());
+    return error.what();
+  }
+  return "none";
+}
+
+TEST(UserOpTest, ReadingWhatNeedsDoesNotNameIsAnError) {
+  EXPECT_EQ(failure_of([](BackwardContext& io) { io.input(0); }),
+            "[twice] backward reads input 0 (1), which its needs() does not name");
+  EXPECT_EQ(failure_of([](BackwardContext& io) { io.output(); }),
+            "[twice] backward reads output 0 (1), which its needs() does not name");
+}
+
+TEST(UserOpTest, AGradientThatIsNotWrittenIsAnErrorInEveryStep) {
+  for (int step = 0; step < 2; ++step) {
+    EXPECT_EQ(failure_of([](BackwardContext&) {}),
+              "[twice] backward has not written the gradient of input 0 (1), which wants one");
+  }
+  EXPECT_EQ(failure_of([](BackwardContext& io) { io.pass_through(0); }), "none");
+  EXPECT_EQ(failure_of([](BackwardContext& io) { io.grad_input_over(0); }), "none");
 }
 
 TEST(CountCorrectTest, RowsThatHoldNaNAreWrong) {

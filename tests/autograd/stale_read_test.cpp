@@ -56,7 +56,7 @@ struct Held {
 Tensor crowd(const Tensor& x, int count, std::vector<Held>& held) {
   return in_block(memory::shared(), x, [&](Tensor y) {
     for (int i = 0; i < count; ++i) {
-      y = ops::relu(conv(y, static_cast<std::uint64_t>(i)));
+      y = ops::gelu(conv(y, static_cast<std::uint64_t>(i)));
       held.push_back({y, bits_of(y)});
     }
     return conv(y, 50);
@@ -95,8 +95,8 @@ TEST_F(StaleReadTest, ATenantOfTheLastNodeSurvivesLeasesInBackward) {
 TEST_F(StaleReadTest, PinnedArenasLeadToAnother) {
   const Tensor x = random_parameter(image, 7);
   const Tensor loss = in_block(memory::shared(), x, [](Tensor y) {
-    const Tensor a = ops::relu(conv(y, 1));
-    const Tensor b = ops::relu(conv(y, 2));
+    const Tensor a = ops::gelu(conv(y, 1));
+    const Tensor b = ops::gelu(conv(y, 2));
     EXPECT_FALSE(a.value().present());
     EXPECT_EQ(Tape::current()->arenas().count(), 1U);
     // Both are tenants of one arena and both are read at once.
@@ -199,8 +199,9 @@ TEST_F(StaleReadTest, PoliciesChangedBetweenForwardAndBackwardActFromTheNextForw
   const Tensor labels = from_vector<std::int32_t>({2}, {1, 2});
   const Tensor loss = ops::cross_entropy(model(images), labels);
   model.set_memory(memory::reversible());  // finds nothing to act on in a DenseNet
+  EXPECT_TRUE(idle_policies(loss).empty());
   EXPECT_NO_THROW(loss.backward());
-  EXPECT_THROW(ops::cross_entropy(model(images), labels).backward(), ValueError);
+  EXPECT_EQ(idle_policies(ops::cross_entropy(model(images), labels)), std::vector<std::string>{"'reversible'"});
 }
 
 TEST_F(StaleReadTest, NestedBlocks) {

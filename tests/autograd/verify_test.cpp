@@ -265,7 +265,7 @@ TEST_F(VerifyTest, AFaultThatPassesMayBeRetried) {
   const Tensor x = random_parameter({1, 2, 4, 4}, 1);
   AnyBlock block(memory::shared(), [](std::vector<Tensor> inputs) {
     Tensor first = ops::relu(inputs[0]);
-    Tensor second = ops::relu(ops::conv2d(first, random_parameter({2, 2, 1, 1}, 2)));
+    Tensor second = ops::gelu(ops::conv2d(first, random_parameter({2, 2, 1, 1}, 2)));
     return std::vector<Tensor>{first, second};
   });
   const std::vector<Tensor> y = block({x});

@@ -206,10 +206,11 @@ class Training {
 
   /// A step that the host follows without reading anything from the device.
   Tensor step(std::int32_t second_label, float input = 1) {
-    const Tensor x = Tensor::from_vector<float>({2, 3}, {1, 2, 3, -1, 0, input}, Device::Cuda);
+    Tensor x = Tensor::from_vector<float>({2, 3}, {1, 2, 3, -1, 0, input}, Device::Cuda);
+    x.requires_grad();  // only what is recorded is checked
     const Tensor labels = Tensor::from_vector<std::int32_t>({2}, {0, second_label}, Device::Cuda);
     sgd_.zero_grad();
-    const Tensor on_grid = ops::round_to_grid(x, 12);
+    const Tensor on_grid = ops::couple(Tensor::zeros({2, 3}, Dtype::Float32, Device::Cuda), x, 12);
     const Tensor normal = ops::batch_norm(on_grid, scale_, scale_, running_, {});
     const Tensor loss = ops::cross_entropy(ops::linear(normal, weight_, bias_), labels);
     loss.backward();
@@ -275,7 +276,7 @@ TEST_F(CudaTest, AValueOffTheGridsRangeIsToldByTheNextReadAndChangesNoState) {
   const auto statistics = training.statistics();
   training.step(1, 1e6F);
   // Nothing happens after the value that is too large: neither the statistics nor the optimiser's step.
-  expect_error<RangeError>("[round_to_grid] a value of magnitude 1e+06 leaves the range below 2^12",
+  expect_error<RangeError>("[couple] a value of magnitude 1e+06 leaves the range below 2^12",
                            [&] { training.parameters(); });
   EXPECT_EQ(training.parameters(), before);
   EXPECT_EQ(training.statistics(), statistics);
@@ -284,7 +285,8 @@ TEST_F(CudaTest, AValueOffTheGridsRangeIsToldByTheNextReadAndChangesNoState) {
 }
 
 TEST_F(CudaTest, TheFirstFaultIsToldOnce) {
-  const Tensor huge = Tensor::from_vector<double>({2}, {1e300, 0}, Device::Cuda);
+  Tensor huge = Tensor::from_vector<double>({2}, {1e300, 0}, Device::Cuda);
+  huge.requires_grad();  // only what is recorded is checked
   const Tensor logits = Tensor::zeros({1, 3}, Dtype::Float32, Device::Cuda);
   ops::couple(huge, huge, 4);
   ops::cross_entropy(logits, Tensor::from_vector<std::int32_t>({1}, {5}, Device::Cuda));

@@ -83,12 +83,12 @@ TEST_F(GuardTest, SharedKeepsAPooledImageAndNotTheFourTimesAsManyBytesBefore) {
 TEST_F(GuardTest, WhoTakesOverATenantsMemoryIsTheTenant) {
   const Tensor x = random_parameter(image, 1);
   Tensor y = in_block(memory::shared(), x, [](Tensor z) {
-    Tensor first = ops::relu(conv(z, 1));
+    Tensor first = ops::gelu(conv(z, 1));
     const void* const memory = first.view().data;
     const Tensor second = ops::relu(std::move(first));
     EXPECT_EQ(second.view().data, memory);
     const Bits bits = bits_of(second);
-    const Tensor third = ops::relu(conv(z, 2));
+    const Tensor third = ops::gelu(conv(z, 2));
     EXPECT_FALSE(second.value().present());  // evicted: the arena holds one value at a time
     EXPECT_EQ(arena_bytes(), third.value().bytes());
     EXPECT_EQ(bits_of(second), bits);
@@ -102,7 +102,7 @@ TEST_F(GuardTest, WhoTakesOverATenantsMemoryIsTheTenant) {
 /// A tenant that becomes the stream of a coupling is no tenant any more: its bytes are its holder's.
 void expect_stream_stays(std::optional<int> grid) {
   const auto shared_block = [](const Tensor& y, std::uint64_t seed) {
-    return in_block(memory::shared(), y, [&](Tensor z) { return ops::relu(conv(z, seed)); });
+    return in_block(memory::shared(), y, [&](Tensor z) { return ops::gelu(conv(z, seed)); });
   };
   const Tensor x = random_parameter(image, 1);
   Tensor stream = shared_block(x, 1);

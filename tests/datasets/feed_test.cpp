@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <functional>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include <palimpsest/autograd/tensor.hpp>
@@ -17,6 +18,8 @@
 
 namespace palimpsest::datasets {
 namespace {
+
+static_assert(!std::is_constructible_v<Feed, ImageSet, LoaderOptions, Device>, "a temporary set would be gone");
 
 /// The batches of an epoch: values in the order of memory.
 struct Served {

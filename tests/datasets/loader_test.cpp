@@ -9,6 +9,7 @@
 #include <map>
 #include <optional>
 #include <stdexcept>
+#include <type_traits>
 #include <vector>
 
 #include <palimpsest/core/error.hpp>
@@ -17,6 +18,9 @@
 
 namespace palimpsest::datasets {
 namespace {
+
+static_assert(!std::is_constructible_v<Loader, ImageSet, LoaderOptions>, "a temporary set would be gone");
+static_assert(std::is_constructible_v<Loader, const ImageSet&, LoaderOptions>);
 
 /// The batches of a loader, one after the other.
 struct Served {

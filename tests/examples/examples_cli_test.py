@@ -226,8 +226,24 @@ def test_divergence_stops(_):
                "step ", "--lr")
 
 
-def test_leaving_the_grid_stops(_):
-    fails_with([*SMALL_REVNET[:3], "--grid", "23", *SMALL, "--quiet"], 1, "--grid", "2^-23")
+def test_leaving_the_grid_costs_memory_and_not_the_run(folder):
+    path = folder / "report.json"
+    digests = set()
+    for memory in ("reversible", "store-all"):
+        command = [*SMALL_REVNET[:3], "--grid", "23", *SMALL, "--memory", memory, "--quiet", "--report", str(path)]
+        code, summary, errors = run(command)
+        assert code == 0, errors
+        report = json.loads(path.read_text())
+        digests.add(report["state_digest"])
+        kept = report["kept_streams"]
+        if memory == "store-all":
+            assert kept == {"streams": 0, "steps": 0, "first_step": None} and not errors, (kept, errors)
+            continue
+        assert kept["steps"] == len(report["steps"]) and kept["first_step"] == 1, kept
+        assert kept["streams"] >= kept["steps"], kept
+        assert errors.count("leave the range of --grid") == 1, errors
+        assert f"kept streams   {kept['streams']} in {kept['steps']} step" in summary, summary
+    assert len(digests) == 1, "the bits do not depend on the policy"
 
 
 def test_interrupt_writes_the_report(folder):
@@ -276,7 +292,7 @@ def plan_of(command):
 def test_the_plan_is_what_is_then_measured(folder):
     rows = plan_of(SMALL_DENSENET)
     assert list(rows)[:3] == ["store-all", "shared", "checkpoint"] and "reversible" not in rows, rows
-    for policy in ("store-all", "shared", "checkpoint+shared"):
+    for policy in ("store-all", "shared", "checkpoint"):
         report = report_of(folder, [*SMALL_DENSENET, "--memory", policy, "--max-steps", "3", "--no-eval"])
         assert rows[policy][0] == f"{report['peak_bytes']['total'] / 2**20:.1f}", (rows[policy], report["peak_bytes"])
     assert "reversible" in plan_of(SMALL_REVNET)

@@ -310,8 +310,10 @@ TEST_F(OffloadTest, WhatCouldNotBeWrittenIsNeverRead) {
   const auto relu = [](Tensor z) { return ops::relu(std::move(z)); };
   const Tensor x = random_parameter({1, 2, 8, 8}, 1);
   const FileLimit limit(0);
-  const Tensor held = in_block(memory::shared(), in_block(everything(), x, relu), relu);
+  Tensor source = in_block(everything(), x, relu);
+  const Tensor held = in_block(memory::shared(), source, relu);
   const Tensor tenant = in_block(memory::shared(), x, relu);  // takes the arena that `held` was in
+  source = {};
   const Tensor y = in_block(everything(), x, [&](Tensor z) {
     const Tensor a = relu(std::move(z));
     const Tensor b = relu(a);

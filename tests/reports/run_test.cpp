@@ -13,6 +13,7 @@
 
 #include <palimpsest/core/error.hpp>
 #include <palimpsest/reports/plan_table.hpp>
+#include "tests/support/plain_nets.hpp"
 #include "tests/support/source_root.hpp"
 #include "tests/train/row_task.hpp"
 #include "tests/train/small_tasks.hpp"
@@ -114,6 +115,20 @@ TEST_F(RunTest, HasTheModelThatItHasTrainedAndWritesWhereItIsTold) {
   EXPECT_TRUE(run.train(out));  // once more from the beginning
   EXPECT_EQ(run.model().state_digest(), digest);
   EXPECT_EQ(run.record().steps.back().samples, 4);
+}
+
+TEST_F(RunTest, SaysSoWhereStoreAllWouldNeedLess) {
+  const train::Task task = test::image_task([](nn::Init init) {
+    return std::make_unique<test::PlainNet>(test::PlainNetOptions{.blocks = 1, .layers = 2, .dropout = 0.2},
+                                            std::move(init));
+  });
+  const auto announced = [&](const std::string& memory) {
+    return reports::Run(task, {.memory = memory, .batch_size = 8, .quiet = true}).announcement();
+  };
+  const std::string text = announced("checkpoint");
+  EXPECT_NE(text.find(" of store-all; the thriftiest is memory shared with "), std::string::npos) << text;
+  EXPECT_EQ(announced("shared").find("store-all"), std::string::npos);
+  EXPECT_EQ(announced("store-all").find("thriftiest"), std::string::npos);
 }
 
 TEST_F(RunTest, NamesThePoliciesThatHaveSomethingToActOn) {
