@@ -116,6 +116,9 @@ class Policy {
   /// whole step is reported to the user, who asked for it in vain.
   virtual bool acts_on(const Op&) const { return true; }
 
+  /// True if the policy asks for what happens without any: it cannot be asked for in vain.
+  virtual bool keeps_everything() const { return false; }
+
   /// The policies that this one is composed of, each of which the user has asked for: it is reported if it acts on
   /// nothing, whatever the others do. A policy that is not composed is its only part.
   virtual std::vector<const Policy*> parts() const { return {this}; }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -23,6 +24,8 @@ struct Handle {
   std::shared_ptr<Tape> tape;  // null for a leaf
 };
 
+struct LeafGradient;
+
 /// A tensor: shape, element type, device and bytes; cheap to copy (copies are the same tensor). Reading it always
 /// works: bytes that a memory policy has taken are restored. Images are logically (N, C, H, W) and stored
 /// channels-last.
@@ -38,11 +41,11 @@ class Tensor {
   static Tensor zeros(const Shape& shape, Dtype dtype = Dtype::Float32, Device device = Device::Cpu,
                       Tag tag = Tag::Activation);
   /// Copies `values`, given in logical order (N, C, H, W). Throws ShapeError unless there are shape.count() of them.
-  template <class T>
+  template <class T, Dtype = dtype_of<T>>
   static Tensor from_vector(const Shape& shape, const std::vector<T>& values, Device device = Device::Cpu,
                             Tag tag = Tag::Activation);
   /// Copies shape.count() values that already lie in the tensor's own layout (channels-last), from host memory.
-  template <class T>
+  template <class T, Dtype = dtype_of<T>>
   static Tensor from_layout(const Shape& shape, const T* values, Device device = Device::Cpu,
                             Tag tag = Tag::Activation);
 
@@ -60,7 +63,7 @@ class Tensor {
 
   /// The elements in logical order (N, C, H, W). Throws DtypeError unless T is the element type, StateError if the
   /// bytes were lost with a failed step, DeviceError on a meta device.
-  template <class T>
+  template <class T, Dtype = dtype_of<T>>
   std::vector<T> to_vector() const;
   /// The only element, as double. Throws ShapeError if there are several.
   double item() const;
@@ -76,7 +79,9 @@ class Tensor {
   /// Runs backward from this scalar: the gradient of every leaf that asked for one is added to its grad(). The recorded
   /// computation is used up. Throws ShapeError unless it has one element, StateError if there is nothing recorded or
   /// backward has run, and whatever an op throws; then nothing was changed: no gradient, no running statistic.
-  void backward() const;
+  /// `before_commit`, if there is one, sees the gradients that are about to be added, in the order in which backward
+  /// met the leaves, and may write to them; an exception of it fails the step like one of an op.
+  void backward(const std::function<void(std::span<const LeafGradient>)>& before_commit = nullptr) const;
 
   /// The gradient collected so far; an empty Tensor if there is none.
   Tensor grad() const;
@@ -93,6 +98,12 @@ class Tensor {
 
  private:
   std::shared_ptr<Handle> handle_;
+};
+
+/// The gradient of a leaf that a backward has found, in memory that nobody else has.
+struct LeafGradient {
+  const Value* leaf;
+  Tensor gradient;
 };
 
 /// While one lives, operations of this thread record nothing and keep nothing for backward.

@@ -33,9 +33,11 @@ class Model<Output(Input)> : public Module {
 
  private:
   Output run(Input input) {
-    std::optional<BlockScope> scope;
-    if (scope_info()->policy != nullptr) scope.emplace(scope_info(), tensors_of(input));
-    return forward(std::move(input));
+    return located([&] {
+      std::optional<BlockScope> scope;
+      if (scope_info()->policy != nullptr) scope.emplace(scope_info(), tensors_of(input));
+      return forward(std::move(input));
+    });
   }
 
   bool checked_ = false;

@@ -22,6 +22,11 @@ class PinSet;
 class Verifier;
 struct BlockRecording;
 
+using BeforeCommit = std::function<void(std::span<const LeafGradient>)>;
+
+/// A gradient of this value as a tensor.
+Tensor gradient_tensor(const Value& value, std::shared_ptr<Storage> gradient);
+
 /// The recorded computation of one step: nodes in the order in which they ran. Made when the first op is recorded, used
 /// up by backward, gone with the last tensor that refers to it. Nothing here recurses over the graph.
 class Tape : public std::enable_shared_from_this<Tape> {
@@ -46,7 +51,8 @@ class Tape : public std::enable_shared_from_this<Tape> {
   /// whose op has not run yet (apply_when_read): if that fails, the step has failed.
   void restore(Value& target);
 
-  void backward(const Tensor& loss);
+  /// `before_commit`: see Tensor::backward().
+  void backward(const Tensor& loss, const BeforeCommit& before_commit);
 
   /// The step has failed: undoes what its forward changed (running statistics, random counters), drops every byte that
   /// no user's tensor holds, and refuses all further use. Parameters, committed gradients and optimisers were not
@@ -117,7 +123,7 @@ class Tape : public std::enable_shared_from_this<Tape> {
   void check_versions(const Node& node, std::uint64_t read) const;
   /// Marks the nodes that the loss depends on (Node::reached).
   void mark_reached(const Value& loss);
-  void run_backward(Value& root);
+  void run_backward(Value& root, const BeforeCommit& before_commit);
   void backward_through(Node& node);
   /// Applies the corrections of a value's gradient, which is complete but for them.
   void complete_gradient(Value& value);
@@ -125,7 +131,7 @@ class Tape : public std::enable_shared_from_this<Tape> {
   /// While `node` runs backwards, what those before it will read may be on its way.
   void fetch_ahead(const Node& node);
   void retire(Node& node);
-  void commit_gradients();
+  void commit_gradients(const BeforeCommit& before_commit);
   /// Throws ValueError for a policy, or a part of one, that had nothing to act on in the whole step.
   void check_policies_acted() const;
   std::map<const Policy*, std::vector<const Op*>> ops_by_policy() const;
