@@ -127,6 +127,9 @@ class Policy {
   /// True if the policy has something to do for a block in which this op is recorded. See idle_policies().
   virtual bool acts_on(const Op&) const { return true; }
 
+  /// True if the policy asks for what happens without any: it cannot be asked for in vain.
+  virtual bool keeps_everything() const { return false; }
+
   /// The policies that this one is composed of, each of which the user has asked for: it is idle if it acts on
   /// nothing, whatever the others do. A policy that is not composed is its only part.
   virtual std::vector<const Policy*> parts() const { return {this}; }

@@ -56,7 +56,7 @@ Tensor Tensor::zeros(const Shape& shape, Dtype dtype, Device device, Tag tag) {
   return tensor;
 }
 
-template <class T>
+template <class T, Dtype>
 Tensor Tensor::from_vector(const Shape& shape, const std::vector<T>& values, Device device, Tag tag) {
   if (static_cast<std::int64_t>(values.size()) != shape.count()) {
     throw ShapeError(concat_text("from_vector: ", values.size(), " values for a ", shape, " tensor"));
@@ -68,7 +68,7 @@ Tensor Tensor::from_vector(const Shape& shape, const std::vector<T>& values, Dev
   return from_layout(shape, reordered.data(), device, tag);
 }
 
-template <class T>
+template <class T, Dtype>
 Tensor Tensor::from_layout(const Shape& shape, const T* values, Device device, Tag tag) {
   Tensor tensor = empty(shape, dtype_of<T>, device, tag);
   copy_bytes(tensor.value().view().data, device, values, Device::Cpu, tensor.value().bytes());
@@ -96,7 +96,7 @@ Tensor& Tensor::requires_grad(bool on) {
   return *this;
 }
 
-template <class T>
+template <class T, Dtype>
 std::vector<T> Tensor::to_vector() const {
   check_dtype<T>("to_vector", dtype());
   if (is_meta(device())) throw DeviceError(concat_text("to_vector: a tensor on ", device(), " has no elements"));
@@ -145,17 +145,15 @@ Tensor Tensor::detach() const {
   return Tensor(std::make_shared<Handle>(std::move(same), nullptr));
 }
 
-void Tensor::backward() const {
+void Tensor::backward(const std::function<void(std::span<const LeafGradient>)>& before_commit) const {
   value();
   if (handle_->tape == nullptr) throw StateError("backward: nothing was recorded for this tensor");
-  handle_->tape->backward(*this);
+  handle_->tape->backward(*this, before_commit);
 }
 
 Tensor Tensor::grad() const {
-  if (value().state().gradient == nullptr) return {};
-  auto same = std::make_shared<Value>(shape(), dtype(), device());
-  same->state().storage = value().state().gradient;
-  return Tensor(std::make_shared<Handle>(std::move(same), nullptr));
+  const std::shared_ptr<Storage>& gradient = value().state().gradient;
+  return gradient != nullptr ? gradient_tensor(value(), gradient) : Tensor();
 }
 
 void Tensor::zero_grad() const { value().state().gradient.reset(); }

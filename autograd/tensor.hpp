@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -23,6 +24,8 @@ struct Handle {
   std::shared_ptr<Tape> tape;  // null for a leaf
 };
 
+struct LeafGradient;
+
 /// A tensor: shape, element type, device and bytes; cheap to copy (copies are the same tensor). Reading it always
 /// works: bytes that a memory policy has taken are restored. Images are logically (N, C, H, W) and stored
 /// channels-last.
@@ -38,11 +41,11 @@ class Tensor {
   static Tensor zeros(const Shape& shape, Dtype dtype = Dtype::Float32, Device device = Device::Cpu,
                       Tag tag = Tag::Activation);
   /// Copies `values`, given in logical order (N, C, H, W). Throws ShapeError unless there are shape.count() of them.
-  template <class T>
+  template <class T, Dtype = dtype_of<T>>
   static Tensor from_vector(const Shape& shape, const std::vector<T>& values, Device device = Device::Cpu,
                             Tag tag = Tag::Activation);
   /// Copies shape.count() values that already lie in the tensor's own layout (channels-last), from host memory.
-  template <class T>
+  template <class T, Dtype = dtype_of<T>>
   static Tensor from_layout(const Shape& shape, const T* values, Device device = Device::Cpu,
                             Tag tag = Tag::Activation);
 
@@ -60,7 +63,7 @@ class Tensor {
 
   /// The elements in logical order (N, C, H, W). Throws DtypeError unless T is the element type, StateError if the
   /// bytes were lost with a failed step, DeviceError on a meta device.
-  template <class T>
+  template <class T, Dtype = dtype_of<T>>
   std::vector<T> to_vector() const;
   /// The only element, as double. Throws ShapeError if there are several.
   double item() const;
@@ -76,8 +79,10 @@ class Tensor {
   /// Runs backward from this scalar: the gradient of every leaf that asked for one is added to its grad(). All that the
   /// scalar depends on is used up, and whatever else depends on that; other computations stay. Throws ShapeError unless
   /// it has one element, StateError if there is nothing recorded or a backward has used some of it up, and whatever an
-  /// op throws; then nothing was changed: no gradient, no running statistic.
-  void backward() const;
+  /// op throws; then nothing was changed: no gradient, no running statistic. `before_commit`, if there is one, sees the
+  /// gradients that are about to be added, in the order in which backward met the leaves, and may write to them; an
+  /// exception of it fails the step like one of an op.
+  void backward(const std::function<void(std::span<const LeafGradient>)>& before_commit = nullptr) const;
 
   /// The gradient collected so far; an empty Tensor if there is none.
   Tensor grad() const;
@@ -103,6 +108,12 @@ std::vector<std::string> idle_policies(const Tensor& loss);
 /// The number of values made on the way to `loss`, before its backward, that their policies would have solved for, but
 /// that the numbers of this step do not allow solving for (Op::can_solve): they are kept.
 std::size_t unsolvable_couplings(const Tensor& loss);
+
+/// The gradient of a leaf that a backward has found, in memory that nobody else has.
+struct LeafGradient {
+  const Value* leaf;
+  Tensor gradient;
+};
 
 /// While one lives, operations of this thread record nothing and keep nothing for backward.
 class NoGrad {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <memory>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -11,6 +12,17 @@ namespace palimpsest {
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
+
+  const char* what() const noexcept override { return located_ ? located_->c_str() : std::runtime_error::what(); }
+
+  /// Says where it was thrown, "in model.stage1.conv: " before the message. The first to say so, who was nearest, is
+  /// believed.
+  void say_where(const std::string& place) {
+    if (located_ == nullptr) located_ = std::make_shared<const std::string>("in " + place + ": " + what());
+  }
+
+ private:
+  std::shared_ptr<const std::string> located_;  // shared, so that copying an exception cannot throw
 };
 
 /// Shapes that do not fit the operation: names the op, the shapes and what was expected.
@@ -45,6 +57,12 @@ class ValueError : public Error {
 
 /// A number left the range in which the arithmetic asked for is exact (see ops::couple on a grid).
 class RangeError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// A loss or a gradient that is infinite or no number: names it.
+class NonFiniteError : public Error {
  public:
   using Error::Error;
 };

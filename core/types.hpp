@@ -31,7 +31,12 @@ inline std::ostream& operator<<(std::ostream& out, Dtype dtype) { return out << 
 
 /// The Dtype of a C++ element type.
 template <class T>
-struct DtypeOf;
+struct DtypeOf {
+  static_assert(
+      sizeof(T) == 0,
+      "the elements of a tensor are float, double or std::int32_t: convert others first, labels to std::int32_t");
+  static constexpr Dtype value = Dtype::Float32;
+};
 template <>
 struct DtypeOf<float> {
   static constexpr Dtype value = Dtype::Float32;

@@ -12,6 +12,7 @@ namespace {
 class StoreAll : public Policy {
  public:
   std::string_view name() const override { return "store-all"; }
+  bool keeps_everything() const override { return true; }
   RecipePtr decide(const Value&, const Op&, const BlockInfo&) const override { return nullptr; }
   bool keeps_optional(const Value&, const Op&, const BlockInfo&) const override { return true; }
 };

@@ -80,6 +80,10 @@ bool matches(std::string_view pattern, std::string_view block) {
 std::vector<PolicyPtr> assign(std::span<const Rule> rules, std::span<const std::string> blocks) {
   std::vector<PolicyPtr> policies(blocks.size());
   for (const Rule& rule : rules) {
+    if (blocks.empty() && !rule.policy->keeps_everything()) {
+      throw IdlePolicyError(concat_text("memory policy '", rule.policy->name(),
+                                        "' has nothing to decide about: this model has no block (nn::Block)"));
+    }
     bool matched = rule.pattern == whole_model;
     bool decided = matched;
     for (std::size_t i = 0; i < blocks.size(); ++i) {

@@ -22,8 +22,10 @@ class Block<Output(Input)> : public Module {
  public:
   /// Runs the block. An exception of forward leaves the step failed and parameters and buffers as they were.
   Output operator()(Input input) {
-    const BlockScope scope(scope_info(), tensors_of(input));
-    return forward(std::move(input));
+    return located([&] {
+      const BlockScope scope(scope_info(), tensors_of(input));
+      return forward(std::move(input));
+    });
   }
 
  protected:

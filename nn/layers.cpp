@@ -5,6 +5,21 @@
 #include <palimpsest/ops/linear.hpp>
 
 namespace palimpsest::nn {
+namespace {
+
+/// The input of a layer is what its caller got wrong, never its weight. Null `x` is left to the op.
+void check_input(std::string_view op, const Tensor& x, std::int64_t channels, bool may_be_image, bool may_be_rows) {
+  if (!x) return;
+  const Shape& shape = x.shape();
+  const bool fits = (may_be_image && shape.rank() == 4) || (may_be_rows && shape.rank() == 2);
+  if (fits && shape.c() == channels) return;
+  const std::string image = may_be_image ? concat_text("(N, ", channels, ", H, W)") : "";
+  const std::string rows = may_be_rows ? concat_text("(N, ", channels, ")") : "";
+  throw ShapeError(concat_text("[", op, "] input is ", shape, ", expected ", image,
+                               may_be_image && may_be_rows ? " or " : "", rows));
+}
+
+}  // namespace
 
 Conv2d::Conv2d(Init& init, std::int64_t in, std::int64_t out, const Conv2dOptions& options)
     : weight_(add_parameter("weight", init.weight({out, in, options.kernel, options.kernel}, options.initialisation))),
@@ -13,8 +28,11 @@ Conv2d::Conv2d(Init& init, std::int64_t in, std::int64_t out, const Conv2dOption
 }
 
 Tensor Conv2d::operator()(Tensor x) const {
-  Tensor y = ops::conv2d(std::move(x), weight_, spec_);
-  return bias_ ? ops::add_bias(std::move(y), bias_) : y;
+  return located([&] {
+    check_input("conv2d", x, weight_.shape()[1], true, false);
+    Tensor y = ops::conv2d(std::move(x), weight_, spec_);
+    return bias_ ? ops::add_bias(std::move(y), bias_) : y;
+  });
 }
 
 BatchNorm2d::BatchNorm2d(Init& init, std::int64_t channels, const BatchNormOptions& options)
@@ -25,12 +43,15 @@ BatchNorm2d::BatchNorm2d(Init& init, std::int64_t channels, const BatchNormOptio
       options_(options) {}
 
 Tensor BatchNorm2d::operator()(Tensor x) const {
-  return ops::batch_norm(std::move(x), weight_, bias_, running_,
-                         {.epsilon = options_.epsilon,
-                          .momentum = options_.momentum,
-                          .training = training(),
-                          .unbiased_running_variance = options_.unbiased_running_variance,
-                          .relu = options_.relu});
+  return located([&] {
+    check_input("batch_norm", x, weight_.shape()[0], true, true);
+    return ops::batch_norm(std::move(x), weight_, bias_, running_,
+                           {.epsilon = options_.epsilon,
+                            .momentum = options_.momentum,
+                            .training = training(),
+                            .unbiased_running_variance = options_.unbiased_running_variance,
+                            .relu = options_.relu});
+  });
 }
 
 Linear::Linear(Init& init, std::int64_t in, std::int64_t out, Initialisation initialisation)
@@ -38,7 +59,12 @@ Linear::Linear(Init& init, std::int64_t in, std::int64_t out, Initialisation ini
       bias_(add_parameter("bias", init.constant({out}, 0))),
       products_(init.products()) {}
 
-Tensor Linear::operator()(const Tensor& x) const { return ops::linear(x, weight_, bias_, products_); }
+Tensor Linear::operator()(const Tensor& x) const {
+  return located([&] {
+    check_input("linear", x, weight_.shape()[1], false, true);
+    return ops::linear(x, weight_, bias_, products_);
+  });
+}
 
 Dropout::Dropout(Init& init, double probability) : probability_(probability), generator_(init.dropout_generator()) {
   if (!(probability >= 0 && probability < 1)) {
@@ -47,7 +73,9 @@ Dropout::Dropout(Init& init, double probability) : probability_(probability), ge
 }
 
 Tensor Dropout::operator()(Tensor x) const {
-  return training() && probability_ > 0 ? ops::dropout(std::move(x), probability_, generator_) : x;
+  return located([&] {
+    return training() && probability_ > 0 ? ops::dropout(std::move(x), probability_, generator_) : std::move(x);
+  });
 }
 
 }  // namespace palimpsest::nn

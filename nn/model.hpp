@@ -33,8 +33,10 @@ class Model<Output(Input)> : public Module {
 
  private:
   Output run(Input input) {
-    const BlockScope scope(scope_info()->policy != nullptr ? scope_info() : nullptr, tensors_of(input));
-    return forward(std::move(input));
+    return located([&] {
+      const BlockScope scope(scope_info()->policy != nullptr ? scope_info() : nullptr, tensors_of(input));
+      return forward(std::move(input));
+    });
   }
 
   bool checked_ = false;

@@ -1,6 +1,7 @@
 #include <palimpsest/nn/module.hpp>
 
 #include <algorithm>
+#include <unordered_map>
 #include <unordered_set>
 
 #include <palimpsest/core/device.hpp>
@@ -29,30 +30,75 @@ void for_each_node(std::span<const Tensor> outputs, const Visit& visit) {
 
 }  // namespace
 
-Module::Module(Scope scope) : scope_(scope), info_(std::make_shared<BlockInfo>()) {
+void assign_by_name(std::span<const NamedTensor> to, std::span<const NamedTensor> from) {
+  std::unordered_map<std::string_view, const Tensor*> places;
+  for (const auto& [name, tensor] : to) places.emplace(name, &tensor);
+  for (const auto& [name, tensor] : from) {
+    const auto place = places.find(name);
+    if (place == places.end()) throw ValueError(concat_text("'", name, "' is not among the ", to.size(), " tensors"));
+    const Tensor& old = *place->second;
+    if (tensor.shape() != old.shape()) {
+      throw ShapeError(concat_text("'", name, "' is ", tensor.shape(), ", expected ", old.shape()));
+    }
+    if (tensor.dtype() != old.dtype()) {
+      throw DtypeError(concat_text("'", name, "' is ", tensor.dtype(), ", expected ", old.dtype()));
+    }
+  }
+  for (const auto& [name, tensor] : from) Tensor(*places.at(name)).assign(tensor);
+}
+
+Module::Module(Scope scope) : scope_(scope), info_(std::make_shared<BlockInfo>()), in_a_model_(scope == Scope::Model) {
   if (scope == Scope::Model) info_->name = "model";
 }
 
+/// Calls visit(module, path) for every module once, with its first path.
 template <class Self, class Visit>
-void Module::visit(Self& module, const std::string& path, const Visit& visit) {
-  visit(module, path);
-  for (const Part& part : module.parts_) {
-    Self& next = *part.module;
-    Module::visit(next, path + part.name + ".", visit);
-  }
+void Module::visit(Self& module, const Visit& visit) {
+  std::unordered_set<const Module*> seen;
+  const auto walk = [&](Self& here, const std::string& path, const auto& self) -> void {
+    if (!seen.insert(&here).second) return;
+    visit(here, path);
+    for (const Part& part : here.parts_) {
+      Self& next = *part.module;
+      self(next, path.empty() ? part.name : path + "." + part.name, self);
+    }
+  };
+  walk(module, "", walk);
 }
 
 template <class Tensors>
 std::vector<NamedTensor> Module::collect(Tensors Module::*tensors) const {
   std::vector<NamedTensor> all;
-  visit(*this, "", [&](const Module& module, const std::string& path) {
-    for (const NamedTensor& one : module.*tensors) all.push_back({path + one.name, one.tensor});
+  std::unordered_set<const Value*> seen;
+  visit(*this, [&](const Module& module, const std::string& path) {
+    for (const NamedTensor& one : module.*tensors) {
+      if (seen.insert(&one.tensor.value()).second)
+        all.push_back({path.empty() ? one.name : path + "." + one.name, one.tensor});
+    }
   });
   return all;
 }
 
 std::vector<NamedTensor> Module::parameters() const { return collect(&Module::parameters_); }
 std::vector<NamedTensor> Module::buffers() const { return collect(&Module::buffers_); }
+
+/// Under all of their names.
+template <class Tensors>
+void Module::collect_all(Tensors Module::*tensors, const std::string& path, std::vector<NamedTensor>& all) const {
+  for (const NamedTensor& one : this->*tensors) all.push_back({path + one.name, one.tensor});
+  for (const Part& part : parts_) part.module->collect_all(tensors, path + part.name + ".", all);
+}
+
+std::vector<NamedTensor> Module::aliases() const {
+  std::vector<NamedTensor> further;
+  collect_all(&Module::parameters_, "", further);
+  collect_all(&Module::buffers_, "", further);
+  std::unordered_set<std::string> first;
+  for (const NamedTensor& one : parameters()) first.insert(one.name);
+  for (const NamedTensor& one : buffers()) first.insert(one.name);
+  std::erase_if(further, [&](const NamedTensor& one) { return first.contains(one.name); });
+  return further;
+}
 
 std::int64_t Module::parameter_count() const {
   std::int64_t count = 0;
@@ -61,12 +107,21 @@ std::int64_t Module::parameter_count() const {
 }
 
 void Module::train(bool on) {
-  visit(*this, "", [&](Module& module, const std::string&) { module.training_ = on; });
+  visit(*this, [&](Module& module, const std::string&) { module.training_ = on; });
 }
 
 void Module::set_memory(const PolicyPtr& policy) {
   const PolicyPtr rest = policy != nullptr && policy->covers_the_rest() ? policy : nullptr;
-  visit(*this, "", [&](Module& module, const std::string&) {
+  bool decides = policy == nullptr || policy->keeps_everything();
+  visit(*this, [&](Module& module, const std::string&) {
+    decides = decides || module.scope_ == Scope::Block || (module.scope_ == Scope::Model && rest != nullptr);
+  });
+  if (!decides) {
+    throw IdlePolicyError(
+        concat_text("memory policy '", policy->name(),
+                    "' has nothing to decide about: this module has no block (nn::Block) among its parts"));
+  }
+  visit(*this, [&](Module& module, const std::string&) {
     if (module.scope_ != Scope::None) module.info_->policy = module.scope_ == Scope::Block ? policy : rest;
   });
 }
@@ -77,14 +132,14 @@ void Module::set_memory(std::span<const PolicyPtr> policies) {
     throw ValueError(concat_text("set_memory: ", policies.size(), " policies for ", blocks, " blocks"));
   }
   auto policy = policies.begin();
-  visit(*this, "", [&](Module& module, const std::string&) {
+  visit(*this, [&](Module& module, const std::string&) {
     if (module.scope_ != Scope::None) module.info_->policy = module.scope_ == Scope::Block ? *policy++ : nullptr;
   });
 }
 
 std::vector<std::string> Module::block_names() const {
   std::vector<std::string> names;
-  visit(*this, "", [&](const Module& module, const std::string&) {
+  visit(*this, [&](const Module& module, const std::string&) {
     if (module.scope_ == Scope::Block) names.push_back(module.info_->name);
   });
   return names;
@@ -155,18 +210,32 @@ Tensor Module::add_buffer(std::string name, Tensor tensor) {
 
 void Module::add_module(std::string name, Module& part) {
   check_name("part", name);
-  if (part.registered_) throw ValueError(concat_text("part '", name, "' is a part of a module already"));
+  visit(part, [&](const Module& module, const std::string& path) {
+    if (&module != this) return;
+    throw ValueError(path.empty()
+                         ? concat_text("part '", name, "' is the module that it is to be a part of")
+                         : concat_text("part '", name, "' has the module that it is to be a part of, as '", path, "'"));
+  });
+  if (!part.registered_) name_parts_of(part, name);
   part.registered_ = true;
-  part.prefix_block_names(name);
   parts_.push_back({std::move(name), &part});
 }
 
-void Module::prefix_block_names(const std::string& prefix) {
-  visit(*this, "", [&](Module& module, const std::string&) {
-    if (module.scope_ != Scope::Block) return;
-    std::string& name = module.info_->name;
-    name = name.empty() ? prefix : prefix + "." + name;
+/// Names what has its name from `part`, which becomes a part of this module.
+void Module::name_parts_of(Module& part, const std::string& name) const {
+  const std::string start = path_.empty() ? name : path_ + "." + name;
+  visit(part, [&](Module& module, const std::string& path) {
+    if (module.path_ != path) return;  // it was a part of another module before
+    module.path_ = path.empty() ? start : start + "." + path;
+    module.in_a_model_ = in_a_model_;
+    if (module.scope_ == Scope::Block) module.info_->name = module.path_;
   });
+}
+
+void Module::say_where(Error& error) const {
+  const std::string root = in_a_model_ ? "model" : "";
+  const std::string place = root.empty() || path_.empty() ? root + path_ : root + "." + path_;
+  if (!place.empty()) error.say_where(place);
 }
 
 }  // namespace palimpsest::nn

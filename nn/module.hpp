@@ -1,5 +1,6 @@
 #pragma once
 
+#include <concepts>
 #include <memory>
 #include <span>
 #include <string>
@@ -8,6 +9,7 @@
 
 #include <palimpsest/autograd/policy.hpp>
 #include <palimpsest/autograd/tensor.hpp>
+#include <palimpsest/core/error.hpp>
 
 namespace palimpsest::nn {
 
@@ -17,6 +19,24 @@ struct NamedTensor {
   Tensor tensor;
 };
 
+/// Overwrites tensors by their names, in any order: parameters, buffers or an optimiser's state that were saved. Those
+/// of `to` that `from` does not name stay. Throws ValueError for a name that `to` does not have, ShapeError and
+/// DtypeError for a tensor that does not fit; then nothing has changed.
+void assign_by_name(std::span<const NamedTensor> to, std::span<const NamedTensor> from);
+
+/// A member that can be moved only in a program that does not compile: the message says what to do instead.
+struct StaysInPlace {
+  StaysInPlace() = default;
+  StaysInPlace(const StaysInPlace&) = delete;
+  StaysInPlace& operator=(const StaysInPlace&) = delete;
+  template <std::same_as<StaysInPlace> Moved>
+  StaysInPlace(Moved&&) noexcept {
+    static_assert(sizeof(Moved) == 0,
+                  "a module stays where it is, because the modules that it is a part of refer to it: keep several in a "
+                  "std::deque, made by emplace_back, or in a std::vector of std::unique_ptr");
+  }
+};
+
 /// A part of a model: its parameters, its buffers (state that has no gradient: running statistics) and its parts. A
 /// module registers them in its constructor; it is neither copied nor moved afterwards.
 class Module {
@@ -24,11 +44,15 @@ class Module {
   Module() = default;
   virtual ~Module() = default;
   Module(const Module&) = delete;
+  Module(Module&&) = default;  // for the message of StaysInPlace
   Module& operator=(const Module&) = delete;
 
-  /// In order of registration, which is the order of every digest and checkpoint.
+  /// In order of registration, which is the order of every digest and checkpoint. A tensor that is registered in
+  /// several places, or whose module is, is listed once, with its first name.
   std::vector<NamedTensor> parameters() const;
   std::vector<NamedTensor> buffers() const;
+  /// The further names of parameters and buffers that have several.
+  std::vector<NamedTensor> aliases() const;
   /// Number of elements of all parameters.
   std::int64_t parameter_count() const;
 
@@ -38,7 +62,8 @@ class Module {
 
   /// The memory policy of every block in this module, from the next forward on, and, if it plans a whole step
   /// (Policy::covers_the_rest), of a model's ops outside every block. Null, as before the first call: that of a block
-  /// around it; without one, keep everything.
+  /// around it; without one, keep everything. Throws IdlePolicyError for a policy that has nothing to decide about,
+  /// because there is no block.
   void set_memory(const PolicyPtr& policy);
   /// The memory policy of each block, in the order of block_names(). To give policies by names:
   /// set_memory(memory::assign(memory::parse_rules("dense1=shared,*=checkpoint"), block_names())). Throws ValueError
@@ -65,9 +90,22 @@ class Module {
   /// empty or taken in this module.
   Tensor add_parameter(std::string name, Tensor tensor);
   Tensor add_buffer(std::string name, Tensor tensor);
-  /// Registers a part, which must live as long as this module. Its name may be a path ("stage1.unit2"). Throws
-  /// ValueError for a part that is registered already: its parameters would be stepped twice.
+  /// Registers a part, which must live as long as this module. Its name may be a path ("stage1.unit2"). A part may be
+  /// registered in several places: what it has counts once, and its blocks have their names from the first. Throws
+  /// ValueError for a module that this one is itself a part of, at any depth.
   void add_module(std::string name, Module& part);
+
+  /// Runs `body`, this module's work: an Error that leaves it says where it was thrown ("in model.stage1.conv: ..."),
+  /// unless a module inside has said so.
+  template <class Body>
+  auto located(const Body& body) const {
+    try {
+      return body();
+    } catch (Error& error) {
+      say_where(error);
+      throw;
+    }
+  }
 
   /// The block or model as policies see it; null for a module that is neither.
   const std::shared_ptr<BlockInfo>& scope_info() const { return info_; }
@@ -82,10 +120,13 @@ class Module {
   };
 
   template <class Self, class Visit>
-  static void visit(Self& module, const std::string& path, const Visit& visit);
+  static void visit(Self& module, const Visit& visit);
+  template <class Tensors>
+  void collect_all(Tensors Module::*tensors, const std::string& path, std::vector<NamedTensor>& all) const;
   template <class Tensors>
   std::vector<NamedTensor> collect(Tensors Module::*tensors) const;
-  void prefix_block_names(const std::string& prefix);
+  void say_where(Error& error) const;
+  void name_parts_of(Module& part, const std::string& name) const;
   void check_name(std::string_view kind, const std::string& name) const;
 
   std::vector<NamedTensor> parameters_;
@@ -95,6 +136,9 @@ class Module {
   std::shared_ptr<BlockInfo> info_;
   bool training_ = true;
   bool registered_ = false;
+  std::string path_;         // from the outermost module that it is a part of, by the first registrations
+  bool in_a_model_ = false;  // that module is a Model
+  [[no_unique_address]] StaysInPlace stays_;
 };
 
 }  // namespace palimpsest::nn

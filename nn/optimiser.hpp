@@ -1,5 +1,6 @@
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include <palimpsest/nn/module.hpp>
@@ -17,6 +18,9 @@ class Optimiser {
   virtual void zero_grad() = 0;
   /// Updates every parameter that has a gradient. If it throws, no parameter has changed.
   virtual void step() = 0;
+  /// Turns on or off that step() itself looks for gradients that are infinite or no number, where it knows how to.
+  /// Those who have looked at them, as the library's training step does, turn it off.
+  virtual void set_check_finite(bool) {}
 
   /// The factor of the next step.
   virtual double learning_rate() const = 0;
@@ -26,6 +30,10 @@ class Optimiser {
   /// The tensors beside the parameters that the next step depends on, those that exist so far, named after their
   /// parameters: "conv0.weight.velocity".
   virtual std::vector<NamedTensor> state() const = 0;
+  /// Overwrites state by its names, as state() gives it: momentum that an earlier run has saved, say. State that is not
+  /// named stays. Throws ValueError for a name that state() does not have, ShapeError and DtypeError like
+  /// Tensor::assign(); then nothing has changed.
+  virtual void set_state(std::span<const NamedTensor> state);
 };
 
 }  // namespace palimpsest::nn

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include <palimpsest/ops/add.hpp>
 #include <palimpsest/ops/check.hpp>
 #include <palimpsest/ops/kernels/activation.hpp>
 
@@ -16,8 +17,10 @@ class Activation : public Op {
 
   std::string_view name() const override { return Function::name; }
   Cost cost() const override { return Cost::Cheap; }
-  int overwritable_input() const override { return Function::from_output ? 0 : -1; }
-  Needs needs() const override { return Function::from_output ? Needs{.outputs = bits(0)} : Needs{.inputs = bits(0)}; }
+  int overwritable_input() const override { return reads == Reads::Input ? -1 : 0; }
+  Needs needs() const override {
+    return {.inputs = reads == Reads::Input ? bits(0) : 0, .outputs = reads == Reads::Output ? bits(0) : 0};
+  }
 
   Work forward_work(std::span<const View> inputs, std::span<const View> outputs) const override {
     return scaled(Op::forward_work(inputs, outputs));
@@ -35,6 +38,11 @@ class Activation : public Op {
             concat_text("[", name(), "] slope is ", function_.slope, ", expected a finite one, at least 0"));
       }
     }
+    if constexpr (requires { function_.factor; }) {
+      if (!std::isfinite(function_.factor)) {
+        throw ValueError(concat_text("[", name(), "] factor is ", function_.factor, ", expected a finite one"));
+      }
+    }
     return {inputs[0]};
   }
 
@@ -46,8 +54,8 @@ class Activation : public Op {
   }
 
   void backward(BackwardContext& io) override {
-    const View kept = Function::from_output ? io.output() : io.input(0);
     const View dy = io.grad_output();
+    const View kept = reads == Reads::Input ? io.input(0) : reads == Reads::Output ? io.output() : dy;
     const GradientTarget dx = io.grad_input_over(0);
     run_kernels(name(), io.device(), dy.dtype, [&]<class T>(T) {
       PALIMPSEST_RUN(io.device(), activate_backward<Function, T>(function_, dy.shape.count(), kept.as<T>(), dy.as<T>(),
@@ -56,6 +64,9 @@ class Activation : public Op {
   }
 
  private:
+  using Reads = kernels::Reads;
+  static constexpr Reads reads = Function::reads;
+
   static Work scaled(Work work) {
     work.operations *= Function::operations;
     return work;

@@ -13,6 +13,7 @@
 #include <palimpsest/autograd/tensor.hpp>
 #include <palimpsest/core/allocator.hpp>
 #include <palimpsest/core/error.hpp>
+#include <palimpsest/nn/gradients.hpp>
 #include <palimpsest/nn/init.hpp>
 #include <palimpsest/nn/module.hpp>
 #include <palimpsest/nn/optimiser.hpp>
@@ -72,6 +73,8 @@ struct Task {
   /// The loss of a batch, a scalar. See with_model().
   std::function<Tensor(nn::Module& model, std::span<const Tensor> batch)> loss = nullptr;
   std::function<std::unique_ptr<nn::Optimiser>(std::vector<nn::NamedTensor> parameters)> make_optimiser = nullptr;
+  /// The treatment of gradients before the optimiser's step: clipping, and the check that they are numbers.
+  nn::GradientOptions gradients = {};
   /// The learning rate over a run of so many steps; null: the optimiser's own throughout.
   std::function<nn::Schedule(std::int64_t steps)> schedule = nullptr;
   Data training = {};

@@ -140,7 +140,7 @@ double Trainer::learn(std::span<const Tensor> batch) {
   const std::size_t number = record_.steps.size() + 1;
   try {
     return training_.checked_step(batch);
-  } catch (const DivergedError& error) {
+  } catch (const NonFiniteError& error) {
     throw DivergedError(concat_text("step ", number, ": ", error.what(), "; try a smaller ",
                                     options_.names.learning_rate, " (it was ", training_.optimiser().learning_rate(),
                                     ")"));

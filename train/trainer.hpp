@@ -22,6 +22,12 @@ class EvaluationOutOfMemory : public OutOfMemory {
   using OutOfMemory::OutOfMemory;
 };
 
+/// The loss or a gradient of a step is infinite or no number; see Task::gradients.
+class DivergedError : public NonFiniteError {
+ public:
+  using NonFiniteError::NonFiniteError;
+};
+
 /// The training loop: epochs of steps, an evaluation between them, progress on the way.
 class Trainer {
  public:

@@ -41,15 +41,21 @@ class EvaluationMode {
 Training::Training(Task task, nn::Init init)
     : task_(complete(std::move(task))),
       model_(made(task_.make_model(std::move(init)), task_, "make_model")),
-      optimiser_(made(task_.make_optimiser(model_->parameters()), task_, "make_optimiser")) {}
+      optimiser_(made(task_.make_optimiser(model_->parameters()), task_, "make_optimiser")),
+      guard_(model_->parameters(), task_.gradients) {
+  optimiser_->set_check_finite(false);  // the guard has looked
+}
 
 Tensor Training::step(std::span<const Tensor> batch, const std::function<void(const Tensor& loss)>& before_backward) {
   optimiser_->zero_grad();
   Tensor loss = this->loss(batch);
   if (!checked_) model_->check_registered({&loss, 1}, batch);
   checked_ = true;
-  if (before_backward) before_backward(loss);
-  loss.backward();
+  if (before_backward) {
+    const BlockScope step(std::make_shared<BlockInfo>(), {});  // an exception fails the step: its buffers go back
+    before_backward(loss);
+  }
+  loss.backward(guard_);
   optimiser_->step();
   return loss;
 }
@@ -59,7 +65,7 @@ double Training::checked_step(std::span<const Tensor> batch) {
   step(batch, [&](const Tensor& loss) {
     value = loss.item();
     kept_streams_ = unsolvable_couplings(loss);
-    if (!std::isfinite(value)) throw DivergedError(concat_text("the loss is ", value));
+    if (task_.gradients.check_finite && !std::isfinite(value)) throw NonFiniteError(concat_text("the loss is ", value));
   });
   return value;
 }

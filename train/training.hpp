@@ -3,16 +3,9 @@
 #include <memory>
 #include <span>
 
-#include <palimpsest/core/error.hpp>
 #include <palimpsest/train/task.hpp>
 
 namespace palimpsest::train {
-
-/// The loss is infinite or no number.
-class DivergedError : public Error {
- public:
-  using Error::Error;
-};
 
 /// The model and the optimiser of a task, on a device or on meta: every training step of the library goes through here.
 class Training {
@@ -26,10 +19,12 @@ class Training {
 
   /// The loss of a batch.
   Tensor loss(std::span<const Tensor> batch) { return task_.loss(*model_, batch); }
-  /// Forward, loss, backward, update. Returns the loss, which `before_backward` sees first. An exception of either
-  /// leaves the parameters as they were.
+  /// Forward, loss, backward, what Task::gradients asks for, update. Returns the loss, which `before_backward` sees
+  /// first. An exception of any leaves parameters, buffers, random counters and the optimiser's state as they were.
+  /// Throws NonFiniteError, naming the first parameter whose gradient is infinite or no number.
   Tensor step(std::span<const Tensor> batch, const std::function<void(const Tensor& loss)>& before_backward = nullptr);
-  /// A step whose loss is read. Throws DivergedError, before any parameter has changed, if it is infinite or no number.
+  /// A step whose loss is read. Throws NonFiniteError, too, if that is infinite or no number, unless
+  /// Task::gradients.check_finite is off.
   double checked_step(std::span<const Tensor> batch);
   /// Streams of the last checked step that left the range in which they can be solved for, and were kept.
   std::size_t kept_streams() const { return kept_streams_; }
@@ -41,6 +36,7 @@ class Training {
   std::unique_ptr<nn::Module> model_;
   std::unique_ptr<nn::Optimiser> optimiser_;
   std::size_t kept_streams_ = 0;
+  nn::GradientGuard guard_;
   bool checked_ = false;  // the first step looks for parts that are not registered
 };
 

@@ -149,8 +149,8 @@ std::shared_ptr<Storage>& Tape::gradient_slot(Value& value) {
   return entry->second;
 }
 
-void Tape::backward(const Tensor& loss) {
-  if (joined_ != nullptr) return joined()->backward(loss);
+void Tape::backward(const Tensor& loss, const BeforeCommit& before_commit) {
+  if (joined_ != nullptr) return joined()->backward(loss, before_commit);
   Value& root = loss.value();
   if (state_ == State::Failed) throw StateError("backward: this step has failed and was rolled back");
   if (state_ == State::Backward) throw StateError("backward: it is running through this computation already");
@@ -166,11 +166,11 @@ void Tape::backward(const Tensor& loss) {
   for (Node& node : nodes_) {
     if (node.waits && !node.stays) run_if_waiting(*node.outputs[0]);
   }
-  fail_on_error([&] { run_backward(root); });
+  fail_on_error([&] { run_backward(root, before_commit); });
   finish_backward();
 }
 
-void Tape::run_backward(Value& root) {
+void Tape::run_backward(Value& root, const BeforeCommit& before_commit) {
   if (save_error_) std::rethrow_exception(save_error_);
   state_ = State::Backward;
   looked_ahead_ = nodes_.size();
@@ -186,7 +186,7 @@ void Tape::run_backward(Value& root) {
   }
   for (const ValuePtr& leaf : leaves_with_gradient_) complete_gradient(*leaf);
   if (verifier_ != nullptr) verifier_->conclude();
-  commit_gradients();
+  commit_gradients(before_commit);
 }
 
 void Tape::backward_through(std::size_t position) {
@@ -271,11 +271,26 @@ void Tape::retire(Node& node) {
   node.held.clear();
 }
 
-void Tape::commit_gradients() {
+Tensor gradient_tensor(const Value& value, std::shared_ptr<Storage> gradient) {
+  auto same = std::make_shared<Value>(value.shape(), value.dtype(), value.device());
+  same->state().storage = std::move(gradient);
+  return Tensor(std::make_shared<Handle>(std::move(same), nullptr));
+}
+
+void Tape::commit_gradients(const BeforeCommit& before_commit) {
   // Everything that can fail happens before the first gradient changes hands.
   for (const ValuePtr& leaf : leaves_with_gradient_) {
     // A gradient that the user may write to is nobody else's: add() passes one gradient on to both of its inputs.
     make_exclusive(leaf->state().gradient != nullptr ? leaf->state().gradient : leaf_gradients_[leaf.get()], *leaf);
+  }
+  if (before_commit) {
+    std::vector<LeafGradient> found;
+    for (const ValuePtr& leaf : leaves_with_gradient_) {
+      std::shared_ptr<Storage>& gradient = leaf_gradients_[leaf.get()];
+      make_exclusive(gradient, *leaf);
+      found.push_back({leaf.get(), gradient_tensor(*leaf, gradient)});
+    }
+    before_commit(found);
   }
   for (const ValuePtr& leaf : leaves_with_gradient_) {
     std::shared_ptr<Storage>& gradient = leaf_gradients_[leaf.get()];

@@ -21,6 +21,11 @@ class PinSet;
 class Verifier;
 struct BlockRecording;
 
+using BeforeCommit = std::function<void(std::span<const LeafGradient>)>;
+
+/// A gradient of this value as a tensor.
+Tensor gradient_tensor(const Value& value, std::shared_ptr<Storage> gradient);
+
 /// A recorded computation: nodes that depend on each other, in the order in which they ran. Made when an op is recorded
 /// that reads leaves alone; joined with others by an op that reads results of several; what a backward went through is
 /// used up; gone with the last tensor that refers to it. Nothing here recurses over the graph.
@@ -51,7 +56,8 @@ class Tape : public std::enable_shared_from_this<Tape> {
   /// guarantee, but for a value whose op has not run yet (apply_when_read): if that fails, the step has failed.
   void restore(Value& target);
 
-  void backward(const Tensor& loss);
+  /// `before_commit`: see Tensor::backward().
+  void backward(const Tensor& loss, const BeforeCommit& before_commit);
 
   /// The step has failed: undoes what its forward changed (running statistics, random counters), drops every byte that
   /// no user's tensor holds, and refuses all further use. Parameters, committed gradients and optimisers were not
@@ -164,7 +170,7 @@ class Tape : public std::enable_shared_from_this<Tape> {
   /// the loss depends on what another backward has used up.
   void mark_reached(const Value& loss);
   void mark_staying();
-  void run_backward(Value& root);
+  void run_backward(Value& root, const BeforeCommit& before_commit);
   void backward_through(std::size_t position);
   /// Applies the corrections of a value's gradient, which is complete but for them.
   void complete_gradient(Value& value);
@@ -172,7 +178,7 @@ class Tape : public std::enable_shared_from_this<Tape> {
   /// While `node` runs backwards, what those before it will read may be on its way.
   void fetch_ahead(std::size_t position);
   void retire(Node& node);
-  void commit_gradients();
+  void commit_gradients(const BeforeCommit& before_commit);
   std::map<const Policy*, std::vector<const Op*>> ops_by_policy() const;
   void finish(State state) noexcept;
   /// All that backward went through is used up.

@@ -66,6 +66,11 @@ Tensor Residual::operator()(Tensor x) const {
 }
 
 Shortcut::Shortcut(Init& init, const UnitShape& shape, bool bottleneck) : shape_(shape) {
+  if (!bottleneck && shape.out < shape.in) {
+    throw ValueError(concat_text("residual network: a unit of ", shape.out, " channels behind ", shape.in,
+                                 ", expected at least as many: a shortcut without a bottleneck adds zero channels, and "
+                                 "takes none away"));
+  }
   if (!bottleneck || !shape.changes()) return;
   project_ = std::make_unique<Conv2d>(init, shape.in, shape.out, conv_options(1, shape.stride));
   add_module("project", *project_);

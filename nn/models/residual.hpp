@@ -53,6 +53,7 @@ class Residual : public Module {
 /// otherwise average pooling for the stride and then zero channels on both sides (He et al. 2016, option A).
 class Shortcut : public Module {
  public:
+  /// Throws ValueError for fewer channels than before, unless in a bottleneck unit.
   Shortcut(Init& init, const UnitShape& shape, bool bottleneck);
   /// (N, in, H, W) -> (N, out, H / stride, W / stride).
   Tensor operator()(Tensor x) const;

@@ -21,6 +21,7 @@ class ResNetUnit : public Block<Tensor(Tensor)> {
 /// Residual network for CIFAR, the one that Gomez et al. 2017 compare with.
 class ResNet : public ResidualNetwork {
  public:
+  /// Throws ValueError for a spec that makes no sense, and for stages that narrow without bottlenecks.
   ResNet(const ResidualOptions& spec, Init init);
 
   /// ResNet-32, -110 (basic) or -164 (bottleneck) and others of their kind: three stages of (depth - 2) / 6 units (or

@@ -36,7 +36,7 @@ class RevNetUnit : public Block<Streams(Streams)> {
 /// every stage as multiples of 2^-grid and reversal is exact.
 class RevNet : public ResidualNetwork {
  public:
-  /// Throws ValueError unless every number of channels can be halved.
+  /// Throws ValueError as ResNet does, and unless every number of channels can be halved.
   RevNet(const ResidualOptions& spec, Init init);
 
   /// RevNet-38 (filters 32, 64, 112), -110 (32, 64, 128) or -164 (the same, bottleneck) and others of their kind: three

@@ -18,14 +18,6 @@ void accumulate(std::int64_t count, const T* source, T* destination) {
 }
 
 template <class T>
-void scale(std::int64_t count, T factor, const T* source, T* destination) {
-  parallel_elements(count, [&](std::int64_t begin, std::int64_t end) {
-#pragma GCC ivdep
-    for (std::int64_t i = begin; i < end; ++i) destination[i] = factor * source[i];
-  });
-}
-
-template <class T>
 void fill(std::int64_t count, T value, T* destination) {
   parallel_elements(count, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) destination[i] = value;
@@ -35,7 +27,6 @@ void fill(std::int64_t count, T value, T* destination) {
 #define INSTANTIATE(T)                                     \
   template void add(std::int64_t, const T*, const T*, T*); \
   template void accumulate(std::int64_t, const T*, T*);    \
-  template void scale(std::int64_t, T, const T*, T*);      \
   template void fill(std::int64_t, T, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)

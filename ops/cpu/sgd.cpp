@@ -1,4 +1,4 @@
-#include <palimpsest/ops/cpu/rows.hpp>
+#include <palimpsest/ops/cpu/tensor_list.hpp>
 #include <palimpsest/ops/kernels/sgd.hpp>
 
 namespace palimpsest::kernels::PALIMPSEST_ISA {
@@ -50,19 +50,12 @@ void step_part(const SgdTensor<T>& tensor, std::int64_t begin, std::int64_t end,
 
 }  // namespace
 
-// The tensors are split as if they lay one after the other: most are tiny, a few hold nearly everything.
 template <class T>
 void sgd_step(std::int64_t tensors, const SgdTensor<T>* list, const SgdOptions& spec) {
-  std::int64_t total = 0;
-  for (std::int64_t i = 0; i < tensors; ++i) total += list[i].count;
-  parallel_blocks(total, larger(task_elements, ceil_div(total, 64)), [&](std::int64_t begin, std::int64_t end) {
-    std::int64_t start = 0;
-    for (std::int64_t i = 0; i < tensors && start < end; start += list[i++].count) {
-      const std::int64_t from = larger(begin - start, 0);
-      const std::int64_t to = smaller(end - start, list[i].count);
-      if (from < to) step_part(list[i], from, to, spec);
-    }
-  });
+  parallel_over_list(tensors, list,
+                     [&](const SgdTensor<T>& tensor, std::int64_t begin, std::int64_t end, std::int64_t) {
+                       step_part(tensor, begin, end, spec);
+                     });
 }
 
 template void sgd_step(std::int64_t, const SgdTensor<float>*, const SgdOptions&);

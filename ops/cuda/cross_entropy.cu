@@ -1,6 +1,6 @@
 // Cross entropy over rows of logits: so little work that one block does what ends in one number.
 
-#include <palimpsest/core/cuda/kernels.hpp>
+#include <palimpsest/ops/cuda/reduce.hpp>
 #include <palimpsest/ops/kernels/cross_entropy.hpp>
 
 namespace palimpsest::kernels::gpu {
@@ -9,19 +9,6 @@ namespace {
 using namespace palimpsest::cuda;
 
 constexpr unsigned threads = gpu_geometry::block_threads;
-
-/// The sum of what the threads of a one-dimensional block have, in the first one.
-template <class Sum>
-__device__ Sum add_over_block(Sum value) {
-  __shared__ Sum shared[threads];
-  shared[threadIdx.x] = value;
-  __syncthreads();
-  for (unsigned step = threads / 2; step > 0; step /= 2) {
-    if (threadIdx.x < step) shared[threadIdx.x] += shared[threadIdx.x + step];
-    __syncthreads();
-  }
-  return shared[0];
-}
 
 template <class T>
 __device__ double largest_of(Index classes, const T* logits) {

@@ -1,12 +1,42 @@
 #pragma once
 
-// Sums over the rows of a rows x channels matrix, deterministic: the split follows from shapes alone
-// (gpu_geometry::channel_reduction), every sum has a fixed order and there are no atomics. A thread sums a few dozen
-// terms in T; what threads have summed is added in double.
+// Sums, deterministic: over all that the threads of a block have, and over the rows of a rows x channels matrix. The
+// split follows from shapes alone (gpu_geometry::channel_reduction), every sum has a fixed order and there are no
+// atomics. Over rows a thread sums a few dozen terms in T; what threads have summed is added in double.
 
 #include <palimpsest/core/cuda/kernels.hpp>
 
 namespace palimpsest::cuda {
+
+/// The sum of what the threads of a block of gpu_geometry::block_threads in a row have, in the first one. All threads
+/// of the block must call it.
+template <class Sum>
+__device__ Sum add_over_block(Sum value) {
+  constexpr unsigned threads = gpu_geometry::block_threads;
+  __shared__ Sum shared[threads];
+  shared[threadIdx.x] = value;
+  __syncthreads();
+  for (unsigned step = threads / 2; step > 0; step /= 2) {
+    if (threadIdx.x < step) shared[threadIdx.x] += shared[threadIdx.x + step];
+    __syncthreads();
+  }
+  return shared[0];
+}
+
+template <class T>
+__global__ void add_partial_kernel(Index parts, const double* partial, double divisor, T* result) {
+  double sum = 0;
+  for (Index part = threadIdx.x; part < parts; part += blockDim.x) sum += partial[part];
+  const double total = add_over_block(sum);
+  if (threadIdx.x == 0) *result = static_cast<T>(total / divisor);
+}
+
+/// *result = the sum of `parts` partial sums, divided by `divisor`: one block does it.
+template <class T>
+void add_partial_sums(Index parts, const double* partial, double divisor, T* result) {
+  const Geometry launch = {dim3(1), dim3(gpu_geometry::block_threads)};
+  PALIMPSEST_LAUNCH(launch, add_partial_kernel<T>, parts, partial, divisor, result);
+}
 
 /// Adds what the threads of a block have, over threadIdx.y, into the first one's. All threads of the block must call
 /// it.

@@ -12,11 +12,11 @@ namespace palimpsest::kernels {
 
 /// An object has
 /// - `name`, as messages and reports print it;
-/// - `from_output`: whether the gradient follows from the result y (the op then keeps y, and may work in place), or is
-///   computed from the input x;
+/// - `reads`: what the gradient is computed from: the input x; the result y (the op then keeps y, and may work in
+///   place); or neither (it keeps nothing, and may work in place);
 /// - `operations` of one element, forward or backward; a function of the C library counts 20;
 /// - value(x) = y;
-/// - gradient(kept, dy) = dx, where `kept` is y or x as `from_output` says.
+/// - gradient(kept, dy) = dx, where `kept` is x or y as `reads` says, and anything where that is nothing.
 /// All its functions are PALIMPSEST_INLINE. They use builtins, which are calls of the C library or CUDA's, and no
 /// <cmath>.
 
@@ -24,9 +24,12 @@ namespace palimpsest::kernels {
 #define PALIMPSEST_BUILTIN(function, x) \
   (sizeof(x) == sizeof(float) ? static_cast<T>(__builtin_##function##f(x)) : static_cast<T>(__builtin_##function(x)))
 
+/// The value that the gradient of a function of one element is computed from, beside the gradient of its result.
+enum class Reads { Input, Output, Nothing };
+
 struct Relu {
   static constexpr const char* name = "relu";
-  static constexpr bool from_output = true;
+  static constexpr Reads reads = Reads::Output;
   static constexpr double operations = 1;
 
   /// -0 becomes 0.
@@ -42,7 +45,7 @@ struct Relu {
 
 struct LeakyRelu {
   static constexpr const char* name = "leaky_relu";
-  static constexpr bool from_output = true;
+  static constexpr Reads reads = Reads::Output;
   static constexpr double operations = 2;
 
   double slope;  // at least 0: y has the sign of x
@@ -61,7 +64,7 @@ struct LeakyRelu {
 
 struct Sigmoid {
   static constexpr const char* name = "sigmoid";
-  static constexpr bool from_output = true;
+  static constexpr Reads reads = Reads::Output;
   static constexpr double operations = 22;
 
   template <class T>
@@ -76,7 +79,7 @@ struct Sigmoid {
 
 struct Tanh {
   static constexpr const char* name = "tanh";
-  static constexpr bool from_output = true;
+  static constexpr Reads reads = Reads::Output;
   static constexpr double operations = 20;
 
   template <class T>
@@ -91,7 +94,7 @@ struct Tanh {
 
 struct Gelu {
   static constexpr const char* name = "gelu";
-  static constexpr bool from_output = false;
+  static constexpr Reads reads = Reads::Input;
   static constexpr double operations = 25;
 
   /// The standard normal distribution function; erfc keeps its digits where 1 + erf would cancel.
@@ -112,7 +115,7 @@ struct Gelu {
 
 struct Silu {
   static constexpr const char* name = "silu";
-  static constexpr bool from_output = false;
+  static constexpr Reads reads = Reads::Input;
   static constexpr double operations = 25;
 
   template <class T>
@@ -126,6 +129,23 @@ struct Silu {
   }
 };
 
+struct Scale {
+  static constexpr const char* name = "scale";
+  static constexpr Reads reads = Reads::Nothing;
+  static constexpr double operations = 1;
+
+  double factor;
+
+  template <class T>
+  PALIMPSEST_INLINE T value(T x) const {
+    return static_cast<T>(factor) * x;
+  }
+  template <class T>
+  PALIMPSEST_INLINE T gradient(T, T dy) const {
+    return static_cast<T>(factor) * dy;
+  }
+};
+
 /// F(object, function of ops/activation.hpp, type of the object's parameter if it has one).
 #define PALIMPSEST_ACTIVATIONS(F)  \
   F(Relu, relu)                    \
@@ -133,14 +153,16 @@ struct Silu {
   F(Sigmoid, sigmoid)              \
   F(Tanh, tanh)                    \
   F(Gelu, gelu)                    \
-  F(Silu, silu)
+  F(Silu, silu)                    \
+  F(Scale, scale, double)
 
 PALIMPSEST_KERNELS(
 
     /// y = function.value(x) over `count` contiguous elements, T = float and double. y may be x.
     template <class Function, class T> void activate(Function function, std::int64_t count, const T* x, T* y);
 
-    /// dx = function.gradient(kept, dy). dx may be dy (unless it accumulates). Adds to dx where `accumulate`.
+    /// dx = function.gradient(kept, dy). dx may be dy (unless it accumulates). Adds to dx where `accumulate`. kept may
+    /// be dy for a function that reads nothing.
     template <class Function, class T>
     void activate_backward(Function function, std::int64_t count, const T* kept, const T* dy, T* dx, bool accumulate);)
 

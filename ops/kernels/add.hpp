@@ -16,9 +16,6 @@ PALIMPSEST_KERNELS(
     /// destination += source. They may be the same.
     template <class T> void accumulate(std::int64_t count, const T* source, T* destination);
 
-    /// destination = factor * source. They may be the same.
-    template <class T> void scale(std::int64_t count, T factor, const T* source, T* destination);
-
     /// destination = value.
     template <class T> void fill(std::int64_t count, T value, T* destination);)
 

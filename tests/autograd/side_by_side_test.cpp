@@ -110,8 +110,8 @@ PolicyPtr plan_of_a_step() {
 
 std::vector<PolicyPtr> every_policy() {
   std::vector<PolicyPtr> policies = all_policies();
-  policies.push_back(std::make_shared<Lenient>(memory::compose(memory::checkpoint(), memory::shared())));
-  policies.push_back(std::make_shared<Lenient>(memory::compose(memory::offload({.at_least = 0}), memory::shared())));
+  policies.push_back(memory::compose(memory::checkpoint(), memory::shared()));
+  policies.push_back(memory::compose(memory::offload({.at_least = 0}), memory::shared()));
   policies.push_back(plan_of_a_step());
   return policies;
 }

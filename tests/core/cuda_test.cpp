@@ -202,9 +202,11 @@ TEST_F(CudaTest, RunningStatisticsAgreeWithTheCpus) {
 /// A linear layer behind a normalisation, and its optimiser. Two classes.
 class Training {
  public:
-  Training() : sgd_({{"weight", weight_}, {"bias", bias_}}, {.learning_rate = 0.1}) {}
+  /// Looking at the gradients' numbers reads from the device.
+  explicit Training(bool check_finite = false)
+      : sgd_({{"weight", weight_}, {"bias", bias_}}, {.learning_rate = 0.1, .check_finite = check_finite}) {}
 
-  /// A step that the host follows without reading anything from the device.
+  /// A step that the host follows without reading anything from the device, unless it looks at the gradients.
   Tensor step(std::int32_t second_label, float input = 1) {
     Tensor x = Tensor::from_vector<float>({2, 3}, {1, 2, 3, -1, 0, input}, Device::Cuda);
     x.requires_grad();  // only what is recorded is checked
@@ -256,6 +258,16 @@ TEST_F(CudaTest, ALabelOutOfRangeIsToldByTheNextReadAndTheStepIsWithoutEffect) {
   expect_error<ValueError>("[cross_entropy] label 1 is -1, expected 0 to 1",
                            [&] { training.step(-1), synchronize(Device::Cuda); });
   EXPECT_EQ(training.parameters(), before);
+}
+
+TEST_F(CudaTest, AStepThatLooksAtItsGradientsTellsAFaultItself) {
+  Training training(true);
+  training.step(1);
+  const auto before = training.parameters();
+  expect_error<ValueError>("[cross_entropy] label 1 is 2, expected 0 to 1", [&] { training.step(2); });
+  EXPECT_EQ(training.parameters(), before);
+  training.step(1);
+  EXPECT_NE(training.parameters(), before);
 }
 
 TEST_F(CudaTest, TrainingGoesOnAfterAFaultAsIfTheStepHadNotBeen) {

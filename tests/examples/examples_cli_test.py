@@ -230,7 +230,7 @@ def test_leaving_the_grid_costs_memory_and_not_the_run(folder):
     path = folder / "report.json"
     digests = set()
     for memory in ("reversible", "store-all"):
-        command = [*SMALL_REVNET[:3], "--grid", "23", *SMALL, "--memory", memory, "--quiet", "--report", str(path)]
+        command = [*SMALL_REVNET[:3], "--grid", "23", *SMALL, "--memory", memory, "--max-steps", "6", "--quiet", "--report", str(path)]
         code, summary, errors = run(command)
         assert code == 0, errors
         report = json.loads(path.read_text())

@@ -19,6 +19,7 @@
 #include <palimpsest/memory/planner/planner.hpp>
 #include <palimpsest/memory/policies.hpp>
 #include <palimpsest/memory/rules.hpp>
+#include <palimpsest/nn/gradients.hpp>
 #include <palimpsest/nn/layers.hpp>
 #include <palimpsest/nn/model.hpp>
 #include <palimpsest/nn/schedule.hpp>
@@ -27,6 +28,7 @@
 #include <palimpsest/ops/add.hpp>
 #include <palimpsest/ops/check.hpp>
 #include <palimpsest/ops/cross_entropy.hpp>
+#include <palimpsest/ops/mse_loss.hpp>
 #include <palimpsest/ops/pool.hpp>
 #include <palimpsest/train/rehearsal.hpp>
 #include <palimpsest/train/trainer.hpp>
@@ -109,6 +111,38 @@ TEST(LibraryGuide, ALoopByHand) {
     sgd.step();
   }
   EXPECT_EQ(sgd.state().size(), net.parameters().size());
+}
+
+TEST(LibraryGuide, MicroBatches) {
+  Net net(nn::Init(1));
+  nn::Sgd sgd(net.parameters(), {});
+  const auto images = [](std::int64_t n) { return Tensor::zeros({n, 3, 8, 8}); };
+  const auto labels = [](std::int64_t n) { return Tensor::zeros({n}, Dtype::Int32); };
+  const auto targets = [](std::int64_t n) { return Tensor::zeros({n, 4}); };
+  const nn::GradientGuard guard(net.parameters());
+  sgd.zero_grad();
+  for (const std::int64_t share : {5, 3}) {  // a batch of 8, as much at a time as there is memory for
+    const Tensor scores = net(images(share));
+    const Tensor error = ops::scale(ops::mse_loss(scores, targets(share)), 0.1);
+    const Tensor loss = ops::add(ops::cross_entropy(scores, labels(share)), error);
+    ops::scale(loss, static_cast<double>(share) / 8).backward(guard);
+  }
+  nn::clip_gradient_norm(net.parameters(), 1);
+  sgd.step();
+  EXPECT_LE(nn::gradient_norm(net.parameters()), 1 + 1e-6);
+}
+
+TEST(LibraryGuide, State) {
+  Net net(nn::Init(1));
+  nn::Sgd sgd(net.parameters(), {});
+  ops::cross_entropy(net(Tensor::zeros({2, 3, 8, 8})), Tensor::zeros({2}, Dtype::Int32)).backward();
+  sgd.step();
+  Net other(nn::Init(2));
+  nn::Sgd resumed(other.parameters(), {});
+  nn::assign_by_name(other.parameters(), net.parameters());
+  nn::assign_by_name(other.buffers(), net.buffers());
+  resumed.set_state(sgd.state());  // momentum: "unit1.conv.weight.velocity"
+  EXPECT_EQ(other.state_digest(), net.state_digest());
 }
 
 TEST(LibraryGuide, ABudgetByHand) {

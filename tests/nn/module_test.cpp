@@ -9,11 +9,14 @@
 #include <vector>
 
 #include <palimpsest/memory/policies.hpp>
+#include <palimpsest/memory/rules.hpp>
 #include <palimpsest/nn/layers.hpp>
 #include <palimpsest/nn/model.hpp>
 #include <palimpsest/nn/models/densenet.hpp>
 #include <palimpsest/nn/models/resnet.hpp>
+#include <palimpsest/nn/models/revnet.hpp>
 #include <palimpsest/nn/sgd.hpp>
+#include <palimpsest/ops/add.hpp>
 #include <palimpsest/ops/cross_entropy.hpp>
 #include <palimpsest/ops/pool.hpp>
 #include "tests/support/tape_support.hpp"
@@ -58,13 +61,106 @@ TEST_F(ModuleTest, NamesAreTakenOnce) {
   EXPECT_NO_THROW(module.add_module("stage1.unit10", other));
 }
 
-TEST_F(ModuleTest, APartHasOnePlace) {
-  Open part;
-  Open first;
+TEST_F(ModuleTest, NoModuleIsAPartOfItself) {
+  Open outer;
+  Open middle;
+  Open inner;
+  const auto refused = [&](const auto& add) { return message_of<ValueError>(add); };
+  EXPECT_EQ(refused([&] { outer.add_module("self", outer); }), "part 'self' is the module that it is to be a part of");
+  outer.add_module("middle", middle);
+  middle.add_module("inner", inner);
+  EXPECT_EQ(refused([&] { inner.add_module("back", outer); }),
+            "part 'back' has the module that it is to be a part of, as 'middle.inner'");
+  EXPECT_TRUE(outer.parameters().empty()) << "and nothing has changed";
+  EXPECT_NO_THROW(outer.train(false));
+}
+
+/// One convolution in two blocks, and one weight under two names.
+struct Tied : nn::Model<Tensor(Tensor)> {
+  struct Half : nn::Block<Tensor(Tensor)> {
+    Half(nn::Conv2d& shared, nn::BatchNorm2d& norm) : shared(shared), norm(norm) {
+      add_module("conv", shared);
+      add_module("norm", norm);
+    }
+    Tensor forward(Tensor x) override { return norm(shared(std::move(x))); }
+    nn::Conv2d& shared;
+    nn::BatchNorm2d& norm;
+  };
+
+  explicit Tied(nn::Init init)
+      : conv(init, 3, 3, {.padding = ops::Padding::all(1)}), norm(init, 3), first(conv, norm), second(conv, norm) {
+    add_module("first", first);
+    add_module("second", second);
+    add_parameter("tied", conv.parameters()[0].tensor);
+  }
+  Tensor forward(Tensor x) override { return ops::global_avg_pool(second(first(std::move(x)))); }
+
+  nn::Conv2d conv;
+  nn::BatchNorm2d norm;
+  Half first;
+  Half second;
+};
+
+std::vector<std::string> names_of(const std::vector<nn::NamedTensor>& tensors) {
+  std::vector<std::string> names;
+  for (const nn::NamedTensor& one : tensors) names.push_back(one.name);
+  return names;
+}
+
+TEST_F(ModuleTest, OneParameterIsOneParameterUnderAllOfItsNames) {
+  Tied model(nn::Init(1, device()));
+  using Names = std::vector<std::string>;
+  EXPECT_EQ(names_of(model.parameters()), (Names{"tied", "first.norm.weight", "first.norm.bias"}));
+  EXPECT_EQ(names_of(model.buffers()), (Names{"first.norm.running_mean", "first.norm.running_var"}));
+  EXPECT_EQ(names_of(model.aliases()),
+            (Names{"first.conv.weight", "second.conv.weight", "second.norm.weight", "second.norm.bias",
+                   "second.norm.running_mean", "second.norm.running_var"}));
+  EXPECT_EQ(model.aliases()[1].tensor.handle(), model.parameters()[0].tensor.handle());
+  EXPECT_EQ(model.parameter_count(), 81 + 6);
+  EXPECT_EQ(model.block_names(), (Names{"first", "second"}));
+  EXPECT_NO_THROW(model.set_memory(std::vector<PolicyPtr>(2, memory::checkpoint())));
+}
+
+TEST_F(ModuleTest, OneParameterIsSteppedOnce) {
+  const Tensor images = random_tensor({2, 3, 4, 4}, 2);
+  Tied model(nn::Init(1, device()));
+  std::vector<nn::NamedTensor> listed = model.parameters();
+  for (const nn::NamedTensor& alias : model.aliases()) {
+    if (alias.tensor.requires_grad_on()) listed.push_back(alias);
+  }
+  nn::Sgd sgd(listed, {.learning_rate = 0.5, .momentum = 0, .weight_decay = 0});
+  const std::vector<float> before = model.parameters()[0].tensor.to_vector<float>();
+  ops::cross_entropy(model(images), from_vector<std::int32_t>({2}, {0, 1})).backward();
+  const std::vector<float> gradient = model.parameters()[0].tensor.grad().to_vector<float>();
+  sgd.step();
+  const std::vector<float> after = model.parameters()[0].tensor.to_vector<float>();
+  for (std::size_t i = 0; i < before.size(); ++i) EXPECT_FLOAT_EQ(after[i], before[i] - 0.5F * gradient[i]) << i;
+}
+
+/// Two models with one encoder, which outlives them.
+TEST_F(ModuleTest, APartMayOutliveTheModelsThatShareIt) {
+  nn::Init init(1, device());
+  nn::Conv2d encoder(init, 3, 4);
+  {
+    Open first;
+    first.add_module("encoder", encoder);
+  }
   Open second;
-  first.add_module("part", part);
-  EXPECT_NE(message_of<ValueError>([&] { second.add_module("again", part); }).find("'again' is a part of a module"),
-            std::string::npos);
+  second.add_module("stem", encoder);
+  EXPECT_EQ(names_of(second.parameters()), std::vector<std::string>{"stem.weight"});
+  EXPECT_THROW(encoder(random_tensor({1, 5, 4, 4}, 1)), ShapeError);
+}
+
+TEST_F(ModuleTest, NamesDoNotDependOnTheOrderOfRegistration) {
+  struct Unit : nn::Block<Tensor(Tensor)> {
+    Tensor forward(Tensor x) override { return x; }
+  };
+  Unit unit;
+  Open stage;
+  Open model;
+  model.add_module("stage", stage);
+  stage.add_module("unit", unit);  // the stage has its place already
+  EXPECT_EQ(model.block_names(), std::vector<std::string>{"stage.unit"});
 }
 
 /// Two convolutions, the second of which is registered only if asked for.
@@ -142,6 +238,123 @@ TEST_F(ModuleTest, WithoutAPolicyEverythingIsKept) {
               model.set_memory(memory::checkpoint());
               model.set_memory(nullptr);
             }));
+}
+
+TEST_F(ModuleTest, APolicyForAModelWithoutBlocksIsAnError) {
+  TwoConvolutions model(nn::Init(1, device()), true);
+  const std::string message = message_of<IdlePolicyError>([&] { model.set_memory(memory::checkpoint()); });
+  EXPECT_NE(message.find("memory policy 'checkpoint' has nothing to decide about"), std::string::npos) << message;
+  EXPECT_NE(message.find("nn::Block"), std::string::npos) << message;
+  EXPECT_THROW(memory::assign(memory::parse_rules("shared"), model.block_names()), IdlePolicyError);
+  EXPECT_NO_THROW(model.set_memory(nullptr));
+  EXPECT_NO_THROW(model.set_memory(memory::store_all())) << "which is what happens";
+  EXPECT_NO_THROW(memory::assign(memory::parse_rules("store-all"), model.block_names()));
+}
+
+TEST_F(ModuleTest, AnErrorInForwardSaysInWhichModule) {
+  TwoConvolutions model(nn::Init(1, device()), true);
+  EXPECT_EQ(message_of<ShapeError>([&] {
+              model(random_tensor({2, 1, 8, 8}, 1));
+            }),
+            "in model.first: [conv2d] input is (2, 1, 8, 8), expected (N, 3, H, W)");
+  EXPECT_EQ(message_of<ShapeError>([&] {
+              model(random_tensor({2, 3}, 1));
+            }),
+            "in model.first: [conv2d] input is (2, 3), expected (N, 3, H, W)");
+  nn::ResNet deep(nn::ResNet::cifar(8), nn::Init(1, device()));
+  Open whole;
+  whole.add_module("encoder", deep);
+  EXPECT_EQ(message_of<ShapeError>([&] {
+              deep(random_tensor({2, 5, 8, 8}, 1));
+            }),
+            "in encoder.conv0: [conv2d] input is (2, 5, 8, 8), expected (N, 3, H, W)");
+  const NoGrad no_grad;
+  const std::string message = message_of<ValueError>([&] { model({}); });
+  EXPECT_EQ(message, "in model.first: [conv2d] input 0 is an empty tensor");
+}
+
+TEST_F(ModuleTest, AnErrorBetweenLayersSaysInWhichBlock) {
+  struct Unit : nn::Block<Tensor(Tensor)> {
+    Tensor forward(Tensor x) override { return ops::add(x, ops::global_avg_pool(x)); }
+  };
+  struct Whole : nn::Model<Tensor(Tensor)> {
+    Whole() { add_module("stage1.unit", unit); }
+    Tensor forward(Tensor x) override { return ops::global_avg_pool(unit(std::move(x))); }
+    Unit unit;
+  };
+  Whole model;
+  const std::string message = message_of<ShapeError>([&] { model(random_tensor({2, 1, 8, 8}, 1)); });
+  EXPECT_EQ(message.find("in model.stage1.unit: [add] input 1 is (2, 1), expected (2, 1, 8, 8)"), 0U) << message;
+  EXPECT_EQ(message_of<ShapeError>([&] { model(random_tensor({2, 1}, 1)); }).find("in model.stage1.unit: "), 0U);
+}
+
+TEST_F(ModuleTest, LayersSayWhichInputTheyExpect) {
+  nn::Init init(1, device());
+  const nn::Linear linear(init, 6, 2);
+  const nn::BatchNorm2d norm(init, 4);
+  EXPECT_EQ(message_of<ShapeError>([&] {
+              linear(random_tensor({2, 5}, 1));
+            }),
+            "[linear] input is (2, 5), expected (N, 6)");
+  EXPECT_EQ(message_of<ShapeError>([&] {
+              linear(random_tensor({2, 6, 1, 1}, 1));
+            }),
+            "[linear] input is (2, 6, 1, 1), expected (N, 6)");
+  EXPECT_EQ(message_of<ShapeError>([&] {
+              norm(random_tensor({2, 3, 5, 5}, 1));
+            }),
+            "[batch_norm] input is (2, 3, 5, 5), expected (N, 4, H, W) or (N, 4)");
+}
+
+TEST_F(ModuleTest, StagesThatNarrowAreRefusedWhereTheModelIsMade) {
+  nn::ResidualOptions spec = nn::ResNet::cifar(8);
+  spec.filters = {16, 32, 24};
+  const std::string message = message_of<ValueError>([&] { nn::ResNet(spec, nn::Init(1, device())); });
+  EXPECT_NE(message.find("a unit of 24 channels behind 32"), std::string::npos) << message;
+  spec.filters = {8, 32, 64};
+  EXPECT_THROW(nn::ResNet(spec, nn::Init(1, device())), ValueError) << "behind a stem of 16";
+  nn::ResidualOptions reversible = nn::RevNet::cifar(14);
+  reversible.filters = {32, 64, 32};
+  EXPECT_THROW(nn::RevNet(reversible, nn::Init(1, device())), ValueError);
+  spec.bottleneck = true;
+  spec.filters = {16, 8};
+  spec.units = {1, 1};
+  nn::ResNet narrows(spec, nn::Init(1, device()));
+  EXPECT_NO_THROW(narrows(random_tensor({2, 3, 8, 8}, 1))) << "a projection can";
+}
+
+TEST_F(ModuleTest, AnOptimisersStateIsReadAndWrittenByName) {
+  const Tensor images = random_tensor({2, 3, 4, 4}, 2);
+  const auto step = [&](TwoConvolutions& model, nn::Sgd& sgd) {
+    sgd.zero_grad();
+    loss_of(model, images).backward();
+    sgd.step();
+  };
+  TwoConvolutions model(nn::Init(1, device()), true);
+  nn::Sgd sgd(model.parameters(), {});
+  step(model, sgd);
+  std::vector<nn::NamedTensor> saved;
+  for (const auto& [name, tensor] : sgd.state()) saved.push_back({name, Tensor::zeros(tensor.shape(), tensor.dtype())});
+  nn::assign_by_name(saved, sgd.state());
+  TwoConvolutions other(nn::Init(2, device()), true);
+  nn::assign_by_name(other.parameters(), model.parameters());
+  nn::Sgd resumed(other.parameters(), {});
+  std::swap(saved[0], saved[2]);  // names say which is which
+  resumed.set_state(saved);
+  EXPECT_EQ(names_of(resumed.state()), names_of(sgd.state()));
+  step(model, sgd);
+  step(other, resumed);
+  EXPECT_EQ(other.state_digest(), model.state_digest());
+
+  nn::Sgd fresh(other.parameters(), {});
+  EXPECT_THROW(fresh.set_state(std::vector<nn::NamedTensor>{saved[1], {"third.weight.velocity", saved[1].tensor}}),
+               ValueError);
+  EXPECT_THROW(fresh.set_state(std::vector<nn::NamedTensor>{{"first.weight.velocity", zeros({1})}}), ShapeError);
+  EXPECT_TRUE(fresh.state().empty()) << "nothing has changed";
+  fresh.set_state(std::vector<nn::NamedTensor>{saved[1]});
+  EXPECT_EQ(fresh.state().size(), 1U);
+  nn::Sgd without(other.parameters(), {.momentum = 0});
+  EXPECT_THROW(without.set_state(saved), ValueError);
 }
 
 TEST_F(ModuleTest, AnOptimisersStateIsNamedAfterTheParameters) {

@@ -63,9 +63,6 @@ TYPED_TEST(KernelsTest, Sums) {
       rounding<T>, [](double x, double before) { return before + x; },
       [](Isa isa, std::int64_t count, const T* x, T* out) { CALL_ON(isa, accumulate<T>(count, x, out)); });
   expect_in_place<T>(
-      rounding<T>, [](double x, double) { return 3 * x; },
-      [](Isa isa, std::int64_t count, const T* x, T* out) { CALL_ON(isa, scale<T>(count, 3, x, out)); });
-  expect_in_place<T>(
       0, [](double, double) { return 2.5; },
       [](Isa isa, std::int64_t count, const T*, T* out) { CALL_ON(isa, fill<T>(count, T{2.5}, out)); });
 }

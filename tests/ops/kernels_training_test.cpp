@@ -1,13 +1,16 @@
 // The CPU kernels of dropout, the loss and the optimiser against naive references in double: awkward shapes, buffers of
 // the exact size, aliasing and accumulation.
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 #include <vector>
 
 #include <palimpsest/ops/kernels/cross_entropy.hpp>
 #include <palimpsest/ops/kernels/dropout.hpp>
+#include <palimpsest/ops/kernels/mse_loss.hpp>
 #include <palimpsest/ops/kernels/sgd.hpp>
+#include <palimpsest/ops/kernels/tensor_list.hpp>
 #include "tests/ops/kernels_support.hpp"
 
 namespace palimpsest::kernels {
@@ -94,6 +97,86 @@ TYPED_TEST(KernelsTest, CrossEntropy) {
                                                result, accumulate, nullptr));
       });
     }
+  }
+}
+
+TYPED_TEST(KernelsTest, MeanSquaredError) {
+  using T = TypeParam;
+  for (const std::int64_t count : {1, 31, 32, 33, 8192, 100003}) {
+    const std::vector<T> x = random_values<T>(count, 1);
+    const std::vector<T> target = random_values<T>(count, 2);
+    double loss = 0;
+    std::vector<double> gradient;
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      const double error = double{x[i]} - double{target[i]};
+      loss += error * error / static_cast<double>(count);
+      gradient.push_back(1.5 * 2 * error / static_cast<double>(count));
+    }
+    expect_on_every_isa<T>({loss}, rounding<T>, [&](Isa isa) {
+      std::vector<T> result(1);
+      CALL_ON(isa, mse_forward<T>(count, x.data(), target.data(), nullptr, result.data()));
+      return result;
+    });
+    expect_backward<T>(gradient, rounding<T>, [&](Isa isa, T* result, bool accumulate) {
+      const T upstream = T{1.5};
+      CALL_ON(isa, mse_backward<T>(count, x.data(), target.data(), &upstream, result, accumulate));
+    });
+  }
+}
+
+/// Runs a kernel over tensors of awkward sizes and returns all elements.
+template <class T, class Run>
+std::vector<T> over_a_list(const Run& run) {
+  std::vector<std::vector<T>> tensors;
+  std::vector<ListedTensor<T>> list;
+  for (const std::int64_t count : {1, 12, 0, 8192, 5, 700003, 3}) {
+    tensors.push_back(random_values<T>(count, 10 + tensors.size(), -2, 2));
+    list.push_back({count, tensors.back().data()});
+  }
+  run(static_cast<std::int64_t>(list.size()), list.data());
+  std::vector<T> all;
+  for (const std::vector<T>& tensor : tensors) all.insert(all.end(), tensor.begin(), tensor.end());
+  return all;
+}
+
+TYPED_TEST(KernelsTest, ListsOfTensors) {
+  using T = TypeParam;
+  const std::vector<double> before = to_double(over_a_list<T>([](std::int64_t, const ListedTensor<T>*) {}));
+  double squares = 0;
+  std::vector<double> scaled, clamped;
+  for (const double value : before) {
+    squares += value * value;
+    scaled.push_back(0.75 * value);
+    clamped.push_back(std::max(-1.0, std::min(1.0, value)));
+  }
+  expect_on_every_isa<T>(scaled, rounding<T>, [](Isa isa) {
+    return over_a_list<T>([&](auto count, const auto* list) { CALL_ON(isa, scale_all<T>(count, list, 0.75)); });
+  });
+  expect_on_every_isa<T>(clamped, 0, [](Isa isa) {
+    return over_a_list<T>([&](auto count, const auto* list) { CALL_ON(isa, clamp_all<T>(count, list, 1)); });
+  });
+  std::vector<double> sums;
+  for (const Isa isa : machine_isas()) {
+    over_a_list<T>([&](auto count, const auto* list) {
+      double sum = NAN;
+      CALL_ON(isa, sum_of_squares<T>(count, list, nullptr, &sum));
+      sums.push_back(sum);
+    });
+    EXPECT_NEAR(sums.back() / squares, 1, 1e-12);
+    EXPECT_EQ(sums.back(), sums.front()) << "the order of the sum does not depend on the instruction set";
+  }
+}
+
+TYPED_TEST(KernelsTest, ClampingLeavesNaN) {
+  using T = TypeParam;
+  std::vector<T> values = {T(NAN), T(INFINITY), T(-INFINITY), T{-0.5}};
+  const ListedTensor<T> list{4, values.data()};
+  for (const Isa isa : machine_isas()) {
+    CALL_ON(isa, clamp_all<T>(1, &list, 2));
+    EXPECT_TRUE(std::isnan(values[0]));
+    EXPECT_EQ(values[1], 2);
+    EXPECT_EQ(values[2], -2);
+    EXPECT_EQ(values[3], T{-0.5});
   }
 }
 

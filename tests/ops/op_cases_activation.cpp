@@ -1,6 +1,7 @@
 // Cases of activations.
 
 #include <palimpsest/ops/activation.hpp>
+#include <palimpsest/ops/add.hpp>
 #include "tests/support/op_case_support.hpp"
 
 namespace palimpsest::test {
@@ -20,6 +21,9 @@ OpCase activation_case(const std::string& name, Activation function, double (*na
 Tensor steep_leaky_relu(Tensor x) { return ops::leaky_relu(std::move(x), 1.5); }
 Tensor default_leaky_relu(Tensor x) { return ops::leaky_relu(std::move(x)); }
 
+Tensor three_eighths(Tensor x) { return ops::scale(std::move(x), -0.375); }
+Tensor nothing_of(Tensor x) { return ops::scale(std::move(x), 0); }
+
 double naive_relu(double x) { return std::max(x, 0.0); }
 double naive_leaky_relu(double x) { return x > 0 ? x : 0.01 * x; }
 double naive_steep_leaky_relu(double x) { return x > 0 ? x : 1.5 * x; }
@@ -27,6 +31,9 @@ double naive_sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 double naive_tanh(double x) { return (std::exp(x) - std::exp(-x)) / (std::exp(x) + std::exp(-x)); }
 double naive_gelu(double x) { return x * (1 + std::erf(x / std::sqrt(2.0))) / 2; }
 double naive_silu(double x) { return x * naive_sigmoid(x); }
+
+double naive_three_eighths(double x) { return -0.375 * x; }
+double naive_nothing(double) { return 0; }
 
 void add_smooth(std::vector<OpCase>& cases, const std::string& name, Activation function, double (*naive)(double)) {
   cases.push_back(activation_case(name + "_one_element", function, naive, {1, 1, 1, 1}));
@@ -46,6 +53,11 @@ void add_activation_cases(std::vector<OpCase>& cases) {
     cases.push_back(activation_case("relu_" + suffix, ops::relu, naive_relu, shape));
     cases.back().exact_on_integers = true;
   }
+  for (const auto& [suffix, shape] : shapes) {
+    cases.push_back(activation_case("scale_" + suffix, three_eighths, naive_three_eighths, shape));
+    cases.back().exact_on_integers = true;
+  }
+  cases.push_back(activation_case("scale_by_0", nothing_of, naive_nothing, {2, 3}));
   cases.push_back(activation_case("leaky_relu_image", default_leaky_relu, naive_leaky_relu, {2, 3, 5, 7}));
   cases.push_back(activation_case("leaky_relu_steep", steep_leaky_relu, naive_steep_leaky_relu, {5, 17, 29, 31}));
   cases.back().exact_on_integers = true;
@@ -59,7 +71,8 @@ void add_bad_activations(std::vector<BadCall>& calls) {
   const std::vector<std::pair<std::string, Activation>> functions = {
       {"relu", ops::relu},       {"leaky_relu", default_leaky_relu},
       {"sigmoid", ops::sigmoid}, {"tanh", ops::tanh},
-      {"gelu", ops::gelu},       {"silu", ops::silu}};
+      {"gelu", ops::gelu},       {"silu", ops::silu},
+      {"scale", three_eighths}};
   for (const auto& [name, function] : functions) {
     add_bad<DtypeError>(calls, name + "_integers", "[" + name + "] input 0 is int32, expected float32 or float64",
                         [function] {
@@ -68,6 +81,9 @@ void add_bad_activations(std::vector<BadCall>& calls) {
   }
   add_bad<ValueError>(calls, "leaky_relu_falls", "[leaky_relu] slope is -0.5, expected a finite one, at least 0", [] {
     ops::leaky_relu(leaf({2, 3}), -0.5);
+  });
+  add_bad<ValueError>(calls, "scale_by_nan", "[scale] factor is nan, expected a finite one", [] {
+    ops::scale(leaf({2, 3}), std::nan(""));
   });
   add_bad<ValueError>(calls, "leaky_relu_nan", "[leaky_relu] slope is nan", [] {
     ops::leaky_relu(leaf({2, 3}), std::nan(""));

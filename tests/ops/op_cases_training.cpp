@@ -8,6 +8,7 @@
 #include <palimpsest/ops/batch_norm.hpp>
 #include <palimpsest/ops/cross_entropy.hpp>
 #include <palimpsest/ops/dropout.hpp>
+#include <palimpsest/ops/mse_loss.hpp>
 #include "tests/support/op_case_support.hpp"
 
 namespace palimpsest::test {
@@ -178,6 +179,30 @@ void add_cross_entropy_cases(std::vector<OpCase>& cases) {
   add("large", 131, 67, 3);
 }
 
+// Mean squared error.
+
+Array naive_mse_loss(Arrays in) {
+  double sum = 0;
+  for (std::size_t i = 0; i < in[0].values.size(); ++i) sum += std::pow(in[0].values[i] - in[1].values[i], 2);
+  return {{}, {sum / static_cast<double>(in[0].values.size())}};
+}
+
+void add_mse_loss_cases(std::vector<OpCase>& cases) {
+  const auto add = [&](const std::string& name, const Shape& shape, bool gradient_of_target) {
+    OpCase made;
+    made.name = "mse_loss_" + name;
+    made.inputs = {{shape}, {shape, uniform, gradient_of_target}};
+    made.run = [](Tensors in) { return std::vector{ops::mse_loss(in[0], in[1])}; };
+    made.reference = [](Arrays in) { return std::vector{naive_mse_loss(in)}; };
+    cases.push_back(made);
+  };
+  add("scalar", {}, false);
+  add("one_element", {1, 1, 1, 1}, true);
+  add("rows", {7, 13}, false);
+  add("image", {2, 3, 5, 7}, true);
+  add("large", {5, 17, 29, 31}, false);
+}
+
 // Calls that must be refused.
 
 void call_batch_norm(const Shape& x, std::int64_t parameters, const ops::RunningStatistics& running) {
@@ -247,17 +272,31 @@ void add_bad_cross_entropy(std::vector<BadCall>& calls) {
   });
 }
 
+void add_bad_mse_loss(std::vector<BadCall>& calls) {
+  add_bad<ShapeError>(calls, "mse_loss_shapes", "[mse_loss] input 1 is (2), expected (2, 1)", [] {
+    ops::mse_loss(leaf({2, 1}), leaf({2}));
+  });
+  add_bad<DtypeError>(calls, "mse_loss_types", "[mse_loss] input 1 is float64, expected float32", [] {
+    ops::mse_loss(leaf({2, 3}), leaf({2, 3}, Dtype::Float64));
+  });
+  add_bad<DtypeError>(calls, "mse_loss_integers", "[mse_loss] input 0 is int32", [] {
+    ops::mse_loss(int32_zeros({2, 3}), int32_zeros({2, 3}));
+  });
+}
+
 }  // namespace
 
 void add_training_cases(std::vector<OpCase>& cases) {
   add_dropout_cases(cases);
   add_batch_norm_cases(cases);
   add_cross_entropy_cases(cases);
+  add_mse_loss_cases(cases);
 }
 
 void add_bad_training(std::vector<BadCall>& calls) {
   add_bad_batch_norm(calls);
   add_bad_cross_entropy(calls);
+  add_bad_mse_loss(calls);
 }
 
 }  // namespace palimpsest::test

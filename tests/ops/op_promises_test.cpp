@@ -52,9 +52,10 @@ const std::vector<InplaceCase> inplace_cases = {
     {"round_to_grid", inplace_shape, [](Tensor&& x, const Tensor&) { return ops::round_to_grid(std::move(x), 12); }},
     {"dropout", inplace_shape,
      [](Tensor&& x, const Tensor&) { return ops::dropout(std::move(x), 0.3, std::make_shared<Generator>()); }},
-#define CASE(Function, function, ...)                                                               \
-  {#function, inplace_shape, [](Tensor&& x, const Tensor&) { return ops::function(std::move(x)); }, \
-   kernels::Function::from_output},
+#define CASE(Function, function, ...)                                                                    \
+  {#function, inplace_shape,                                                                             \
+   [](Tensor&& x, const Tensor&) { return ops::function(std::move(x) __VA_OPT__(, __VA_ARGS__{0.5})); }, \
+   kernels::Function::reads != kernels::Reads::Input},
     PALIMPSEST_ACTIVATIONS(CASE)
 #undef CASE
 };
