@@ -83,8 +83,12 @@ Value& Tensor::value() const {
 ConstView Tensor::view() const {
   Value& held = value();
   if (!held.present()) {
-    if (handle_->tape == nullptr) throw StateError("the bytes of this tensor are gone");
-    handle_->tape->restore(held);
+    if (handle_->tape != nullptr) {
+      handle_->tape->restore(held);
+    } else {
+      run_unread();
+    }
+    if (!held.present()) throw StateError("the bytes of this tensor are gone");
   }
   return held.view();
 }
@@ -133,6 +137,7 @@ void Tensor::assign(const Tensor& source) {
 
 View Tensor::mutable_view() const {
   if (!value().leaf()) throw StateError("mutable_view: only the bytes of a leaf can be changed");
+  run_unread();  // it may be about to read these bytes
   view();
   ++value().state().storage->version;
   return value().view();

@@ -158,13 +158,15 @@ Tensor apply_single(std::unique_ptr<Op> op, std::vector<Tensor> inputs);
 
 /// The same, but the op's forward runs when its result is first read: what it throws then (OutOfMemory, say) comes out
 /// of that reading, and the step has failed. Its begin() runs now. Until it has run, its result is absent, an op
-/// recorded next may take its work over (take_unrun), and it is undone if the last tensor of its result goes. If
-/// nothing is recorded this is apply_single(). Throws StateError for an op with several outputs or a coupling, whose
-/// place among the others counts.
+/// recorded next may take its work over (take_unrun), and it is undone if the last tensor of its result goes. Under
+/// NoGrad it waits as long as no other op runs, no tensor is changed in place and the block goes on, so that the same
+/// ops are joined, and the bits are those of a recorded forward; where nothing is recorded for want of a gradient this
+/// is apply_single(). Throws StateError for an op with several outputs or a coupling, whose place among the others
+/// counts.
 Tensor apply_when_read(std::unique_ptr<Op> op, std::vector<Tensor> inputs);
 
-/// An op that has been taken back before it ran. The tape has what begin() changed: keep it until the op that does this
-/// one's work is recorded.
+/// An op that has been taken back before it ran. The tape, which there is none of under NoGrad, has what begin()
+/// changed: keep it until the op that does this one's work is recorded.
 template <class T>
 struct Unrun {
   std::unique_ptr<T> op;
@@ -172,12 +174,15 @@ struct Unrun {
   std::shared_ptr<Tape> tape;
 };
 
-/// The op that x waits for, if it is a T; null if x has been made or is made by another.
+/// The op that x waits for; null if x has been made.
+const Op* unrun_op(const Tensor& x);
+/// The same, if it is a T.
 template <class T>
 const T* unrun_op(const Tensor& x) {
-  const Node* const maker = x.value().producer();
-  return maker != nullptr && maker->waits ? dynamic_cast<const T*>(maker->op.get()) : nullptr;
+  return dynamic_cast<const T*>(unrun_op(x));
 }
+/// The inputs of the op that x waits for; none if x has been made.
+std::vector<ValuePtr> unrun_inputs(const Tensor& x);
 
 /// Takes the op that x waits for back, and x with it: the caller does its work as part of an op of its own. Nothing
 /// happens unless it is the op recorded last, in the block that is being recorded, and the caller has the only tensor

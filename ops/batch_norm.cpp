@@ -242,7 +242,7 @@ Tensor batch_norm(Tensor x, const Tensor& gamma, const Tensor& beta, const Runni
   // once, so they must be different tensors.
   std::vector<Tensor> inputs;
   std::shared_ptr<Tape> tape;
-  if (spec.training && unrun_op<Concat>(x) != nullptr && all_different(x.value().producer()->inputs)) {
+  if (spec.training && unrun_op<Concat>(x) != nullptr && all_different(unrun_inputs(x))) {
     if (std::optional<Unrun<Concat>> joined = take_unrun<Concat>(x)) {
       inputs = std::move(joined->inputs);
       tape = std::move(joined->tape);

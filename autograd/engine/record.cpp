@@ -20,6 +20,16 @@ thread_local std::weak_ptr<Tape> last_recorded;
 thread_local const Tape* last_tape = nullptr;  // the same one, for as long as it is there
 thread_local BlockRecording* current_recording = nullptr;
 
+/// An op that waits for a reader under NoGrad, and what it is to make.
+struct Unread {
+  std::unique_ptr<Op> op;
+  std::vector<Tensor> inputs;  ///< detached: restoring one may evict another from its arena
+  std::vector<ValuePtr> read;  ///< what they are detached from
+  std::weak_ptr<Value> result;
+  std::shared_ptr<const BlockInfo> block;
+};
+thread_local std::optional<Unread> unread;
+
 /// True if making `sources` present may take `value` itself. A present value counts as absent: it may be dropped.
 bool depend_on(const std::vector<Value*>& sources, const Value& value) {
   std::vector<Value*> pending = sources;
@@ -83,6 +93,37 @@ std::vector<Tensor> run_unrecorded(Op& op, std::span<const Tensor> inputs, const
   return outputs;
 }
 
+std::vector<View> views_of(const std::vector<Tensor>& tensors) {
+  std::vector<View> views;
+  for (const Tensor& tensor : tensors) views.push_back(tensor.value().view());
+  return views;
+}
+
+/// The same with a result that is absent until somebody reads it.
+Tensor wait_unrecorded(std::unique_ptr<Op> op, std::span<const Tensor> inputs, const TensorSpec& spec) {
+  Unread waiting{std::move(op), {}, {}, {}, current_block()};
+  for (const Tensor& input : inputs) {
+    waiting.inputs.push_back(input.detach());
+    waiting.read.push_back(input.handle()->value);
+  }
+  const Device device = inputs[0].device();
+  const std::vector<View> views = views_of(waiting.inputs);
+  ForwardContext io(views, {}, device);
+  run_named(*waiting.op, views, [&] { waiting.op->begin(io); });
+  auto value = std::make_shared<Value>(spec.shape, spec.dtype, device);
+  waiting.result = value;
+  unread = std::move(waiting);
+  return Tensor(std::make_shared<Handle>(std::move(value), nullptr));
+}
+
+/// Where nothing may be thrown. What cannot run now waits on, and is tried again when it is read.
+void try_to_run_unread() noexcept {
+  try {
+    run_unread();
+  } catch (const Error&) {
+  }
+}
+
 /// The results of an op on these inputs. Throws what check_inputs() does.
 std::vector<TensorSpec> specs_of(const Op& op, std::span<const Tensor> inputs) {
   std::vector<TensorSpec> input_specs;
@@ -102,12 +143,16 @@ std::vector<TensorSpec> specs_of(const Op& op, std::span<const Tensor> inputs) {
 }  // namespace
 
 NoGrad::NoGrad() : before_(recording_enabled) { recording_enabled = false; }
-NoGrad::~NoGrad() { recording_enabled = before_; }
+NoGrad::~NoGrad() {
+  try_to_run_unread();
+  recording_enabled = before_;
+}
 bool grad_enabled() { return recording_enabled; }
 
 BlockScope::BlockScope(std::shared_ptr<const BlockInfo> block, std::span<const Tensor> inputs)
     : recording_(std::make_unique<BlockRecording>(
           BlockRecording{std::move(block), current_recording, recording_enabled, std::uncaught_exceptions()})) {
+  if (recording_->block != nullptr) run_unread();
   std::vector<Tensor> recorded;
   for (const Tensor& input : inputs) {
     if (recording_enabled && input && input.value().producer() != nullptr) recorded.push_back(input);
@@ -125,6 +170,7 @@ BlockScope::BlockScope(std::shared_ptr<const BlockInfo> block, std::span<const T
 }
 
 BlockScope::~BlockScope() {
+  try_to_run_unread();
   current_recording = recording_->outer;
   if (!recording_->recording || std::uncaught_exceptions() <= recording_->exceptions) return;
   for (const std::shared_ptr<Tape>& tape : recording_->tapes) tape->fail();
@@ -174,8 +220,22 @@ std::vector<TensorSpec> check_inputs(const Op& op, std::span<const Tensor> input
   }
 }
 
+void run_unread() {
+  if (!unread) return;
+  if (const ValuePtr result = unread->result.lock()) {
+    const std::vector<View> views = views_of(unread->inputs);
+    auto storage = std::make_shared<Storage>(result->device(), result->bytes(), Tag::Activation);
+    const View to{storage->data(), result->shape(), result->dtype(), result->device()};
+    ForwardContext io(views, {&to, 1}, result->device());
+    run_named(*unread->op, views, [&] { unread->op->forward(io); });
+    result->state().storage = std::move(storage);
+  }
+  unread.reset();
+}
+
 std::vector<Tensor> apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs) {
   const std::vector<TensorSpec> specs = check_inputs(*op, inputs);
+  run_unread();
   if (!is_recorded(inputs)) return run_unrecorded(*op, inputs, specs);
 
   const std::shared_ptr<Tape> tape = Tape::for_op(*op, inputs);
@@ -187,14 +247,35 @@ Tensor apply_when_read(std::unique_ptr<Op> op, std::vector<Tensor> inputs) {
   if (specs.size() != 1 || op->solvable_input() >= 0) {
     throw StateError(concat_text("[", op->name(), "] is to wait for a reader, which takes one output and no coupling"));
   }
+  run_unread();
+  if (!recording_enabled) return wait_unrecorded(std::move(op), inputs, specs.front());
   if (!is_recorded(inputs)) return apply_single(std::move(op), std::move(inputs));
   const std::shared_ptr<Tape> tape = Tape::for_op(*op, inputs);
   return tape->apply_when_read(std::move(op), std::move(inputs), specs.front());
 }
 
+const Op* unrun_op(const Tensor& x) {
+  if (unread && unread->result.lock() == x.handle()->value) return unread->op.get();
+  const Node* const maker = x.value().producer();
+  return maker != nullptr && maker->waits ? maker->op.get() : nullptr;
+}
+
+std::vector<ValuePtr> unrun_inputs(const Tensor& x) {
+  if (unread && unread->result.lock() == x.handle()->value) return unread->read;
+  const Node* const maker = x.value().producer();
+  return maker != nullptr && maker->waits ? maker->inputs : std::vector<ValuePtr>();
+}
+
 std::optional<Unrun<Op>> take_unrun_op(Tensor& x) {
   const ValueState& value = x.value().state();
   const bool sole = x.handle().use_count() == 1 && value.handles == 1;
+  if (unread && unread->result.lock() == x.handle()->value) {
+    if (recording_enabled || !sole || unread->block != current_block()) return std::nullopt;
+    Unrun<Op> taken{std::move(unread->op), std::move(unread->inputs), nullptr};
+    unread.reset();
+    x = {};
+    return taken;
+  }
   if (value.producer == nullptr || !value.producer->waits || !sole || !recording_enabled) return std::nullopt;
   if (value.producer->block != current_block()) return std::nullopt;
   return x.handle()->tape->joined()->take_unrun(x);

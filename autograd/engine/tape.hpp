@@ -206,4 +206,7 @@ class Tape : public std::enable_shared_from_this<Tape> {
   std::exception_ptr save_error_;  // thrown by Recipe::save where it could not be reported; fails the next operation
 };
 
+/// Runs the op that waits for a reader under NoGrad on this thread, if there is one (apply_when_read).
+void run_unread();
+
 }  // namespace palimpsest

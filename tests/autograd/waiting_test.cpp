@@ -3,7 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <thread>
+
 #include <palimpsest/ops/activation.hpp>
+#include <palimpsest/ops/pool.hpp>
 #include "tests/support/fused_layers.hpp"
 #include "tests/support/op_support.hpp"
 #include "tests/support/policies.hpp"
@@ -33,12 +36,59 @@ TEST_F(WaitingTest, ConcatAndNormalisationWaitUntilSomebodyReads) {
   EXPECT_FALSE(waits(layer.norm(layer.joined(), false)));  // without ReLU nobody could take it over
 }
 
-TEST_F(WaitingTest, NothingWaitsWhereNothingIsRecorded) {
+TEST_F(WaitingTest, NothingIsRecordedUnderNoGrad) {
   const Layer layer;
   const NoGrad no_grad;
-  EXPECT_FALSE(waits(layer.joined()));
-  EXPECT_FALSE(waits(layer.norm()));
+  EXPECT_TRUE(waits(layer.norm()));
+  layer.conv(layer.norm());
   EXPECT_EQ(Tape::current(), nullptr);
+}
+
+TEST_F(WaitingTest, UnderNoGradTheBitsAreThoseOfARecordedForward) {
+  for (const std::int64_t kernel : {1, 3}) {
+    const Layer recorded(Dtype::Float32, kernel), unrecorded(Dtype::Float32, kernel);
+    const auto forward = [](const Layer& layer) { return layer.conv(layer.norm()).to_vector<float>(); };
+    const std::vector<float> expected = forward(recorded);
+    const NoGrad no_grad;
+    EXPECT_EQ(forward(unrecorded), expected);
+    EXPECT_EQ(unrecorded.running.mean.to_vector<float>(), recorded.running.mean.to_vector<float>());
+  }
+}
+
+TEST_F(WaitingTest, UnderNoGradAResultIsThereForWhoeverReadsIt) {
+  const Layer layer;
+  std::vector<float> expected;
+  {
+    const NoGrad no_grad;
+    const Tensor y = layer.norm();
+    expected = y.to_vector<float>();
+    const Tensor again = layer.norm();
+    const Tensor gamma = random_of({5}, Dtype::Float32, 3);
+    Tensor(layer.gamma).assign(layer.beta);  // after the normalisation, whenever that runs
+    EXPECT_EQ(again.to_vector<float>(), expected);
+    Tensor(layer.gamma).assign(gamma);
+    EXPECT_EQ(ops::relu(layer.norm()).to_vector<float>(), expected);  // positive already
+  }
+  Tensor y;
+  std::thread([&] {
+    const NoGrad no_grad;
+    y = layer.norm();
+  }).join();
+  EXPECT_EQ(y.to_vector<float>(), expected) << "made on a thread that is gone";
+  y.requires_grad();
+  ops::global_avg_pool(y);  // it is a leaf like any other
+}
+
+TEST_F(WaitingTest, UnderNoGradWhatDoesNotFitIsTriedAgainWhenItIsRead) {
+  const Layer layer;
+  Allocator& memory = allocator(device());
+  const NoGrad no_grad;
+  const std::vector<float> expected = layer.norm().to_vector<float>();
+  const Tensor y = layer.norm();
+  memory.set_limit(memory.stats().live + 1);
+  EXPECT_THROW(y.view(), OutOfMemory);
+  memory.set_limit(0);
+  EXPECT_EQ(y.to_vector<float>(), expected);
 }
 
 TEST_F(WaitingTest, ACouplingCannotWait) {
