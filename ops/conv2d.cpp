@@ -33,7 +33,8 @@ class Conv2d : public Op {
       throw ValueError("[conv2d] a bound of no bytes on columns, expected at least 1");
     }
     if (weight[1] != x.c()) {
-      throw ShapeError(concat_text("[conv2d] weight is ", weight, ", expected (*, ", x.c(), ", *, *) for input ", x));
+      throw ShapeError(
+          concat_text("[conv2d] input 0 is ", x, ", expected (N, ", weight[1], ", H, W) by weight ", weight));
     }
     const std::int64_t height = x.h() + pad.top + pad.bottom - weight[2];
     const std::int64_t width = x.w() + pad.left + pad.right - weight[3];

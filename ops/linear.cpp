@@ -33,7 +33,7 @@ class MatrixProduct : public Op {
     check_same_float(name(), inputs);
     check_rank(name(), 0, inputs[0].shape, 2, "(N, I)");
     check_rank(name(), 1, inputs[1].shape, 2, "(O, I)");
-    check_shape(name(), 1, inputs[1].shape, {inputs[1].shape[0], inputs[0].shape.c()});
+    check_shape(name(), 0, inputs[0].shape, {inputs[0].shape.n(), inputs[1].shape.c()});
     return {{{inputs[0].shape.n(), inputs[1].shape[0]}, inputs[0].dtype}};
   }
 

@@ -116,7 +116,7 @@ Tensor wait_unrecorded(std::unique_ptr<Op> op, std::span<const Tensor> inputs, c
   return Tensor(std::make_shared<Handle>(std::move(value), nullptr));
 }
 
-/// Where nothing may be thrown. What cannot run now waits on, and is tried again when it is read.
+/// The same where nothing may be thrown: an op that cannot run now waits on, and is tried again when it is read.
 void try_to_run_unread() noexcept {
   try {
     run_unread();

@@ -109,7 +109,7 @@ void add_bad_conv2d_and_linear(std::vector<BadCall>& calls) {
   add_bad<ShapeError>(calls, "conv2d_rank_of_weight", "[conv2d] input 1 is (4, 3), expected (K, C, R, S)", [] {
     ops::conv2d(leaf({2, 3, 5, 5}), leaf({4, 3}));
   });
-  add_bad<ShapeError>(calls, "conv2d_channels", "[conv2d] weight is (4, 2, 3, 3), expected (*, 3, *, *)", [] {
+  add_bad<ShapeError>(calls, "conv2d_channels", "[conv2d] input 0 is (2, 3, 5, 5), expected (N, 2, H, W)", [] {
     ops::conv2d(leaf({2, 3, 5, 5}), leaf({4, 2, 3, 3}));
   });
   add_bad<ShapeError>(calls, "conv2d_kernel_too_large", "[conv2d] weight (4, 3, 6, 3) is larger than the padded input",
@@ -128,7 +128,7 @@ void add_bad_conv2d_and_linear(std::vector<BadCall>& calls) {
   add_bad<ShapeError>(calls, "linear_rank_of_x", "[linear] input 0 is (2, 3, 1, 1), expected (N, I)", [] {
     ops::linear(leaf({2, 3, 1, 1}), leaf({4, 3}), leaf({4}));
   });
-  add_bad<ShapeError>(calls, "linear_features", "[linear] input 1 is (4, 5), expected (4, 3)", [] {
+  add_bad<ShapeError>(calls, "linear_features", "[linear] input 0 is (2, 3), expected (2, 5)", [] {
     ops::linear(leaf({2, 3}), leaf({4, 5}), leaf({4}));
   });
   add_bad<ShapeError>(calls, "linear_bias", "input 1 is (3), expected (4)", [] {
