@@ -19,7 +19,9 @@ void for_each_node(std::span<const Tensor> outputs, const Visit& visit) {
     const Node* const node = value.producer();
     if (node != nullptr && seen.insert(node).second) pending.push_back(node);
   };
-  for (const Tensor& output : outputs) reach(output.value());
+  for (const Tensor& output : outputs) {
+    if (output) reach(output.value());
+  }
   while (!pending.empty()) {
     const Node& node = *pending.back();
     pending.pop_back();
@@ -177,6 +179,11 @@ std::vector<Tensor> Module::trained_inputs(const std::vector<Tensor>& inputs) {
   std::vector<Tensor> trained;
   std::copy_if(inputs.begin(), inputs.end(), std::back_inserter(trained),
                [](const Tensor& input) { return input && input.value().leaf() && input.requires_grad_on(); });
+  for_each_node(inputs, [&](const Node& node) {
+    for (const ValuePtr& input : node.inputs) {
+      if (input->leaf() && input->requires_grad()) trained.emplace_back(std::make_shared<Handle>(input, nullptr));
+    }
+  });
   return trained;
 }
 

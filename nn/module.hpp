@@ -110,7 +110,8 @@ class Module {
   /// The block or model as policies see it; null for a module that is neither.
   const std::shared_ptr<BlockInfo>& scope_info() const { return info_; }
 
-  /// Those of a model's inputs whose gradients the caller has asked for.
+  /// The leaves whose gradients the caller has asked for among a model's inputs and behind them: another model may have
+  /// made an input.
   static std::vector<Tensor> trained_inputs(const std::vector<Tensor>& inputs);
 
  private:

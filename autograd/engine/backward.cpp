@@ -204,7 +204,9 @@ void Tape::backward_through(std::size_t position) {
   }
   for (std::size_t o = 0; o < node.outputs.size(); ++o) {
     const bool kept = node.needs.optional_output(o) && node.outputs[o]->present();
-    if (node.needs.output(o) || kept) need(*node.outputs[o]);
+    if (!node.needs.output(o) && !kept) continue;
+    need(*node.outputs[o]);
+    check_unchanged(*node.outputs[o]);
   }
   fetch_ahead(position);
   BackwardContext io(*this, node, pins);
@@ -251,6 +253,12 @@ void Tape::check_versions(const Node& node, std::uint64_t read) const {
           node.waits ? " was changed before its result was read" : " was changed between forward and backward"));
     }
   }
+}
+
+void Tape::check_unchanged(const Value& output) {
+  if (output.version() == 0) return;
+  throw StateError(concat_text("[", output.producer()->op->name(), "] output ", output.output(), " ", output.shape(),
+                               " was changed between forward and backward"));
 }
 
 void Tape::retire(Node& node) {

@@ -376,7 +376,7 @@ void Tape::fail_on_error(const std::function<void()>& run) {
 Tensor Tape::make_result(const TensorSpec& spec, Device device) {
   auto value = std::make_shared<Value>(spec.shape, spec.dtype, device);
   value->state().tape = this;
-  value->state().requires_grad = true;
+  value->state().requires_grad = spec.dtype != Dtype::Int32;
   return Tensor(std::make_shared<Handle>(std::move(value), shared_from_this()));
 }
 
@@ -484,6 +484,7 @@ bool Tape::take_over_input(Node& node, std::span<const Tensor> inputs, Value& ou
   }
   if (input.state().storage.use_count() > 1) return false;  // its recipe is still moving the bytes
   arenas().transfer(input, output);
+  output.state().storage->version = 0;  // of these bytes the op makes new ones
   observe_placed(output);
   return true;
 }

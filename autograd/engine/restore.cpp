@@ -153,6 +153,9 @@ void Tape::restore(Value& target) {
     Value& value = *step.value;
     const Node* const via = value.state().recipe->via(value);
     if (via != nullptr) check_versions(*via, all_bits);
+    for (const Value* source : step.sources) {
+      if (source->producer() == via && source->present()) check_unchanged(*source);
+    }
     if (verifier_ != nullptr) verifier_->check_sources(value, step.sources);
     const bool for_good = is_for_good(step);
     if (for_good) let_sources_go(value);

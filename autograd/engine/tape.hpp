@@ -165,6 +165,8 @@ class Tape : public std::enable_shared_from_this<Tape> {
   void save(Value& value);
 
   void check_versions(const Node& node, std::uint64_t read) const;
+  /// Throws StateError if an op's result has been changed in place since the op made it.
+  static void check_unchanged(const Value& output);
   /// Marks the nodes that the loss depends on (Node::reached), and those that a later backward may still go through
   /// (Node::stays): the user can reach them, and what they depend on is not used up by this one. Throws StateError if
   /// the loss depends on what another backward has used up.

@@ -15,7 +15,8 @@ bool verified_on_device(Device device) { return kernel_device(device) == Device:
 
 /// "[conv2d] in dense1.layer2".
 std::string name_of(const Node& node) {
-  return concat_text("[", node.op->name(), "]", node.block != nullptr ? " in " + node.block->name : "");
+  const bool named = node.block != nullptr && !node.block->name.empty();
+  return concat_text("[", node.op->name(), "]", named ? " in " + node.block->name : "");
 }
 
 /// "[conv2d] in dense1.layer2: output 0 (8, 12, 4, 4)".

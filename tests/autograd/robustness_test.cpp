@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <functional>
 #include <limits>
@@ -74,6 +75,35 @@ class Voiceless : public Op {
 
 TEST(UserOpTest, AnOpWithoutOutputsIsRefused) {
   EXPECT_THROW(apply_single(std::make_unique<Voiceless>(), {Tensor::zeros({1}, Dtype::Float32)}), ValueError);
+}
+
+/// The place of the largest of a row, which has no gradient: (N, C) gives (N).
+class Argmax : public Op {
+ public:
+  std::string_view name() const override { return "argmax"; }
+  Cost cost() const override { return Cost::Cheap; }
+  Needs needs() const override { return {}; }
+  std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override {
+    return {{{inputs[0].shape.n()}, Dtype::Int32}};
+  }
+  void forward(ForwardContext& io) override {
+    const std::int64_t classes = io.input(0).shape.c();
+    for (std::int64_t row = 0; row < io.input(0).shape.n(); ++row) {
+      const float* const x = io.input(0).as<float>() + row * classes;
+      io.output().as<std::int32_t>()[row] = static_cast<std::int32_t>(std::max_element(x, x + classes) - x);
+    }
+  }
+  void backward(BackwardContext&) override { ADD_FAILURE() << "whole numbers have no gradient"; }
+};
+
+TEST(UserOpTest, WholeNumbersWantNoGradient) {
+  const Tensor x = Tensor::from_vector<float>({2, 2}, {1, 3, 2, 0}).requires_grad();
+  const Tensor y = ops::scale(x, 2);
+  const Tensor labels = apply_single(std::make_unique<Argmax>(), {y});
+  EXPECT_FALSE(labels.requires_grad_on());
+  EXPECT_EQ(labels.to_vector<std::int32_t>(), (std::vector<std::int32_t>{1, 0}));
+  ops::cross_entropy(y, labels).backward();
+  EXPECT_TRUE(x.grad());
 }
 
 /// Twice its input, by a backward that is wrong in a way of the caller's.

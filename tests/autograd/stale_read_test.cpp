@@ -11,6 +11,7 @@
 #include <palimpsest/ops/conv2d.hpp>
 #include <palimpsest/ops/couple.hpp>
 #include <palimpsest/ops/cross_entropy.hpp>
+#include "tests/support/policies.hpp"
 #include "tests/support/tape_support.hpp"
 #include "tests/support/user_policy.hpp"
 
@@ -334,6 +335,32 @@ TEST_F(StaleReadTest, WhatWasLetGoUnsavedIsNoSource) {
           }));
         },
         {std::make_shared<FetchThenReplay>()});
+  }
+}
+
+/// The gradient of a tanh reads its result: where that was changed in place it must not be used, and where it is made
+/// again the change has no part in it.
+TEST_F(StaleReadTest, AResultThatWasChangedInPlaceIsNotReadByItsOwnOp) {
+  for (const PolicyPtr& policy : all_policies()) {
+    SCOPED_TRACE(std::string(policy->name()));
+    const auto step = [&](bool changes) {
+      const Tensor x = random_parameter(image, 1);
+      const Tensor y = in_block(policy, x, [&](Tensor z) {
+        const Tensor h = ops::tanh(z);
+        const Tensor scaled = ops::scale(h, 3);
+        if (changes) h.detach().assign(random_tensor(image, 2));
+        return scaled;
+      });
+      score(y).backward();
+      return bits_of(x.grad());
+    };
+    const Bits expected = step(false);
+    try {
+      EXPECT_TRUE(step(true) == expected);
+    } catch (const StateError& error) {
+      EXPECT_NE(std::string(error.what()).find("[tanh] output 0 (1, 2, 4, 4) was changed"), std::string::npos)
+          << error.what();
+    }
   }
 }
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include <palimpsest/autograd/gradcheck.hpp>
 #include <palimpsest/memory/policies.hpp>
 #include <palimpsest/memory/rules.hpp>
 #include <palimpsest/nn/layers.hpp>
@@ -286,6 +287,36 @@ TEST_F(ModuleTest, AnErrorBetweenLayersSaysInWhichBlock) {
   const std::string message = message_of<ShapeError>([&] { model(random_tensor({2, 1, 8, 8}, 1)); });
   EXPECT_EQ(message.find("in model.stage1.unit: [add] input 1 is (2, 1), expected (2, 1, 8, 8)"), 0U) << message;
   EXPECT_EQ(message_of<ShapeError>([&] { model(random_tensor({2, 1}, 1)); }).find("in model.stage1.unit: "), 0U);
+}
+
+TEST_F(ModuleTest, AModelMayReadWhatOtherModelsHaveMade) {
+  struct Part : nn::Model<Tensor(Tensor)> {
+    explicit Part(nn::Init init) : conv(init, 2, 2, {.padding = ops::Padding::all(1)}), norm(init, 2, {.relu = true}) {
+      add_module("conv", conv);
+      add_module("norm", norm);
+    }
+    Tensor forward(Tensor x) override { return norm(conv(std::move(x))); }
+    nn::Conv2d conv;
+    nn::BatchNorm2d norm;
+  };
+  Part generator(nn::Init(1, device())), critic(nn::Init(2, device()));
+  const Tensor prompt = random_tensor({2, 2, 5, 5}, 4).requires_grad();
+  const Tensor y = critic(generator(ops::add(random_tensor({2, 2, 5, 5}, 3), prompt)));
+  weighted_sum(y, random_tensor(y.shape(), 5)).backward();
+  for (const Part* part : {&generator, &critic}) {
+    for (const auto& [name, parameter] : part->parameters()) EXPECT_TRUE(parameter.grad()) << name;
+  }
+  EXPECT_TRUE(prompt.grad());
+}
+
+TEST_F(ModuleTest, AModelMayReturnAnEmptyTensor) {
+  struct Pair : nn::Model<std::vector<Tensor>(Tensor)> {
+    explicit Pair(nn::Init init) : conv(init, 2, 2, {.kernel = 1}) { add_module("conv", conv); }
+    std::vector<Tensor> forward(Tensor x) override { return {conv(std::move(x)), Tensor()}; }
+    nn::Conv2d conv;
+  };
+  Pair model(nn::Init(1, device()));
+  EXPECT_FALSE(model(random_tensor({2, 2, 5, 5}, 3))[1]);
 }
 
 TEST_F(ModuleTest, LayersSayWhichInputTheyExpect) {
