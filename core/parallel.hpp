@@ -23,7 +23,7 @@ void parallel_for(std::int64_t tasks, void (*body)(void*, std::int64_t), void* c
 /// tasks [tasks * t / T, tasks * (t + 1) / T) in ascending order. Returns when all are done. `body` must not throw, and
 /// a parallel_for inside it runs on the calling thread alone.
 ///
-/// What a task computes must not depend on the number of threads: split work into tasks by shapes only, and results are
+/// The result of a task must not depend on the number of threads: split work into tasks by shapes only, and results are
 /// then the same bits for any number of threads.
 template <class Body>
 void parallel_for(std::int64_t tasks, const Body& body) {

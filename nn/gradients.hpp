@@ -41,7 +41,7 @@ void clip_gradient_value(std::span<const NamedTensor> parameters, double max_val
 ///   const nn::GradientGuard guard(net.parameters(), {.clip_norm = 1});
 ///   loss.backward(guard);
 ///
-/// Where several backwards add up to one gradient, clip the sum: clip_gradient_norm() before the optimiser's step.
+/// A gradient that several backwards add up to is clipped as the sum: clip_gradient_norm() before the optimiser's step.
 class GradientGuard {
  public:
   /// Throws ValueError for a bound that is negative or no number.

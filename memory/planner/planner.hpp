@@ -62,7 +62,7 @@ inline constexpr std::string_view planned_name = "budget";
 /// candidates are the best there are (compared with all there are for twelve values), but for those left out where
 /// there are very many.
 ///
-/// What a plan does not know (Plan::policy) goes by the exact one of combinations() that takes the least memory.
+/// Ops that a plan does not know (Plan::policy) go by the exact one of combinations() that takes the least memory.
 class Planner {
  public:
   /// `rehearsal` must outlive the planner's construction, in which all the searching is done.

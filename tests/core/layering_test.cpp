@@ -44,13 +44,13 @@ std::vector<fs::path> sources(const fs::path& folder) {
 }
 
 struct Includes {
-  std::vector<std::string> library;  // of the library, <palimpsest/...>, from the root
-  std::vector<std::string> quoted;   // of tests, benchmarks and examples, from the root
+  std::vector<std::string> rooted;  // of the library, <palimpsest/...>, from the root
+  std::vector<std::string> quoted;  // of tests, benchmarks and examples, from the root
   std::vector<std::string> system;
 
   /// All of this project.
   std::vector<std::string> own() const {
-    std::vector<std::string> all = library;
+    std::vector<std::string> all = rooted;
     all.insert(all.end(), quoted.begin(), quoted.end());
     return all;
   }
@@ -69,7 +69,7 @@ Includes includes_of(const fs::path& source) {
     const std::string rest = line.substr(directive.size() + 1);
     const std::string header = rest.substr(0, rest.find_first_of("\">"));
     if (!quoted && header.starts_with(prefix)) {
-      includes.library.push_back(header.substr(prefix.size()));
+      includes.rooted.push_back(header.substr(prefix.size()));
     } else {
       (quoted ? includes.quoted : includes.system).push_back(header);
     }
@@ -143,7 +143,7 @@ TEST(Layering, TheEngineIsNobodyElsesAndContractsDoNotNeedIt) {
       const bool inside = source.string().starts_with("autograd/") && source.extension() == ".cpp";
       const bool engine = source.string().starts_with("autograd/engine/");
       if (inside || engine || folder == "tests") continue;
-      for (const std::string& header : includes_of(source).library) {
+      for (const std::string& header : includes_of(source).rooted) {
         EXPECT_FALSE(header.starts_with("autograd/engine/")) << source << " includes " << header;
       }
     }
@@ -159,7 +159,7 @@ TEST(Layering, HeadersOfTheLibraryAreBracketed) {
       for (const std::string& header : includes.own()) {
         EXPECT_TRUE(fs::exists(root / resolved(header, source))) << source << " includes " << header;
       }
-      for (const std::string& header : includes.library) {
+      for (const std::string& header : includes.rooted) {
         EXPECT_FALSE(beside.contains(folder_of(header))) << source << " includes " << header;
         ++headers;
       }
@@ -216,7 +216,7 @@ TEST(Layering, ModelsAndOpsNameNoPolicy) {
   for (const char* folder : {"ops", "nn"}) {
     for (const fs::path& source : sources(folder)) {
       EXPECT_EQ(policies_named(source), std::vector<std::string>{}) << source;
-      for (const std::string& header : includes_of(source).library) EXPECT_NE(folder_of(header), "memory") << source;
+      for (const std::string& header : includes_of(source).rooted) EXPECT_NE(folder_of(header), "memory") << source;
     }
   }
 }
@@ -245,7 +245,7 @@ TEST(Layering, KernelsInstantiateNothingThatOtherFilesShare) {
       for (const std::string& header : includes.system) {
         EXPECT_TRUE(safe.contains(header)) << source << " gets <" << header << "> from " << from;
       }
-      for (const std::string& header : includes.library) {
+      for (const std::string& header : includes.rooted) {
         if (seen.insert(header).second) pending.push_back(header);
       }
       if (folder_of(from) != "ops") continue;
