@@ -39,4 +39,11 @@ struct BlockRecording {
   bool has_policy() const { return block != nullptr && block->policy != nullptr; }
 };
 
+/// The recording of this thread's innermost block; null outside every block.
+BlockRecording* recording_of_block();
+/// The recording of the outermost block or model; null outside all.
+BlockRecording* outermost_recording();
+/// The innermost block; null outside every block.
+std::shared_ptr<const BlockInfo> current_block();
+
 }  // namespace palimpsest

@@ -1,4 +1,4 @@
-// Recording: running an op for the first time and deciding how its outputs reach backward.
+// Recording: running an op for the first time.
 
 #include <algorithm>
 #include <exception>
@@ -19,55 +19,6 @@ thread_local bool recording_enabled = true;
 thread_local std::weak_ptr<Tape> last_recorded;
 thread_local const Tape* last_tape = nullptr;  // the same one, for as long as it is there
 thread_local BlockRecording* current_recording = nullptr;
-
-/// An op that waits for a reader under NoGrad, and what it is to make.
-struct Unread {
-  std::unique_ptr<Op> op;
-  std::vector<Tensor> inputs;  ///< detached: restoring one may evict another from its arena
-  std::vector<ValuePtr> read;  ///< what they are detached from
-  std::weak_ptr<Value> result;
-  std::shared_ptr<const BlockInfo> block;
-};
-thread_local std::optional<Unread> unread;
-
-/// True if making `sources` present may take `value` itself. A present value counts as absent: it may be dropped.
-bool depend_on(const std::vector<Value*>& sources, const Value& value) {
-  std::vector<Value*> pending = sources;
-  std::unordered_set<const Value*> visited;
-  while (!pending.empty()) {
-    const Value& next = *pending.back();
-    pending.pop_back();
-    if (&next == &value) return true;
-    if (next.recipe() == nullptr || !visited.insert(&next).second) continue;
-    for (Value* source : next.recipe()->sources(next)) pending.push_back(source);
-  }
-  return false;
-}
-
-/// True if backward will go through an op on these inputs.
-bool is_recorded(std::span<const Tensor> inputs) {
-  const auto requires_grad = [](const Tensor& input) { return input.value().requires_grad(); };
-  return recording_enabled && std::any_of(inputs.begin(), inputs.end(), requires_grad);
-}
-
-/// The recording of the innermost block; null outside every block.
-BlockRecording* recording_of_block() {
-  BlockRecording* recording = current_recording;
-  while (recording != nullptr && recording->block == nullptr) recording = recording->outer;
-  return recording;
-}
-
-std::shared_ptr<const BlockInfo> current_block() {
-  const BlockRecording* const recording = recording_of_block();
-  return recording != nullptr ? recording->block : nullptr;
-}
-
-/// The recording of the outermost block or model; null outside all.
-BlockRecording* outermost_recording() {
-  BlockRecording* recording = current_recording;
-  while (recording != nullptr && recording->outer != nullptr) recording = recording->outer;
-  return recording;
-}
 
 /// Runs an op that nobody will differentiate.
 std::vector<Tensor> run_unrecorded(Op& op, std::span<const Tensor> inputs, const std::vector<TensorSpec>& specs) {
@@ -93,37 +44,6 @@ std::vector<Tensor> run_unrecorded(Op& op, std::span<const Tensor> inputs, const
   return outputs;
 }
 
-std::vector<View> views_of(const std::vector<Tensor>& tensors) {
-  std::vector<View> views;
-  for (const Tensor& tensor : tensors) views.push_back(tensor.value().view());
-  return views;
-}
-
-/// The same with a result that is absent until somebody reads it.
-Tensor wait_unrecorded(std::unique_ptr<Op> op, std::span<const Tensor> inputs, const TensorSpec& spec) {
-  Unread waiting{std::move(op), {}, {}, {}, current_block()};
-  for (const Tensor& input : inputs) {
-    waiting.inputs.push_back(input.detach());
-    waiting.read.push_back(input.handle()->value);
-  }
-  const Device device = inputs[0].device();
-  const std::vector<View> views = views_of(waiting.inputs);
-  ForwardContext io(views, {}, device);
-  run_named(*waiting.op, views, [&] { waiting.op->begin(io); });
-  auto value = std::make_shared<Value>(spec.shape, spec.dtype, device);
-  waiting.result = value;
-  unread = std::move(waiting);
-  return Tensor(std::make_shared<Handle>(std::move(value), nullptr));
-}
-
-/// The same where nothing may be thrown: an op that cannot run now waits on, and is tried again when it is read.
-void try_to_run_unread() noexcept {
-  try {
-    run_unread();
-  } catch (const Error&) {
-  }
-}
-
 /// The results of an op on these inputs. Throws what check_inputs() does.
 std::vector<TensorSpec> specs_of(const Op& op, std::span<const Tensor> inputs) {
   std::vector<TensorSpec> input_specs;
@@ -141,6 +61,28 @@ std::vector<TensorSpec> specs_of(const Op& op, std::span<const Tensor> inputs) {
 }
 
 }  // namespace
+
+BlockRecording* recording_of_block() {
+  BlockRecording* recording = current_recording;
+  while (recording != nullptr && recording->block == nullptr) recording = recording->outer;
+  return recording;
+}
+
+std::shared_ptr<const BlockInfo> current_block() {
+  const BlockRecording* const recording = recording_of_block();
+  return recording != nullptr ? recording->block : nullptr;
+}
+
+BlockRecording* outermost_recording() {
+  BlockRecording* recording = current_recording;
+  while (recording != nullptr && recording->outer != nullptr) recording = recording->outer;
+  return recording;
+}
+
+bool is_recorded(std::span<const Tensor> inputs) {
+  const auto requires_grad = [](const Tensor& input) { return input.value().requires_grad(); };
+  return recording_enabled && std::any_of(inputs.begin(), inputs.end(), requires_grad);
+}
 
 NoGrad::NoGrad() : before_(recording_enabled) { recording_enabled = false; }
 NoGrad::~NoGrad() {
@@ -196,19 +138,6 @@ void Tape::enter(const BlockRecording& recording, const Tensor& input) {
   });
 }
 
-std::optional<RecipePtr> Tape::recipe_around(const BlockRecording& entered, Value& value) const {
-  const Node& maker = *value.state().producer;
-  const BlockRecording* around = entered.outer;
-  while (around != nullptr && maker.index < around->first_node) around = around->outer;
-  if (around != nullptr) around = around->with_policy();
-  if (around == nullptr) return nullptr;
-  // A value that has been moved elsewhere need not be decided about again: its recipe may have saved the bytes.
-  const Recipe* const now = value.recipe();
-  if (now != nullptr && now->via(value) == nullptr && now->sources(value).empty()) return std::nullopt;
-  value.state().depth = around->depth();
-  return around->block->policy->decide(value, *maker.op, *around->block);
-}
-
 std::vector<TensorSpec> check_inputs(const Op& op, std::span<const Tensor> inputs) {
   try {
     return specs_of(op, inputs);
@@ -220,19 +149,6 @@ std::vector<TensorSpec> check_inputs(const Op& op, std::span<const Tensor> input
   }
 }
 
-void run_unread() {
-  if (!unread) return;
-  if (const ValuePtr result = unread->result.lock()) {
-    const std::vector<View> views = views_of(unread->inputs);
-    auto storage = std::make_shared<Storage>(result->device(), result->bytes(), Tag::Activation);
-    const View to{storage->data(), result->shape(), result->dtype(), result->device()};
-    ForwardContext io(views, {&to, 1}, result->device());
-    run_named(*unread->op, views, [&] { unread->op->forward(io); });
-    result->state().storage = std::move(storage);
-  }
-  unread.reset();
-}
-
 std::vector<Tensor> apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs) {
   const std::vector<TensorSpec> specs = check_inputs(*op, inputs);
   run_unread();
@@ -240,45 +156,6 @@ std::vector<Tensor> apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs) {
 
   const std::shared_ptr<Tape> tape = Tape::for_op(*op, inputs);
   return tape->apply(std::move(op), std::move(inputs), specs);
-}
-
-Tensor apply_when_read(std::unique_ptr<Op> op, std::vector<Tensor> inputs) {
-  const std::vector<TensorSpec> specs = check_inputs(*op, inputs);
-  if (specs.size() != 1 || op->solvable_input() >= 0) {
-    throw StateError(concat_text("[", op->name(), "] is to wait for a reader, which takes one output and no coupling"));
-  }
-  run_unread();
-  if (!recording_enabled) return wait_unrecorded(std::move(op), inputs, specs.front());
-  if (!is_recorded(inputs)) return apply_single(std::move(op), std::move(inputs));
-  const std::shared_ptr<Tape> tape = Tape::for_op(*op, inputs);
-  return tape->apply_when_read(std::move(op), std::move(inputs), specs.front());
-}
-
-const Op* unrun_op(const Tensor& x) {
-  if (unread && unread->result.lock() == x.handle()->value) return unread->op.get();
-  const Node* const maker = x.value().producer();
-  return maker != nullptr && maker->waits ? maker->op.get() : nullptr;
-}
-
-std::vector<ValuePtr> unrun_inputs(const Tensor& x) {
-  if (unread && unread->result.lock() == x.handle()->value) return unread->read;
-  const Node* const maker = x.value().producer();
-  return maker != nullptr && maker->waits ? maker->inputs : std::vector<ValuePtr>();
-}
-
-std::optional<Unrun<Op>> take_unrun_op(Tensor& x) {
-  const ValueState& value = x.value().state();
-  const bool sole = x.handle().use_count() == 1 && value.handles == 1;
-  if (unread && unread->result.lock() == x.handle()->value) {
-    if (recording_enabled || !sole || unread->block != current_block()) return std::nullopt;
-    Unrun<Op> taken{std::move(unread->op), std::move(unread->inputs), nullptr};
-    unread.reset();
-    x = {};
-    return taken;
-  }
-  if (value.producer == nullptr || !value.producer->waits || !sole || !recording_enabled) return std::nullopt;
-  if (value.producer->block != current_block()) return std::nullopt;
-  return x.handle()->tape->joined()->take_unrun(x);
 }
 
 std::vector<Tensor> Tape::apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs,
@@ -292,72 +169,6 @@ std::vector<Tensor> Tape::apply(std::unique_ptr<Op> op, std::vector<Tensor> inpu
     run_first(node, inputs);
   });
   return results;
-}
-
-Tensor Tape::apply_when_read(std::unique_ptr<Op> op, std::vector<Tensor> inputs, const TensorSpec& spec) {
-  const std::vector<Tensor> results{make_result(spec, inputs[0].device())};
-  fail_on_error([&] {
-    Node& node = add_node(std::move(op), inputs, results);
-    {
-      PinSet pins(*this);
-      read_inputs(node, pins);
-      for (const ValuePtr& input : node.inputs) ++input->state().pins;
-      node.waits = true;
-    }
-    const std::vector<View> views = views_of(node.inputs);
-    ForwardContext io(views, {}, inputs[0].device(), this, node.inputs);
-    run_op(
-        {node, node.block.get(), RunKind::Forward}, views, [&] { node.op->begin(io); }, [&] { return io.work(); });
-  });
-  return results.front();
-}
-
-std::optional<Unrun<Op>> Tape::take_unrun(Tensor& x) {
-  Node& node = *x.value().state().producer;
-  if (node.index + 1 != session_->next_index) return std::nullopt;
-  fail_on_error([&] { check_versions(node, all_bits); });
-  Unrun<Op> taken{std::move(node.op), {}, shared_from_this()};
-  for (const ValuePtr& input : node.inputs) {
-    taken.inputs.emplace_back(std::make_shared<Handle>(input, input->leaf() ? nullptr : taken.tape));
-  }
-  undo_waiting(node);
-  session_->taken_from = taken.tape;
-  x = {};
-  return taken;
-}
-
-void Tape::undo_waiting(Node& node) noexcept {
-  let_inputs_go(node);
-  node.outputs[0]->state().producer = nullptr;
-  node.inputs.clear();
-  node.outputs.clear();
-  // The place of a node of another block may already count there.
-  if (node.index + 1 != session_->next_index || node.block != current_block()) return;
-  session_->next_index = node.index;
-  session_->next_place = node.place;
-  if (node.begins) outermost_recording()->begun = false;
-  nodes_.pop_back();
-}
-
-void Tape::let_inputs_go(Node& node) noexcept {
-  node.waits = false;
-  for (const ValuePtr& input : node.inputs) {
-    --input->state().pins;
-    drop_if_unwanted(*input);
-  }
-}
-
-void Tape::run_if_waiting(Value& value) {
-  Node* const node = value.state().producer;
-  if (node == nullptr || !node->waits) return;
-  fail_on_error([&] {
-    if (save_error_) std::rethrow_exception(save_error_);
-    check_versions(*node, all_bits);
-    PinSet pins(*this);
-    for (const ValuePtr& input : node->inputs) pins.pin(*input);
-    let_inputs_go(*node);
-    run_first(*node, {});
-  });
 }
 
 void Tape::fail_on_error(const std::function<void()>& run) {
@@ -496,16 +307,6 @@ bool Tape::is_sole(const Tensor& input) const {
          value.storage.use_count() == 1;
 }
 
-bool Tape::frees_nothing(const Node& node, std::span<const Tensor> inputs, const Value& output) const {
-  std::size_t held_for_it = 0;
-  for (std::size_t i = 0; i < inputs.size(); ++i) {
-    const Value& input = inputs[i].value();
-    const bool will_go = is_sole(inputs[i]) && input.recipe() == nullptr && input.readers() == 0;
-    if (will_go && !node.needs.input(i)) held_for_it += input.bytes();
-  }
-  return held_for_it >= output.bytes();
-}
-
 bool Tape::may_overwrite(const Node& node, const Tensor& input, const Value& output) const {
   const Value& value = input.value();
   const bool read_again =
@@ -527,70 +328,6 @@ void Tape::note_readers(Node& node) {
     const bool kept = node.needs.optional_output(i) && node.outputs[i]->present();
     if (node.needs.output(i) || kept) hold(*node.outputs[i]);
   }
-}
-
-void Tape::make_offers(Node& node) {
-  const int solvable = node.op->solvable_input();
-  if (solvable < 0 || node.policy == nullptr) return;
-  Value& stream = *node.inputs[static_cast<std::size_t>(solvable)];
-  BlockRecording& recording = *recording_of_block();
-  std::size_t first = nodes_.size();
-  while (first > 0 && nodes_[first - 1].index >= recording.branch_start) --first;
-  for (std::size_t i = first; i < nodes_.size() && nodes_[i].index < node.index; ++i) {
-    const Node& made = nodes_[i];
-    if (made.block != node.block || made.waits) continue;
-    for (const ValuePtr& output : made.outputs) {
-      if (output.get() != &stream && !made.needs.optional_output(output->output()))
-        offer(*output, {Offer::Kind::InsideBranch, &node}, *node.policy, *node.block);
-    }
-  }
-  recording.branch_start = node.index + 1;
-  const bool only_once = std::count(node.inputs.begin(), node.inputs.end(), stream.shared_from_this()) == 1;
-  if (stream.leaf() || !only_once) return;
-  std::optional<RecipePtr> recipe = node.policy->reconsider(stream, {Offer::Kind::Solvable, &node}, *node.block);
-  if (!recipe) return;
-  if (node.op->can_solve()) {
-    accept(stream, std::move(*recipe));
-  } else if (*recipe != nullptr) {
-    ++unsolvable_;  // and it stays
-  }
-}
-
-void Tape::offer(Value& value, const Offer& offer, const Policy& policy, const BlockInfo& block) {
-  std::optional<RecipePtr> recipe = policy.reconsider(value, offer, block);
-  if (recipe) accept(value, std::move(*recipe));
-}
-
-void Tape::accept(Value& value, RecipePtr recipe) {
-  // Bytes that are gone cannot be saved any more.
-  const bool too_late = recipe != nullptr && !value.present() && recipe->via(value) == nullptr;
-  if (!too_late && adopt(value, std::move(recipe))) drop_if_unwanted(value);
-}
-
-bool Tape::adopt(Value& value, RecipePtr recipe) {
-  if (recipe == nullptr) {
-    // A value without bytes cannot be kept any more; its recipe still brings it back.
-    if (value.present()) forget_recipe(value);
-    return value.state().recipe == nullptr;
-  }
-  const std::vector<Value*> sources = recipe->sources(value);
-  for (const Value* source : sources) {
-    if (!can_return(*source)) return false;
-  }
-  // A value that no recipe and no gradient reads is on no way back to itself.
-  if (value.state().readers > 0 && depend_on(sources, value)) return false;
-  if (verifier_ != nullptr) {
-    for (const Value* source : sources) verifier_->remember(*source);
-  }
-  Node* const via = const_cast<Node*>(recipe->via(value));
-  for (Value* source : sources) ++source->state().readers;
-  let_sources_go(value);
-  value.state().sources = sources;
-  if (via != nullptr && via != value.state().producer) via->solvable.push_back(&value);
-  if (value.state().arena >= 0 && value.state().arena != recipe->arena()) arenas().release(value);
-  if (value.state().recipe != recipe) value.state().saved = false;
-  value.state().recipe = std::move(recipe);
-  return true;
 }
 
 bool Tape::may_be_evicted(const Value& tenant) const {

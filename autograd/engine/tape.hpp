@@ -210,5 +210,9 @@ class Tape : public std::enable_shared_from_this<Tape> {
 
 /// Runs the op that waits for a reader under NoGrad on this thread, if there is one (apply_when_read).
 void run_unread();
+/// The same where nothing may be thrown: an op that cannot run now waits on, and is tried again when it is read.
+void try_to_run_unread() noexcept;
+/// True if backward will go through an op on these inputs.
+bool is_recorded(std::span<const Tensor> inputs);
 
 }  // namespace palimpsest

@@ -1,0 +1,120 @@
+// Deciding how a value reaches backward: what policies are asked, and what becomes of their answers.
+
+#include <algorithm>
+#include <unordered_set>
+#include <utility>
+
+#include <palimpsest/autograd/engine/block_recording.hpp>
+#include <palimpsest/autograd/engine/pins.hpp>
+#include <palimpsest/autograd/engine/run_op.hpp>
+#include <palimpsest/autograd/engine/tape.hpp>
+#include <palimpsest/autograd/engine/value_state.hpp>
+#include <palimpsest/autograd/engine/verifier.hpp>
+
+namespace palimpsest {
+namespace {
+
+/// True if making `sources` present may take `value` itself. A present value counts as absent: it may be dropped.
+bool depend_on(const std::vector<Value*>& sources, const Value& value) {
+  std::vector<Value*> pending = sources;
+  std::unordered_set<const Value*> visited;
+  while (!pending.empty()) {
+    const Value& next = *pending.back();
+    pending.pop_back();
+    if (&next == &value) return true;
+    if (next.recipe() == nullptr || !visited.insert(&next).second) continue;
+    for (Value* source : next.recipe()->sources(next)) pending.push_back(source);
+  }
+  return false;
+}
+
+}  // namespace
+
+std::optional<RecipePtr> Tape::recipe_around(const BlockRecording& entered, Value& value) const {
+  const Node& maker = *value.state().producer;
+  const BlockRecording* around = entered.outer;
+  while (around != nullptr && maker.index < around->first_node) around = around->outer;
+  if (around != nullptr) around = around->with_policy();
+  if (around == nullptr) return nullptr;
+  // A value that has been moved elsewhere need not be decided about again: its recipe may have saved the bytes.
+  const Recipe* const now = value.recipe();
+  if (now != nullptr && now->via(value) == nullptr && now->sources(value).empty()) return std::nullopt;
+  value.state().depth = around->depth();
+  return around->block->policy->decide(value, *maker.op, *around->block);
+}
+
+bool Tape::frees_nothing(const Node& node, std::span<const Tensor> inputs, const Value& output) const {
+  std::size_t held_for_it = 0;
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    const Value& input = inputs[i].value();
+    const bool will_go = is_sole(inputs[i]) && input.recipe() == nullptr && input.readers() == 0;
+    if (will_go && !node.needs.input(i)) held_for_it += input.bytes();
+  }
+  return held_for_it >= output.bytes();
+}
+
+void Tape::make_offers(Node& node) {
+  const int solvable = node.op->solvable_input();
+  if (solvable < 0 || node.policy == nullptr) return;
+  Value& stream = *node.inputs[static_cast<std::size_t>(solvable)];
+  BlockRecording& recording = *recording_of_block();
+  std::size_t first = nodes_.size();
+  while (first > 0 && nodes_[first - 1].index >= recording.branch_start) --first;
+  for (std::size_t i = first; i < nodes_.size() && nodes_[i].index < node.index; ++i) {
+    const Node& made = nodes_[i];
+    if (made.block != node.block || made.waits) continue;
+    for (const ValuePtr& output : made.outputs) {
+      if (output.get() != &stream && !made.needs.optional_output(output->output()))
+        offer(*output, {Offer::Kind::InsideBranch, &node}, *node.policy, *node.block);
+    }
+  }
+  recording.branch_start = node.index + 1;
+  const bool only_once = std::count(node.inputs.begin(), node.inputs.end(), stream.shared_from_this()) == 1;
+  if (stream.leaf() || !only_once) return;
+  std::optional<RecipePtr> recipe = node.policy->reconsider(stream, {Offer::Kind::Solvable, &node}, *node.block);
+  if (!recipe) return;
+  if (node.op->can_solve()) {
+    accept(stream, std::move(*recipe));
+  } else if (*recipe != nullptr) {
+    ++unsolvable_;  // and it stays
+  }
+}
+
+void Tape::offer(Value& value, const Offer& offer, const Policy& policy, const BlockInfo& block) {
+  std::optional<RecipePtr> recipe = policy.reconsider(value, offer, block);
+  if (recipe) accept(value, std::move(*recipe));
+}
+
+void Tape::accept(Value& value, RecipePtr recipe) {
+  // Bytes that are gone cannot be saved any more.
+  const bool too_late = recipe != nullptr && !value.present() && recipe->via(value) == nullptr;
+  if (!too_late && adopt(value, std::move(recipe))) drop_if_unwanted(value);
+}
+
+bool Tape::adopt(Value& value, RecipePtr recipe) {
+  if (recipe == nullptr) {
+    // A value without bytes cannot be kept any more; its recipe still brings it back.
+    if (value.present()) forget_recipe(value);
+    return value.state().recipe == nullptr;
+  }
+  const std::vector<Value*> sources = recipe->sources(value);
+  for (const Value* source : sources) {
+    if (!can_return(*source)) return false;
+  }
+  // A value that no recipe and no gradient reads is on no way back to itself.
+  if (value.state().readers > 0 && depend_on(sources, value)) return false;
+  if (verifier_ != nullptr) {
+    for (const Value* source : sources) verifier_->remember(*source);
+  }
+  Node* const via = const_cast<Node*>(recipe->via(value));
+  for (Value* source : sources) ++source->state().readers;
+  let_sources_go(value);
+  value.state().sources = sources;
+  if (via != nullptr && via != value.state().producer) via->solvable.push_back(&value);
+  if (value.state().arena >= 0 && value.state().arena != recipe->arena()) arenas().release(value);
+  if (value.state().recipe != recipe) value.state().saved = false;
+  value.state().recipe = std::move(recipe);
+  return true;
+}
+
+}  // namespace palimpsest
