@@ -195,12 +195,11 @@ class BackwardContext {
 
   Buffer workspace(std::size_t bytes) const { return Buffer(device(), bytes, Tag::Workspace); }
 
- private:
-  friend class Tape;
-
-  /// Throws StateError, naming the op, if the gradient of an input that wants one was not asked for.
+  /// Throws StateError, naming the op, if the gradient of an input that wants one was not asked for. Called behind
+  /// every backward.
   void check_all_written() const;
 
+ private:
   Tape& tape_;
   Node& node_;
   PinSet& pins_;

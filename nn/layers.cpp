@@ -5,21 +5,6 @@
 #include <palimpsest/ops/linear.hpp>
 
 namespace palimpsest::nn {
-namespace {
-
-/// The input of a layer is what its caller got wrong, never its weight. Null `x` is left to the op.
-void check_input(std::string_view op, const Tensor& x, std::int64_t channels, bool may_be_image, bool may_be_rows) {
-  if (!x) return;
-  const Shape& shape = x.shape();
-  const bool fits = (may_be_image && shape.rank() == 4) || (may_be_rows && shape.rank() == 2);
-  if (fits && shape.c() == channels) return;
-  const std::string image = may_be_image ? concat_text("(N, ", channels, ", H, W)") : "";
-  const std::string rows = may_be_rows ? concat_text("(N, ", channels, ")") : "";
-  throw ShapeError(concat_text("[", op, "] input is ", shape, ", expected ", image,
-                               may_be_image && may_be_rows ? " or " : "", rows));
-}
-
-}  // namespace
 
 Conv2d::Conv2d(Init& init, std::int64_t in, std::int64_t out, const Conv2dOptions& options)
     : weight_(add_parameter("weight", init.weight({out, in, options.kernel, options.kernel}, options.initialisation))),
@@ -29,7 +14,6 @@ Conv2d::Conv2d(Init& init, std::int64_t in, std::int64_t out, const Conv2dOption
 
 Tensor Conv2d::operator()(Tensor x) const {
   return located([&] {
-    check_input("conv2d", x, weight_.shape()[1], true, false);
     Tensor y = ops::conv2d(std::move(x), weight_, spec_);
     return bias_ ? ops::add_bias(std::move(y), bias_) : y;
   });
@@ -44,7 +28,12 @@ BatchNorm2d::BatchNorm2d(Init& init, std::int64_t channels, const BatchNormOptio
 
 Tensor BatchNorm2d::operator()(Tensor x) const {
   return located([&] {
-    check_input("batch_norm", x, weight_.shape()[0], true, true);
+    // The op cannot know that it is the input that is wrong, and not gamma.
+    const std::int64_t channels = weight_.shape().count();
+    if (x && ((x.shape().rank() != 4 && x.shape().rank() != 2) || x.shape().c() != channels)) {
+      throw ShapeError(concat_text("[batch_norm] input 0 is ", x.shape(), ", expected (N, ", channels,
+                                   ", H, W) or (N, ", channels, ")"));
+    }
     return ops::batch_norm(std::move(x), weight_, bias_, running_,
                            {.epsilon = options_.epsilon,
                             .momentum = options_.momentum,
@@ -60,10 +49,7 @@ Linear::Linear(Init& init, std::int64_t in, std::int64_t out, Initialisation ini
       products_(init.products()) {}
 
 Tensor Linear::operator()(const Tensor& x) const {
-  return located([&] {
-    check_input("linear", x, weight_.shape()[1], false, true);
-    return ops::linear(x, weight_, bias_, products_);
-  });
+  return located([&] { return ops::linear(x, weight_, bias_, products_); });
 }
 
 Dropout::Dropout(Init& init, double probability) : probability_(probability), generator_(init.dropout_generator()) {

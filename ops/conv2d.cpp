@@ -23,18 +23,17 @@ class Conv2d : public Op {
     check_same_float(name(), inputs);
     const Shape& x = inputs[0].shape;
     const Shape& weight = inputs[1].shape;
-    check_rank(name(), 0, x, 4, "(N, C, H, W)");
     check_rank(name(), 1, weight, 4, "(K, C, R, S)");
+    // The input is what callers get wrong, hardly ever the weight.
+    if (x.rank() != 4 || x.c() != weight[1]) {
+      throw ShapeError(concat_text("[conv2d] input 0 is ", x, ", expected (N, ", weight[1], ", H, W)"));
+    }
     const Padding& pad = spec_.padding;
     if (spec_.stride < 1) throw ValueError(concat_text("[conv2d] stride is ", spec_.stride, ", expected at least 1"));
     if (pad.top < 0 || pad.left < 0 || pad.bottom < 0 || pad.right < 0)
       throw ValueError("[conv2d] padding is negative");
     if (spec_.products.column_bytes == 0) {
       throw ValueError("[conv2d] a bound of no bytes on columns, expected at least 1");
-    }
-    if (weight[1] != x.c()) {
-      throw ShapeError(
-          concat_text("[conv2d] input 0 is ", x, ", expected (N, ", weight[1], ", H, W) by weight ", weight));
     }
     const std::int64_t height = x.h() + pad.top + pad.bottom - weight[2];
     const std::int64_t width = x.w() + pad.left + pad.right - weight[3];

@@ -31,10 +31,13 @@ class MatrixProduct : public Op {
 
   std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override {
     check_same_float(name(), inputs);
-    check_rank(name(), 0, inputs[0].shape, 2, "(N, I)");
-    check_rank(name(), 1, inputs[1].shape, 2, "(O, I)");
-    check_shape(name(), 0, inputs[0].shape, {inputs[0].shape.n(), inputs[1].shape.c()});
-    return {{{inputs[0].shape.n(), inputs[1].shape[0]}, inputs[0].dtype}};
+    const Shape& x = inputs[0].shape;
+    const Shape& weight = inputs[1].shape;
+    check_rank(name(), 1, weight, 2, "(O, I)");
+    if (x.rank() != 2 || x.c() != weight.c()) {
+      throw ShapeError(concat_text("[linear] input 0 is ", x, ", expected (N, ", weight.c(), ")"));
+    }
+    return {{{x.n(), weight[0]}, inputs[0].dtype}};
   }
 
   Work forward_work(std::span<const View> inputs, std::span<const View> outputs) const override {

@@ -1,6 +1,8 @@
 #include <palimpsest/reports/advice.hpp>
 
 #include <cstdint>
+#include <optional>
+#include <vector>
 
 #include <palimpsest/core/error.hpp>
 #include <palimpsest/memory/policies.hpp>
@@ -9,21 +11,25 @@
 namespace palimpsest::reports {
 namespace {
 
+/// The peak under a policy; none if that has nothing to act on.
+std::optional<std::size_t> peak_under(const memory::Rehearsal& rehearsal, const train::Options& options,
+                                      const PolicyPtr& policy) {
+  try {
+    return memory::forecast(rehearsal, policy, train::rates_for(options)).peak;
+  } catch (const IdlePolicyError&) {
+    return std::nullopt;
+  }
+}
+
 /// "memory shared (12 MiB), memory checkpoint (10 MiB)": the single policies whose peak is at most `most`.
 std::string fitting_policies(const memory::Rehearsal& rehearsal, const train::Options& options, std::size_t most) {
-  const memory::Rates rates = train::rates_for(options);
-  std::string fitting;
+  std::vector<std::string> fitting;
   for (const std::string_view name : memory::names()) {
-    try {
-      const std::size_t peak = memory::forecast(rehearsal, memory::parse(name), rates).peak;
-      if (peak > most) continue;
-      fitting +=
-          concat_text(fitting.empty() ? "" : ", ", options.names.memory, name, " (", format_mebibytes(peak), ")");
-    } catch (const IdlePolicyError&) {
-      continue;
-    }
+    const std::optional<std::size_t> peak = peak_under(rehearsal, options, memory::parse(name));
+    if (!peak || *peak > most) continue;
+    fitting.push_back(concat_text(options.names.memory, name, " (", format_mebibytes(*peak), ")"));
   }
-  return fitting;
+  return join(fitting);
 }
 
 /// A byte less than the run itself takes.
@@ -55,26 +61,19 @@ std::string memory_advice(const train::Task& task, const train::Options& options
                      ": the least is ", format_mebibytes(least), "; try a smaller ", options.names.batch_size);
 }
 
-std::string thrift_advice(const train::Task& task, const train::Options& options, const train::MemoryChoice& memory) {
+std::string thrift_advice(const train::Task& task, const train::Options& options, std::size_t peak) {
   train::Rehearsal training(task, options);
-  memory.apply(training.model());
   const memory::Rehearsal rehearsal = training.step_under();
-  const memory::Rates rates = train::rates_for(options);
-  const std::size_t own = memory::forecast(rehearsal, nullptr, rates).peak;
-  const std::size_t stored = memory::forecast(rehearsal, memory::store_all(), rates).peak;
-  if (own <= stored) return "";
+  const std::size_t stored = peak_under(rehearsal, options, memory::store_all()).value();
+  if (peak <= stored) return "";
   std::size_t least = stored;
   std::string thriftiest(memory::store_all()->name());
   for (const PolicyPtr& policy : memory::combinations()) {
     if (memory::offloads(*policy)) continue;
-    try {
-      const std::size_t peak = memory::forecast(rehearsal, policy, rates).peak;
-      if (peak >= least) continue;
-      least = peak;
-      thriftiest = policy->name();
-    } catch (const IdlePolicyError&) {
-      continue;
-    }
+    const std::optional<std::size_t> other = peak_under(rehearsal, options, policy);
+    if (!other || *other >= least) continue;
+    least = *other;
+    thriftiest = policy->name();
   }
   return concat_text("that is more than the ", format_mebibytes(stored), " of store-all; the thriftiest is ",
                      options.names.memory, thriftiest, " with ", format_mebibytes(least), "\n");

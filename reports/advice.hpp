@@ -3,7 +3,6 @@
 #include <cstddef>
 #include <string>
 
-#include <palimpsest/train/memory_choice.hpp>
 #include <palimpsest/train/options.hpp>
 
 namespace palimpsest::reports {
@@ -17,9 +16,9 @@ std::string memory_advice(const train::Task& task, const train::Options& options
 /// largest half, quarter, ... of it whose evaluation is predicted to fit.
 std::string evaluation_advice(const train::Task& task, const train::Options& options, std::size_t limit);
 
-/// A line about a run whose steps need more than they would under `store-all`, with the thriftiest of the policies that
-/// move nothing elsewhere; empty for any other.
-std::string thrift_advice(const train::Task& task, const train::Options& options, const train::MemoryChoice& memory);
+/// A line about a run whose steps need `peak` bytes, more than they would under `store-all`, with the thriftiest of the
+/// policies that move nothing elsewhere; empty for any other.
+std::string thrift_advice(const train::Task& task, const train::Options& options, std::size_t peak);
 
 /// The single policies that have something to act on in the task's model, for the end of the message of an
 /// IdlePolicyError.

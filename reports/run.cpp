@@ -68,7 +68,7 @@ train::Trainer& Run::trainer() {
 std::string Run::announcement() const {
   std::string text = concat_text(task_.name, " under ", options_.memory, " will need ",
                                  format_mebibytes(forecast_.peak.total), " at its peak\n");
-  text += thrift_advice(task_, options_, memory_);
+  text += thrift_advice(task_, options_, forecast_.peak.total);
   if (memory_.planned != nullptr) text += train::describe(memory_.recipes, options_.names) + "\n";
   return text;
 }

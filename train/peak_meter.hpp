@@ -14,8 +14,7 @@ struct MemoryPeak {
 };
 
 /// Measures the peak of a device's memory from its construction on, without the pauses: an evaluation between two
-/// epochs is no part of training. The bytes in use
-/// `before` are left out of all but the reserved ones.
+/// epochs is no part of training. The bytes in use `before` are left out of all but the reserved ones.
 class PeakMeter {
  public:
   explicit PeakMeter(Device device, const MemoryStats& before = {});

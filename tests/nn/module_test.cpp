@@ -257,18 +257,18 @@ TEST_F(ModuleTest, AnErrorInForwardSaysInWhichModule) {
   EXPECT_EQ(message_of<ShapeError>([&] {
               model(random_tensor({2, 1, 8, 8}, 1));
             }),
-            "in model.first: [conv2d] input is (2, 1, 8, 8), expected (N, 3, H, W)");
+            "in model.first: [conv2d] input 0 is (2, 1, 8, 8), expected (N, 3, H, W)");
   EXPECT_EQ(message_of<ShapeError>([&] {
               model(random_tensor({2, 3}, 1));
             }),
-            "in model.first: [conv2d] input is (2, 3), expected (N, 3, H, W)");
+            "in model.first: [conv2d] input 0 is (2, 3), expected (N, 3, H, W)");
   nn::ResNet deep(nn::ResNet::cifar(8), nn::Init(1, device()));
   Open whole;
   whole.add_module("encoder", deep);
   EXPECT_EQ(message_of<ShapeError>([&] {
               deep(random_tensor({2, 5, 8, 8}, 1));
             }),
-            "in encoder.conv0: [conv2d] input is (2, 5, 8, 8), expected (N, 3, H, W)");
+            "in encoder.conv0: [conv2d] input 0 is (2, 5, 8, 8), expected (N, 3, H, W)");
   const NoGrad no_grad;
   const std::string message = message_of<ValueError>([&] { model({}); });
   EXPECT_EQ(message, "in model.first: [conv2d] input 0 is an empty tensor");
@@ -326,15 +326,15 @@ TEST_F(ModuleTest, LayersSayWhichInputTheyExpect) {
   EXPECT_EQ(message_of<ShapeError>([&] {
               linear(random_tensor({2, 5}, 1));
             }),
-            "[linear] input is (2, 5), expected (N, 6)");
+            "[linear] input 0 is (2, 5), expected (N, 6)");
   EXPECT_EQ(message_of<ShapeError>([&] {
               linear(random_tensor({2, 6, 1, 1}, 1));
             }),
-            "[linear] input is (2, 6, 1, 1), expected (N, 6)");
+            "[linear] input 0 is (2, 6, 1, 1), expected (N, 6)");
   EXPECT_EQ(message_of<ShapeError>([&] {
               norm(random_tensor({2, 3, 5, 5}, 1));
             }),
-            "[batch_norm] input is (2, 3, 5, 5), expected (N, 4, H, W) or (N, 4)");
+            "[batch_norm] input 0 is (2, 3, 5, 5), expected (N, 4, H, W) or (N, 4)");
 }
 
 TEST_F(ModuleTest, StagesThatNarrowAreRefusedWhereTheModelIsMade) {

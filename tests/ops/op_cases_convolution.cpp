@@ -103,7 +103,7 @@ void add_linear_cases(std::vector<OpCase>& cases) {
 }
 
 void add_bad_conv2d_and_linear(std::vector<BadCall>& calls) {
-  add_bad<ShapeError>(calls, "conv2d_rank_of_x", "[conv2d] input 0 is (2, 3), expected (N, C, H, W)", [] {
+  add_bad<ShapeError>(calls, "conv2d_rank_of_x", "[conv2d] input 0 is (2, 3), expected (N, 3, H, W)", [] {
     ops::conv2d(leaf({2, 3}), leaf({4, 3, 3, 3}));
   });
   add_bad<ShapeError>(calls, "conv2d_rank_of_weight", "[conv2d] input 1 is (4, 3), expected (K, C, R, S)", [] {
@@ -125,10 +125,10 @@ void add_bad_conv2d_and_linear(std::vector<BadCall>& calls) {
   add_bad<ValueError>(calls, "conv2d_negative_padding", "[conv2d] padding is negative", [] {
     ops::conv2d(leaf({2, 3, 5, 5}), leaf({4, 3, 3, 3}), {1, {1, -1, 1, 1}});
   });
-  add_bad<ShapeError>(calls, "linear_rank_of_x", "[linear] input 0 is (2, 3, 1, 1), expected (N, I)", [] {
+  add_bad<ShapeError>(calls, "linear_rank_of_x", "[linear] input 0 is (2, 3, 1, 1), expected (N, 3)", [] {
     ops::linear(leaf({2, 3, 1, 1}), leaf({4, 3}), leaf({4}));
   });
-  add_bad<ShapeError>(calls, "linear_features", "[linear] input 0 is (2, 3), expected (2, 5)", [] {
+  add_bad<ShapeError>(calls, "linear_features", "[linear] input 0 is (2, 3), expected (N, 5)", [] {
     ops::linear(leaf({2, 3}), leaf({4, 5}), leaf({4}));
   });
   add_bad<ShapeError>(calls, "linear_bias", "input 1 is (3), expected (4)", [] {
