@@ -30,7 +30,7 @@ std::size_t left_on(Device device) {
 
 void check(const train::Options& options, const Files& files) {
   train::rates_for(options);
-  const train::WholeFile report(files.report);
+  const WholeFile report(files.report);
   const StepPictures pictures(files);
   prepare_offload(options);
 }
@@ -88,7 +88,7 @@ bool Run::train(std::ostream& out, std::vector<Field> fields) {
 }
 
 bool Run::train_and_report(std::ostream& out, const std::vector<Field>& fields) {
-  const train::WholeFile file(files_.report);
+  const WholeFile file(files_.report);
   const StepPictures pictures(files_);
   // Before the first step, since the training would not heed Ctrl-C meanwhile: a plan for a deep net takes seconds.
   PageFacts facts = page_facts();

@@ -15,7 +15,7 @@ void check_files_differ(const Files& files) {
   std::map<std::filesystem::path, std::string> names;
   for (const std::string& name : {files.report, files.page, files.snapshot, files.trace}) {
     if (name.empty()) continue;
-    const auto [file, is_new] = names.emplace(train::file_target(name), name);
+    const auto [file, is_new] = names.emplace(file_target(name), name);
     if (is_new) continue;
     const std::string& other = file->second;
     throw ValueError(concat_text("two reports cannot both be written to ", name,
@@ -32,7 +32,7 @@ StepPictures::StepPictures(const Files& files) : page_(files.page), snapshot_(fi
 std::vector<std::string> StepPictures::write(const memory::StepTrace& step, const std::string& title,
                                              const std::function<PageFacts()>& facts) const {
   std::vector<std::string> failures;
-  const auto write_to = [&](const train::WholeFile& file, const auto& make) {
+  const auto write_to = [&](const WholeFile& file, const auto& make) {
     if (!file) return;
     try {
       file.write(make());

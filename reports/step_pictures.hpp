@@ -5,7 +5,7 @@
 #include <vector>
 
 #include <palimpsest/reports/memory_page.hpp>
-#include <palimpsest/train/whole_file.hpp>
+#include <palimpsest/core/whole_file.hpp>
 
 namespace palimpsest::reports {
 
@@ -20,7 +20,7 @@ struct Files {
 /// The files that show one step of a run: page, snapshot, trace.
 class StepPictures {
  public:
-  /// Finds out at once whether the files can be written. Throws Error as train::WholeFile, ValueError if two of the
+  /// Finds out at once whether the files can be written. Throws Error as WholeFile, ValueError if two of the
   /// files, the report among them, would be one, whatever names and links lead there.
   explicit StepPictures(const Files& files);
 
@@ -33,9 +33,9 @@ class StepPictures {
                                                const std::function<PageFacts()>& facts) const;
 
  private:
-  train::WholeFile page_;
-  train::WholeFile snapshot_;
-  train::WholeFile trace_;
+  WholeFile page_;
+  WholeFile snapshot_;
+  WholeFile trace_;
 };
 
 }  // namespace palimpsest::reports

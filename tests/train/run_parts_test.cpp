@@ -11,7 +11,7 @@
 #include <palimpsest/train/interrupt.hpp>
 #include <palimpsest/train/progress.hpp>
 #include <palimpsest/train/trainer.hpp>
-#include <palimpsest/train/whole_file.hpp>
+#include <palimpsest/core/whole_file.hpp>
 #include "tests/train/small_tasks.hpp"
 
 namespace palimpsest::train {
