@@ -9,6 +9,7 @@
 #include <palimpsest/core/device.hpp>
 #include <palimpsest/core/parallel.hpp>
 #include <palimpsest/core/philox.hpp>
+#include <palimpsest/core/whole_file.hpp>
 #include <palimpsest/memory/offload.hpp>
 #include <palimpsest/memory/planner/calibration.hpp>
 #include <palimpsest/nn/models/densenet.hpp>
@@ -17,7 +18,6 @@
 #include <palimpsest/ops/cross_entropy.hpp>
 #include <palimpsest/train/images.hpp>
 #include <palimpsest/train/training.hpp>
-#include <palimpsest/core/whole_file.hpp>
 #include "examples/flags/command_line.hpp"
 #include "examples/flags/example.hpp"
 

@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include <palimpsest/reports/memory_page.hpp>
 #include <palimpsest/core/whole_file.hpp>
+#include <palimpsest/reports/memory_page.hpp>
 
 namespace palimpsest::reports {
 
