@@ -167,7 +167,7 @@ Tensor apply_single(std::unique_ptr<Op> op, std::vector<Tensor> inputs);
 
 /// The same, but the op's forward runs when its result is first read: what it throws then (OutOfMemory, say) comes out
 /// of that reading, and the step has failed. Its begin() runs now. Until it has run, its result is absent, an op
-/// recorded next may take its work over (take_unrun), and it is undone if the last tensor of its result goes. Where
+/// recorded next may take its work over (take_unrun), and it is undone if the last tensor of its result goes. If
 /// nothing is recorded, under NoGrad or for want of a gradient, it waits as long as no other op runs, no tensor is
 /// changed in place and the block goes on, so that the same ops are joined, and the bits are those of a recorded
 /// forward. Throws StateError for an op with several outputs or a coupling, whose place among the others

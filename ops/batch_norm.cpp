@@ -136,7 +136,7 @@ void BatchNorm::blend(const ForwardContext& io, const Tensor& running, std::int6
   const View view = running.state_view();
   auto before = std::make_shared<Buffer>(io.device(), bytes_of(channels_, view.dtype), Tag::Activation);
   copy_bytes(before->data(), io.device(), view.data, io.device(), before->bytes());
-  // What the user has written since stays, whatever fails.
+  // A value that the user has written since then stays, whatever fails.
   const auto is_ours = [running, assignments = running.value().assignments()] {
     return running.value().assignments() == assignments;
   };

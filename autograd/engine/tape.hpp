@@ -220,7 +220,7 @@ class Tape : public std::enable_shared_from_this<Tape> {
 /// The tensor as one that has come about with these changes of state (Tape::history_of), if there are any.
 Tensor with_history(Tensor x, const std::shared_ptr<Tape>& history);
 
-/// Runs a part of an op that is not recorded. What it throws fails what has led to it: `history`, which may be null.
+/// Runs a part of an op that is not recorded. An exception fails the op's `history`, which may be null.
 template <class Run>
 void fail_history_on_error(const std::shared_ptr<Tape>& history, const Run& run) {
   try {
