@@ -115,6 +115,10 @@ class ForwardContext {
   ForwardContext(std::span<const View> inputs, std::span<const View> outputs, Device device, Tape* tape = nullptr,
                  std::span<const std::shared_ptr<Value>> values = {})
       : inputs_(inputs), outputs_(outputs), device_(device), tape_(tape), values_(values) {}
+  /// For an op that is not recorded: `history` has the changes of state that its inputs come with, and gets its own.
+  ForwardContext(std::span<const View> inputs, std::span<const View> outputs, Device device,
+                 std::shared_ptr<Tape>& history)
+      : inputs_(inputs), outputs_(outputs), device_(device), history_(&history) {}
 
   const View& input(std::size_t i) const { return inputs_[i]; }
   std::span<const View> inputs() const { return inputs_; }
@@ -146,8 +150,9 @@ class ForwardContext {
   std::span<const View> inputs_;
   std::span<const View> outputs_;
   Device device_;
-  Tape* tape_;
-  std::span<const std::shared_ptr<Value>> values_;
+  Tape* tape_ = nullptr;
+  std::span<const std::shared_ptr<Value>> values_ = {};
+  std::shared_ptr<Tape>* history_ = nullptr;
   Work work_;
 };
 

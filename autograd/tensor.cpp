@@ -24,11 +24,9 @@ Handle::Handle(ValuePtr held, std::shared_ptr<Tape> recorded_on)
 
 Handle::~Handle() {
   --value->state().handles;
-  if (tape != nullptr) {
-    tape->let_go(*value);
-  } else if (value->state().handles == 0 && value->state().readers == 0 && value->state().pins == 0) {
-    value->state().storage.reset();
-  }
+  if (tape != nullptr) tape->let_go(*value);
+  const ValueState& state = value->state();
+  if (value->leaf() && state.handles == 0 && state.readers == 0 && state.pins == 0) value->state().storage.reset();
 }
 
 Tensor Tensor::empty(const Shape& shape, Dtype dtype, Device device, Tag tag) {
@@ -70,10 +68,10 @@ Value& Tensor::value() const {
 ConstView Tensor::view() const {
   Value& held = value();
   if (!held.present()) {
-    if (handle_->tape != nullptr) {
-      handle_->tape->restore(held);
-    } else {
+    if (held.leaf()) {
       run_unread();
+    } else {
+      handle_->tape->restore(held);
     }
     if (!held.present()) throw StateError("the bytes of this tensor are gone");
   }
@@ -123,6 +121,12 @@ void Tensor::assign(const Tensor& source) {
 }
 
 View Tensor::mutable_view() const {
+  const View bytes = state_view();
+  ++value().state().storage->assignments;
+  return bytes;
+}
+
+View Tensor::state_view() const {
   if (!value().leaf()) throw StateError("mutable_view: only the bytes of a leaf can be changed");
   run_unread();  // it may be about to read these bytes
   view();
@@ -138,8 +142,7 @@ Tensor Tensor::detach() const {
 }
 
 void Tensor::backward(const std::function<void(std::span<const LeafGradient>)>& before_commit) const {
-  value();
-  if (handle_->tape == nullptr) throw StateError("backward: nothing was recorded for this tensor");
+  if (value().leaf()) throw StateError("backward: nothing was recorded for this tensor");
   handle_->tape->backward(*this, before_commit);
 }
 

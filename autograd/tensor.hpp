@@ -1,5 +1,6 @@
 #pragma once
 
+#include <concepts>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -96,6 +97,9 @@ class Tensor {
   /// The bytes of a leaf, to be changed in place before the next operation: by optimisers, loaders. The change counts
   /// as one of assign(). Throws StateError if it is not a leaf.
   View mutable_view() const;
+  /// The same for an op that changes its state in Op::begin, and for undoing that (ForwardContext::on_failure): not
+  /// counted among Value::assignments().
+  View state_view() const;
 
  private:
   std::shared_ptr<Handle> handle_;
@@ -153,20 +157,25 @@ class BlockScope {
 /// is used up or has failed or if two threads have recorded them, and what the op throws; the step has failed then and
 /// is rolled back.
 std::vector<Tensor> apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs);
+/// The same for a call without `palimpsest::`, which would else find std::apply.
+template <std::derived_from<Op> T>
+std::vector<Tensor> apply(std::unique_ptr<T> op, std::vector<Tensor> inputs) {
+  return apply(std::unique_ptr<Op>(std::move(op)), std::move(inputs));
+}
 /// The same for an op with one output.
 Tensor apply_single(std::unique_ptr<Op> op, std::vector<Tensor> inputs);
 
 /// The same, but the op's forward runs when its result is first read: what it throws then (OutOfMemory, say) comes out
 /// of that reading, and the step has failed. Its begin() runs now. Until it has run, its result is absent, an op
-/// recorded next may take its work over (take_unrun), and it is undone if the last tensor of its result goes. Under
-/// NoGrad it waits as long as no other op runs, no tensor is changed in place and the block goes on, so that the same
-/// ops are joined, and the bits are those of a recorded forward; where nothing is recorded for want of a gradient this
-/// is apply_single(). Throws StateError for an op with several outputs or a coupling, whose place among the others
+/// recorded next may take its work over (take_unrun), and it is undone if the last tensor of its result goes. If
+/// nothing is recorded, under NoGrad or for want of a gradient, it waits as long as no other op runs, no tensor is
+/// changed in place and the block goes on, so that the same ops are joined, and the bits are those of a recorded
+/// forward. Throws StateError for an op with several outputs or a coupling, whose place among the others
 /// counts.
 Tensor apply_when_read(std::unique_ptr<Op> op, std::vector<Tensor> inputs);
 
-/// An op that has been taken back before it ran. The tape, which there is none of under NoGrad, has what begin()
-/// changed: keep it until the op that does this one's work is recorded.
+/// An op that has been taken back before it ran. The tape, if there is one, has what begin() changed: keep it until the
+/// op that does this one's work is recorded.
 template <class T>
 struct Unrun {
   std::unique_ptr<T> op;

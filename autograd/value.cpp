@@ -20,6 +20,7 @@ int Value::readers() const { return state_->readers; }
 bool Value::held_by_user() const { return state_->handles > 0; }
 std::size_t Value::output() const { return state_->output; }
 
+std::uint64_t Value::assignments() const { return state_->storage != nullptr ? state_->storage->assignments : 0; }
 std::uint64_t Value::version() const { return state_->storage ? state_->storage->version : state_->saved_version; }
 
 View Value::view() const { return {state_->storage ? state_->storage->data() : nullptr, shape_, dtype_, device_}; }

@@ -17,6 +17,7 @@ struct ValueState;
 struct Storage : Buffer {
   using Buffer::Buffer;
   std::uint64_t version = 0;
+  std::uint64_t assignments = 0;  ///< those changes that were not an op's
 };
 
 /// One tensor of the recorded computation, or a leaf: shape, element type, device, perhaps bytes, perhaps a gradient,
@@ -51,6 +52,8 @@ class Value : public std::enable_shared_from_this<Value> {
   std::size_t output() const;
   /// Counts in-place changes of the bytes; 0 for bytes that no user has changed.
   std::uint64_t version() const;
+  /// Those of them that the user has made himself, and not an op that changes its state (Tensor::state_view).
+  std::uint64_t assignments() const;
 
   View view() const;
 
@@ -116,6 +119,7 @@ class Nodes {
   Node& operator[](std::size_t i) { return *list_[i]; }
   const Node& operator[](std::size_t i) const { return *list_[i]; }
   Node& back() { return *list_.back(); }
+  const Node& back() const { return *list_.back(); }
 
   Node& add() { return *list_.emplace_back(std::make_unique<Node>()); }
   void pop_back() { list_.pop_back(); }

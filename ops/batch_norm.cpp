@@ -29,7 +29,7 @@ View joined_view(const Buffer& memory, const View& first, std::int64_t channels)
 /// The same as BatchNorm::blend(), from what is left with the parts of the normalised tensor.
 void blend_parts(const Tensor& running, const std::vector<std::shared_ptr<ChannelStatistics>>& statistics,
                  std::int64_t row, double momentum, double factor) {
-  const View view = running.mutable_view();
+  const View view = running.state_view();
   run_kernels("batch_norm", view.device, view.dtype, [&]<class T>(T) {
     T* at = view.as<T>();
     for (const auto& part : statistics) {
@@ -133,14 +133,20 @@ void BatchNorm::update_running(const ForwardContext& io, std::int64_t rows) {
 /// Lets a running statistic take part of the batch's, which is row `row` of frozen_, times `factor`.
 void BatchNorm::blend(const ForwardContext& io, const Tensor& running, std::int64_t row, double factor,
                       const std::shared_ptr<const Parts>& parts) const {
-  const View view = running.mutable_view();
+  const View view = running.state_view();
   auto before = std::make_shared<Buffer>(io.device(), bytes_of(channels_, view.dtype), Tag::Activation);
   copy_bytes(before->data(), io.device(), view.data, io.device(), before->bytes());
+  // A value that the user has written since then stays, whatever fails.
+  const auto is_ours = [running, assignments = running.value().assignments()] {
+    return running.value().assignments() == assignments;
+  };
   io.on_failure(
-      [running, before] {
-        copy_bytes(running.mutable_view().data, running.device(), before->data(), running.device(), before->bytes());
+      [running, before, is_ours] {
+        if (!is_ours()) return;
+        copy_bytes(running.state_view().data, running.device(), before->data(), running.device(), before->bytes());
       },
-      [running, before, row, factor, momentum = spec_.momentum, parts] {
+      [running, before, is_ours, row, factor, momentum = spec_.momentum, parts] {
+        if (!is_ours()) return;
         copy_bytes(before->data(), running.device(), running.view().data, running.device(), before->bytes());
         blend_parts(running, *parts, row, momentum, factor);
       });

@@ -361,7 +361,8 @@ void Tape::finish(State state) noexcept {
 
 void Tape::finish_backward() {
   session_->step_counted = false;
-  for (Tape* const other : session_->tapes) {
+  const std::vector<Tape*> under_way = session_->tapes;
+  for (Tape* const other : under_way) {
     if (other != this && other->first_change_ < first_change_) other->overtake();
   }
   Nodes used = nodes_.take_used();
@@ -369,7 +370,7 @@ void Tape::finish_backward() {
     nodes_ = std::move(used);
     return finish(State::Consumed);
   }
-  session_->changes.settle(*this, used);
+  session_->changes.settle_but(*this, nodes_);
   leaf_gradients_.clear();
   leaves_with_gradient_.clear();
   on_their_way_.clear();

@@ -17,6 +17,13 @@ thread_local std::weak_ptr<Session> current_session;
 /// memory.
 constexpr int most_overtaken = 32;
 
+/// The tape to which the history of a leaf belongs; null if it has none that is still to be taken over.
+Tape* untaken_history(const Tensor& input) {
+  if (!input.value().leaf() || input.handle()->tape == nullptr) return nullptr;
+  Tape* const tape = input.handle()->tape->joined().get();
+  return tape->state() == Tape::State::Recording ? tape : nullptr;
+}
+
 }  // namespace
 
 std::shared_ptr<Session> Session::current() {
@@ -45,17 +52,48 @@ void Tape::abandon() noexcept {
   // A part of a step whose result nobody wants fails with the rest of it, which is what was recorded last.
   Tape* last = nullptr;
   for (Tape* const other : session_->tapes) {
-    const bool later = last == nullptr || (!other->nodes_.empty() && !last->nodes_.empty() &&
-                                           other->nodes_.back().index > last->nodes_.back().index);
-    if (other != this && later) last = other;
+    if (other != this && (last == nullptr || other->end() > last->end())) last = other;
   }
   if (last != nullptr) last->take_changes(*this);
   finish(State::Consumed);
 }
 
-void Tape::on_failure(std::function<void()> undo, std::function<void()> redo) {
-  first_change_ = std::min(first_change_, nodes_.back().index);
-  session_->changes.add(*this, nodes_.back().index, std::move(undo), std::move(redo));
+void Tape::on_failure(std::size_t index, std::function<void()> undo, std::function<void()> redo) {
+  first_change_ = std::min(first_change_, index);
+  session_->changes.add(*this, index, std::move(undo), std::move(redo));
+}
+
+void Tape::on_unrecorded_failure(std::function<void()> undo, std::function<void()> redo) {
+  on_failure(session_->next_index++, std::move(undo), std::move(redo));
+}
+
+Tensor with_history(Tensor x, const std::shared_ptr<Tape>& history) {
+  if (history == nullptr || !x) return x;
+  return Tensor(std::make_shared<Handle>(x.handle()->value, history));
+}
+
+std::shared_ptr<Tape> Tape::history_of(std::span<const Tensor> inputs) {
+  std::shared_ptr<Tape> history;
+  if (!grad_enabled()) return history;
+  for (const Tensor& input : inputs) {
+    Tape* const other = untaken_history(input);
+    if (other == nullptr || other == history.get()) continue;
+    if (history == nullptr) {
+      history = other->shared_from_this();
+    } else if (history->session_ == other->session_) {
+      history->absorb(*other);
+    }
+  }
+  return history;
+}
+
+void Tape::take_histories(std::span<const Tensor> inputs) noexcept {
+  for (const Tensor& input : inputs) {
+    Tape* const history = untaken_history(input);
+    if (history == nullptr || history->session_ != session_) continue;  // another thread sees to its own
+    take_changes(*history);
+    history->finish(State::Consumed);
+  }
 }
 
 void Tape::take_changes(Tape& other) noexcept {
@@ -64,7 +102,9 @@ void Tape::take_changes(Tape& other) noexcept {
 }
 
 void Tape::overtake() noexcept {
-  if (++overtaken_ == most_overtaken) session_->changes.settle(*this);
+  if (++overtaken_ != most_overtaken) return;
+  if (nodes_.empty()) return finish(State::Consumed);
+  session_->changes.settle(*this);
 }
 
 Tape& Tape::whole() {
@@ -106,9 +146,14 @@ std::shared_ptr<Tape> Tape::for_op(const Op& op, std::span<const Tensor> inputs)
   // A taken-over op may have read leaves alone, and its tape has what it changed.
   if (const std::shared_ptr<Tape> taken_from = session->taken_from.lock()) join(taken_from->whole());
   session->taken_from.reset();
-  if (tape != nullptr) return tape->shared_from_this();
-  auto made = std::make_shared<Tape>(session);
-  made->verifier_ = Verifier::begin(!std::exchange(session->step_counted, true));
+  std::shared_ptr<Tape> made;
+  if (tape == nullptr) {
+    made = std::make_shared<Tape>(session);
+    made->verifier_ = Verifier::begin(!std::exchange(session->step_counted, true));
+  } else {
+    made = tape->shared_from_this();
+  }
+  made->take_histories(inputs);
   return made;
 }
 

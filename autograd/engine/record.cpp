@@ -36,11 +36,15 @@ std::vector<Tensor> run_unrecorded(Op& op, std::span<const Tensor> inputs, const
     output_views.push_back(outputs.back() ? outputs.back().value().view()
                                           : View{nullptr, spec.shape, spec.dtype, device});
   }
-  ForwardContext io(views, output_views, device);
-  run_named(op, views, [&] {
-    op.begin(io);
-    op.forward(io);
+  std::shared_ptr<Tape> history = Tape::history_of(inputs);
+  ForwardContext io(views, output_views, device, history);
+  fail_history_on_error(history, [&] {
+    run_named(op, views, [&] {
+      op.begin(io);
+      op.forward(io);
+    });
   });
+  for (Tensor& output : outputs) output = with_history(std::move(output), history);
   return outputs;
 }
 
@@ -100,6 +104,10 @@ BlockScope::BlockScope(std::shared_ptr<const BlockInfo> block, std::span<const T
     if (recording_enabled && input && input.value().producer() != nullptr) recorded.push_back(input);
   }
   for (const Tensor& input : recorded) recording_->take(input.handle()->tape->joined());
+  for (const Tensor& input : inputs) {
+    if (!input) continue;
+    if (const std::shared_ptr<Tape> history = Tape::history_of({&input, 1})) recording_->take(history);
+  }
   if (const std::shared_ptr<Session> session = Session::current()) {
     recording_->branch_start = recording_->first_node = session->next_index;
   }
@@ -368,7 +376,15 @@ std::shared_ptr<ValueCache>* ForwardContext::cache(std::size_t i) const {
 }
 
 void ForwardContext::on_failure(std::function<void()> undo, std::function<void()> redo) const {
-  if (tape_ != nullptr) tape_->on_failure(std::move(undo), std::move(redo));
+  if (tape_ != nullptr) return tape_->on_failure(tape_->nodes().back().index, std::move(undo), std::move(redo));
+  const std::shared_ptr<Session> session = Session::current();
+  if (!recording_enabled) {
+    if (session != nullptr) session->changes.add_final(session->next_index, std::move(undo), std::move(redo));
+    return;
+  }
+  if (*history_ == nullptr) *history_ = std::make_shared<Tape>(Session::current_or_new());
+  for (BlockRecording* block = current_recording; block != nullptr; block = block->outer) block->take(*history_);
+  (*history_)->on_unrecorded_failure(std::move(undo), std::move(redo));
 }
 
 }  // namespace palimpsest

@@ -17,7 +17,7 @@ struct Session {
   /// Null if none is under way.
   static std::shared_ptr<Session> current();
 
-  std::vector<Tape*> tapes;  ///< those under way
+  std::vector<Tape*> tapes;  ///< those under way, with or without recorded ops
   Arenas arenas;
   StateLog changes;
   std::size_t next_index = 0;      ///< of the op recorded next

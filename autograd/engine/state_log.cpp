@@ -22,6 +22,10 @@ void StateLog::add(const Tape& owner, std::size_t index, std::function<void()> u
   changes_.push_back({&owner, index, std::move(undo), std::move(redo)});
 }
 
+void StateLog::add_final(std::size_t index, std::function<void()> undo, std::function<void()> redo) {
+  if (!changes_.empty()) changes_.push_back({nullptr, index, std::move(undo), std::move(redo)});
+}
+
 void StateLog::undo(const Tape& owner) noexcept {
   const auto is_owners = [&](const Change& change) { return change.owner == &owner; };
   const auto first = std::find_if(changes_.begin(), changes_.end(), is_owners);
@@ -43,11 +47,11 @@ void StateLog::settle(const Tape& owner) noexcept {
   forget_settled();
 }
 
-void StateLog::settle(const Tape& owner, const Nodes& nodes) {
+void StateLog::settle_but(const Tape& owner, const Nodes& nodes) {
   std::unordered_set<std::size_t> indices;
   for (const Node& node : nodes) indices.insert(node.index);
   for (Change& change : changes_) {
-    if (change.owner == &owner && indices.contains(change.index)) change.owner = nullptr;
+    if (change.owner == &owner && !indices.contains(change.index)) change.owner = nullptr;
   }
   forget_settled();
 }

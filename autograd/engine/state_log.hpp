@@ -18,13 +18,16 @@ class StateLog {
   /// null: undoing what was changed before leaves this change alone.
   void add(const Tape& owner, std::size_t index, std::function<void()> undo, std::function<void()> redo);
 
+  /// A change that stays, by an op that was recorded behind the one with this index if any was.
+  void add_final(std::size_t index, std::function<void()> undo, std::function<void()> redo);
+
   /// Undoes a tape's changes: newer ones of other tapes are undone first and made again afterwards. A change whose
   /// undoing throws is left as it is.
   void undo(const Tape& owner) noexcept;
   /// A tape's changes stay.
   void settle(const Tape& owner) noexcept;
-  /// These ops' changes stay.
-  void settle(const Tape& owner, const Nodes& nodes);
+  /// Likewise those of all ops but these.
+  void settle_but(const Tape& owner, const Nodes& nodes);
   /// A tape's changes are another's from now on. The first was made by the op with that index.
   void hand_over(const Tape& from, const Tape& to, std::size_t first_index) noexcept;
 

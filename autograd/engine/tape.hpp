@@ -67,15 +67,20 @@ class Tape : public std::enable_shared_from_this<Tape> {
   /// An exception has passed over part of the computation. If it goes without a backward, it has failed.
   void interrupt() noexcept { whole().interrupted_ = true; }
 
-  /// Registers how to undo a change of state that the op recorded last has made, if the step fails, and how to make it
-  /// again (StateLog::add).
-  void on_failure(std::function<void()> undo, std::function<void()> redo);
+  /// Registers how to undo a change of state that the op with this index has made, if the step fails, and how to make
+  /// it again (StateLog::add).
+  void on_failure(std::size_t index, std::function<void()> undo, std::function<void()> redo);
+  /// The same for an op that is not recorded, although gradients are wanted. Its results refer to the tape.
+  void on_unrecorded_failure(std::function<void()> undo, std::function<void()> redo);
 
   // For the functions and contexts that contracts declare.
 
   /// The tape for an op on these inputs: a new one, that of its inputs, or all of theirs joined. Throws StateError if
   /// one of them was made by a computation that is used up or has failed.
   static std::shared_ptr<Tape> for_op(const Op& op, std::span<const Tensor> inputs);
+  /// The tape, without ops, that has what ops which are not recorded have changed on the way to these inputs; the one
+  /// that reads their results takes it over. Null for none, and under NoGrad, where changes are final.
+  static std::shared_ptr<Tape> history_of(std::span<const Tensor> inputs);
   /// Runs an op for the first time and records it. `specs`: what Op::infer says.
   std::vector<Tensor> apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs, const std::vector<TensorSpec>& specs);
   Tensor apply_when_read(std::unique_ptr<Op> op, std::vector<Tensor> inputs, const TensorSpec& spec);
@@ -105,6 +110,10 @@ class Tape : public std::enable_shared_from_this<Tape> {
   void absorb(Tape& other);
   /// Takes over what another tape has changed.
   void take_changes(Tape& other) noexcept;
+  /// The same of the histories of an op's inputs, which are over then.
+  void take_histories(std::span<const Tensor> inputs) noexcept;
+  /// One more than the index of the op recorded last; 0 for none.
+  std::size_t end() const { return nodes_.empty() ? 0 : nodes_.back().index + 1; }
   /// The computation goes without a backward.
   void abandon() noexcept;
   /// A later computation has been used up: after many of them what this one has changed stays for good.
@@ -208,7 +217,21 @@ class Tape : public std::enable_shared_from_this<Tape> {
   std::exception_ptr save_error_;  // thrown by Recipe::save where it could not be reported; fails the next operation
 };
 
-/// Runs the op that waits for a reader under NoGrad on this thread, if there is one (apply_when_read).
+/// The tensor as one that has come about with these changes of state (Tape::history_of), if there are any.
+Tensor with_history(Tensor x, const std::shared_ptr<Tape>& history);
+
+/// Runs a part of an op that is not recorded. An exception fails the op's `history`, which may be null.
+template <class Run>
+void fail_history_on_error(const std::shared_ptr<Tape>& history, const Run& run) {
+  try {
+    run();
+  } catch (...) {
+    if (history != nullptr) history->fail();
+    throw;
+  }
+}
+
+/// Runs the op that waits for a reader on this thread and is not recorded, if there is one (apply_when_read).
 void run_unread();
 /// The same where nothing may be thrown: an op that cannot run now waits on, and is tried again when it is read.
 void try_to_run_unread() noexcept;

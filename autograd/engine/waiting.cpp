@@ -12,12 +12,13 @@
 namespace palimpsest {
 namespace {
 
-/// An op that waits for a reader under NoGrad, and what it is to make.
+/// An op that waits for a reader and is not recorded, and what it is to make.
 struct Unread {
   std::unique_ptr<Op> op;
   std::vector<Tensor> inputs;  ///< detached: restoring one may evict another from its arena
   std::vector<ValuePtr> read;  ///< what they are detached from
   std::weak_ptr<Value> result;
+  std::weak_ptr<Tape> history;  ///< the result holds it
   std::shared_ptr<const BlockInfo> block;
 };
 thread_local std::optional<Unread> unread;
@@ -30,19 +31,21 @@ std::vector<View> views_of(const std::vector<Tensor>& tensors) {
 
 /// The same with a result that is absent until somebody reads it.
 Tensor wait_unrecorded(std::unique_ptr<Op> op, std::span<const Tensor> inputs, const TensorSpec& spec) {
-  Unread waiting{std::move(op), {}, {}, {}, current_block()};
+  Unread waiting{std::move(op), {}, {}, {}, {}, current_block()};
   for (const Tensor& input : inputs) {
     waiting.inputs.push_back(input.detach());
     waiting.read.push_back(input.handle()->value);
   }
   const Device device = inputs[0].device();
   const std::vector<View> views = views_of(waiting.inputs);
-  ForwardContext io(views, {}, device);
-  run_named(*waiting.op, views, [&] { waiting.op->begin(io); });
+  std::shared_ptr<Tape> history = Tape::history_of(inputs);
+  ForwardContext io(views, {}, device, history);
+  fail_history_on_error(history, [&] { run_named(*waiting.op, views, [&] { waiting.op->begin(io); }); });
   auto value = std::make_shared<Value>(spec.shape, spec.dtype, device);
   waiting.result = value;
+  waiting.history = history;
   unread = std::move(waiting);
-  return Tensor(std::make_shared<Handle>(std::move(value), nullptr));
+  return Tensor(std::make_shared<Handle>(std::move(value), std::move(history)));
 }
 
 }  // namespace
@@ -53,8 +56,9 @@ void run_unread() {
     const std::vector<View> views = views_of(unread->inputs);
     auto storage = std::make_shared<Storage>(result->device(), result->bytes(), Tag::Activation);
     const View to{storage->data(), result->shape(), result->dtype(), result->device()};
-    ForwardContext io(views, {&to, 1}, result->device());
-    run_named(*unread->op, views, [&] { unread->op->forward(io); });
+    std::shared_ptr<Tape> history = unread->history.lock();
+    ForwardContext io(views, {&to, 1}, result->device(), history);
+    fail_history_on_error(history, [&] { run_named(*unread->op, views, [&] { unread->op->forward(io); }); });
     result->state().storage = std::move(storage);
   }
   unread.reset();
@@ -73,8 +77,7 @@ Tensor apply_when_read(std::unique_ptr<Op> op, std::vector<Tensor> inputs) {
     throw StateError(concat_text("[", op->name(), "] is to wait for a reader, which takes one output and no coupling"));
   }
   run_unread();
-  if (!grad_enabled()) return wait_unrecorded(std::move(op), inputs, specs.front());
-  if (!is_recorded(inputs)) return apply_single(std::move(op), std::move(inputs));
+  if (!is_recorded(inputs)) return wait_unrecorded(std::move(op), inputs, specs.front());
   const std::shared_ptr<Tape> tape = Tape::for_op(*op, inputs);
   return tape->apply_when_read(std::move(op), std::move(inputs), specs.front());
 }
@@ -95,8 +98,9 @@ std::optional<Unrun<Op>> take_unrun_op(Tensor& x) {
   const ValueState& value = x.value().state();
   const bool sole = x.handle().use_count() == 1 && value.handles == 1;
   if (unread && unread->result.lock() == x.handle()->value) {
-    if (grad_enabled() || !sole || unread->block != current_block()) return std::nullopt;
-    Unrun<Op> taken{std::move(unread->op), std::move(unread->inputs), nullptr};
+    if (!sole || unread->block != current_block()) return std::nullopt;
+    Unrun<Op> taken{std::move(unread->op), std::move(unread->inputs), unread->history.lock()};
+    for (Tensor& input : taken.inputs) input = with_history(std::move(input), taken.tape);
     unread.reset();
     x = {};
     return taken;

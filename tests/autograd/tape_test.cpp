@@ -381,3 +381,15 @@ TEST_F(TapeUseTest, CoupleWorksInTheMemoryOfItsBranch) {
 
 }  // namespace
 }  // namespace palimpsest::test
+
+/// Outside of the library's namespace, as in a program.
+namespace somebody {
+
+TEST(OpOfOnesOwn, IsAppliedByTheLibraryAndNotByStdApply) {
+  using palimpsest::Tensor;
+  const std::vector<Tensor> inputs{Tensor::zeros({2, 2})};
+  auto op = std::make_unique<palimpsest::test::Watch>([](palimpsest::test::Moment) {}, palimpsest::Cost::Cheap);
+  EXPECT_EQ(apply(std::move(op), inputs).front().shape(), palimpsest::Shape({2, 2}));
+}
+
+}  // namespace somebody
