@@ -30,6 +30,7 @@ std::size_t left_on(Device device) {
 
 void check(const train::Options& options, const Files& files) {
   train::rates_for(options);
+  const train::Checkpoints folder(options.checkpoints);
   const WholeFile report(files.report);
   const StepPictures pictures(files);
   prepare_offload(options);
@@ -69,6 +70,10 @@ std::string Run::announcement() const {
   std::string text = concat_text(task_.name, " under ", options_.memory, " will need ",
                                  format_mebibytes(forecast_.peak.total), " at its peak\n");
   text += thrift_advice(task_, options_, forecast_.peak.total);
+  if (!options_.checkpoints.folder.empty()) {
+    text += concat_text("a checkpoint takes ", format_mebibytes(forecast_.checkpoint), " in ",
+                        options_.checkpoints.folder, "\n");
+  }
   if (memory_.planned != nullptr) text += train::describe(memory_.recipes, options_.names) + "\n";
   return text;
 }
@@ -96,6 +101,9 @@ bool Run::train_and_report(std::ostream& out, const std::vector<Field>& fields) 
   train::Trainer& trainer = trainer_.emplace(task_, options_, memory_);
   pictures_failed_ = false;
   if (pictures) watch(facts, pictures);
+  if (!trainer.resumed_from().empty() && !options_.quiet) {
+    out << "goes on after step " << trainer.record().steps.size() << ", from " << trainer.resumed_from() << std::endl;
+  }
   // A disk that is full now may not be so when the run ends, and hours of training are worth more than a file on the
   // way.
   const auto save = [&] {
@@ -128,7 +136,8 @@ PageFacts Run::page_facts() const {
 }
 
 void Run::watch(PageFacts& facts, const StepPictures& pictures) {
-  const std::int64_t step = train::step_to_watch(run_length(task_, options_), task_.training.samples);
+  const auto first = static_cast<std::int64_t>(trainer_->record().steps.size());
+  const std::int64_t step = train::step_to_watch(run_length(task_, options_), task_.training.samples, first);
   trainer_->watch(step, [&, step](const memory::StepTrace& trace) {
     facts.batch_size = trainer_->record().steps.back().samples;
     facts.step = step + 1;

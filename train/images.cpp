@@ -9,6 +9,7 @@ class ImageBatches : public Batches {
       : images_(std::move(images)), feed_(*images_, loading, device) {}
 
   void start_epoch(std::int64_t epoch) override { feed_.start_epoch(epoch); }
+  void start_epoch_at(std::int64_t epoch, std::int64_t first_batch) override { feed_.start_epoch(epoch, first_batch); }
 
   std::optional<Batch> next() override {
     const std::optional<datasets::FedBatch> fed = feed_.next();

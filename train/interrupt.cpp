@@ -12,7 +12,7 @@ void note(int signal) {
     std::signal(signal, SIG_DFL);
     std::raise(signal);
   }
-  signal_noted = 1;
+  signal_noted = signal;
 }
 
 int guards = 0;
@@ -42,5 +42,6 @@ InterruptGuard::~InterruptGuard() {
 }
 
 bool interrupted() { return signal_noted != 0; }
+int interrupting_signal() { return signal_noted; }
 
 }  // namespace palimpsest::train

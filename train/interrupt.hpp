@@ -14,5 +14,7 @@ class InterruptGuard {
 
 /// True if the living guard has noted a signal.
 bool interrupted();
+/// Its number; 0 if there was none.
+int interrupting_signal();
 
 }  // namespace palimpsest::train

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include <palimpsest/autograd/verify.hpp>
 #include <palimpsest/core/types.hpp>
@@ -19,6 +20,22 @@ struct OptionNames {
   std::string offload_dir = "offload_dir";
   std::string no_evaluation = "no evaluation";
   std::string grid = "a grid";
+  std::string seed = "seed";
+  std::string precision = "precision";
+  std::string resume = "Options::resume";
+};
+
+/// Where a run is kept, and how often.
+struct CheckpointOptions {
+  std::string folder = "";       ///< made if its parent is there; empty: nowhere
+  std::string every = "1epoch";  ///< steps, seconds, minutes, hours or epochs: "500steps", "90s", "10min", "2h"
+  std::int64_t keep = 3;         ///< the last so many stay, and the one with the best evaluation
+};
+
+/// A setting that a run's numbers depend on, as messages name it: "--depth", "100".
+struct Setting {
+  std::string name;
+  std::string value;
 };
 
 /// How a task is run.
@@ -36,7 +53,12 @@ struct Options {
   std::int64_t evaluate_every = 1;    ///< epochs
   std::uint64_t seed = 0;             ///< of nn::Init
   ops::ProductOptions products = {};  ///< of nn::Init
-  bool quiet = false;                 ///< no progress
+  CheckpointOptions checkpoints = {};
+  /// Folder of the run that this one goes on with, from its newest checkpoint, and that it is kept in unless
+  /// `checkpoints` names another. If that names the same, a folder without a checkpoint begins a run.
+  std::string resume = "";
+  std::vector<Setting> settings = {};  ///< must be the same then, beside batch_size, seed, products, data and schedule
+  bool quiet = false;                  ///< no progress
   OptionNames names = {};
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include <palimpsest/core/error.hpp>
+#include <palimpsest/train/checkpoint_file.hpp>
 
 namespace palimpsest::train {
 namespace {
@@ -101,6 +102,7 @@ Forecast rehearse(const Task& task, const Options& options, const MemoryChoice& 
   result.parameters = rehearsal.model().parameter_count();
   result.peak = meter.peak();
   result.reserved = result.peak.reserved;
+  result.checkpoint = checkpoint_bytes(rehearsal.model(), rehearsal.optimiser());
   if (task.evaluation.samples > 0) {
     const PeakMeter evaluation(meta_of(options.device));
     rehearsal.evaluate();

@@ -22,6 +22,7 @@ class Rehearsal {
   Rehearsal(Task task, const Options& options);
 
   nn::Module& model() { return training_.model(); }
+  const nn::Optimiser& optimiser() { return training_.optimiser(); }
   /// A training step with a whole batch.
   void step();
   /// Throws IdlePolicyError if a policy, or a part of one, has found nothing to act on in any step since it was set.
@@ -53,9 +54,10 @@ class Rehearsal {
 /// The memory of a training run to come, found out without data and without computing anything.
 struct Forecast {
   std::int64_t parameters = 0;
-  MemoryPeak peak;           ///< of the training steps
-  MemoryPeak evaluation;     ///< of an evaluation between two steps; zero without one
-  std::size_t reserved = 0;  ///< most that the allocator will take from the system, evaluations included
+  MemoryPeak peak;             ///< of the training steps
+  MemoryPeak evaluation;       ///< of an evaluation between two steps; zero without one
+  std::size_t reserved = 0;    ///< most that the allocator will take from the system, evaluations included
+  std::size_t checkpoint = 0;  ///< of the tensors in a checkpoint; writing one takes none of the device's memory
 };
 
 /// Runs the first steps on meta, in milliseconds. Throws ValueError or ShapeError for a model that cannot be, a policy

@@ -14,6 +14,7 @@ struct StepResult {
   double milliseconds;
   std::int64_t samples;
   std::size_t kept_streams = 0;  ///< left the range in which they can be solved for
+  double learning_rate = 0;
 };
 
 /// An evaluation that was done.
@@ -27,6 +28,7 @@ struct RunRecord {
   std::vector<StepResult> steps = {};
   std::vector<Evaluation> evaluations = {};
   bool interrupted = false;
+  int signal = 0;  ///< that has interrupted it
 
   /// The metric of the model as it is now, if it was measured.
   std::optional<double> metric() const {
@@ -61,6 +63,13 @@ struct RunRecord {
       kept.streams += steps[i].kept_streams;
     }
     return kept;
+  }
+
+  /// Samples of the steps from `first` on.
+  std::int64_t samples(std::size_t first) const {
+    std::int64_t sum = 0;
+    for (std::size_t i = first; i < steps.size(); ++i) sum += steps[i].samples;
+    return sum;
   }
 
   /// Mean loss of the steps from `first` on.

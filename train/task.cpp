@@ -12,9 +12,10 @@ class MadeBatches : public Batches {
   MadeBatches(std::int64_t samples, std::int64_t batch_size, Device device, Make make)
       : samples_(samples), batch_size_(batch_size), device_(device), make_(std::move(make)) {}
 
-  void start_epoch(std::int64_t epoch) override {
+  void start_epoch(std::int64_t epoch) override { start_epoch_at(epoch, 0); }
+  void start_epoch_at(std::int64_t epoch, std::int64_t first_batch) override {
     epoch_ = epoch;
-    first_ = 0;
+    first_ = first_batch * batch_size_;
   }
 
   std::optional<Batch> next() override {

@@ -33,6 +33,11 @@ class Batches {
   virtual ~Batches() = default;
   /// Begins epoch `epoch`, from 0; at any time.
   virtual void start_epoch(std::int64_t epoch) = 0;
+  /// Begins it at one of its batches: passes over those before, unless it is overridden by something faster.
+  virtual void start_epoch_at(std::int64_t epoch, std::int64_t first_batch) {
+    start_epoch(epoch);
+    while (first_batch-- > 0) next();
+  }
   /// The next batch, none at the end of the epoch.
   virtual std::optional<Batch> next() = 0;
 };
@@ -84,7 +89,8 @@ struct Task {
   /// item() or to_vector() it must leave alone there (is_meta(batch[0].device())). ops::count_correct() knows.
   std::function<Score(nn::Module& model, std::span<const Tensor> batch)> score = nullptr;
   std::string metric = "accuracy";
-  bool metric_is_share = true;   ///< printed in per cent
+  bool metric_is_share = true;  ///< printed in per cent
+  bool smaller_is_better = false;
   std::string unit = "samples";  ///< the name of samples in messages and reports
 };
 

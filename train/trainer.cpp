@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <filesystem>
+#include <system_error>
 
 #include <palimpsest/core/error.hpp>
 #include <palimpsest/train/interrupt.hpp>
@@ -58,6 +60,26 @@ void check_served(const Data& data, std::int64_t samples, std::int64_t expected)
   throw DataError(concat_text("the data ", data.name, " ended after ", samples, " samples, expected ", expected));
 }
 
+[[noreturn]] void refuse_to_resume(const Options& options) {
+  throw DataError(concat_text("there is no checkpoint in ", options.resume));
+}
+
+/// A run that is resumed is kept where it was, unless told otherwise.
+CheckpointOptions checkpoint_options(const Options& options) {
+  CheckpointOptions checkpoints = options.checkpoints;
+  if (!checkpoints.folder.empty() || options.resume.empty()) return checkpoints;
+  if (checkpoints_in(options.resume).empty()) refuse_to_resume(options);
+  checkpoints.folder = options.resume;
+  return checkpoints;
+}
+
+bool is_same(const std::string& folder, const std::string& other) {
+  std::error_code ignored;
+  return std::filesystem::equivalent(folder, other, ignored);
+}
+
+std::string precision_name(ops::Precision precision) { return precision == ops::Precision::Tf32 ? "tf32" : "fp32"; }
+
 }  // namespace
 
 Trainer::Trainer(Task task, Options options, const MemoryChoice& memory)
@@ -69,24 +91,73 @@ Trainer::Trainer(Task task, Options options, const MemoryChoice& memory)
       before_(allocator(trained_on(options_.device)).stats()),
       training_(task_, nn::Init(options_.seed, options_.device, Dtype::Float32, options_.products)),
       batches_(opened(task_.training, options_)),
-      meter_(options_.device, before_) {
-  if (task_.schedule) schedule_ = task_.schedule(length_.steps);
+      meter_(options_.device, before_),
+      checkpoints_(checkpoint_options(options_)),
+      state_{training_.model(), training_.optimiser(), {training_.generator()}, &record_, settings()} {
+  if (task_.schedule) {
+    schedule_ = task_.schedule(length_.steps);
+    state_.learning_rate = [this](std::int64_t step) { return schedule_->at(step); };
+  }
   memory.apply(training_.model());
+  checkpoints_.set_warn([this](const std::string& what) { warn(what); });
+  checkpoints_.set_smaller_is_better(task_.smaller_is_better);
+  resume();
+}
+
+/// What the bits of a run depend on, apart from its learning rates, which are compared step by step.
+std::vector<Setting> Trainer::settings() const {
+  std::vector<Setting> all = {{"the model", task_.name},
+                              {options_.names.batch_size, std::to_string(options_.batch_size)},
+                              {options_.names.seed, std::to_string(options_.seed)},
+                              {options_.names.precision, precision_name(options_.products.precision)},
+                              {"the number of steps in an epoch", std::to_string(length_.steps_per_epoch)}};
+  all.insert(all.end(), options_.settings.begin(), options_.settings.end());
+  return all;
+}
+
+void Trainer::resume() {
+  const std::string& folder = checkpoints_.folder();
+  const bool goes_on = !options_.resume.empty() && is_same(options_.resume, folder);
+  if (!goes_on && !checkpoints_.last().empty()) {
+    throw ResumeError(concat_text(folder, " has the checkpoints of a run, ", checkpoints_.last(), " is the newest: ",
+                                 options_.names.resume, " goes on with it, another folder begins another"));
+  }
+  if (options_.resume.empty()) return;
+  if (goes_on) {
+    checkpoints_.resume(state_);
+    resumed_from_ = checkpoints_.last();
+  } else {
+    const Resumed resumed = train::resume(options_.resume, state_);
+    for (const auto& [file, why] : resumed.damaged) warn(why);
+    resumed_from_ = resumed.file;
+  }
+  // Where the same folder is given for both, a program that is started again and again needs no other first time.
+  if (resumed_from_.empty() && !goes_on) refuse_to_resume(options_);
+}
+
+/// The epoch in which the run goes on. One whose steps are all done may still want its evaluation.
+std::int64_t Trainer::first_epoch() const {
+  if (steps_done() == 0) return 0;
+  const std::int64_t epoch = (steps_done() - 1) / length_.steps_per_epoch;
+  const bool complete = steps_done() >= steps_before(epoch + 1);
+  return complete && (record_.metric() || !time_to_evaluate(epoch)) ? epoch + 1 : epoch;
 }
 
 void Trainer::run(const std::function<void()>& after_epoch, std::ostream& out) {
   const InterruptGuard guard;
   const LimitScope limit(options_.device, budget_ == 0 ? 0 : budget_ + before_.live);
   const VerifyScope verify(options_.verify);
-  for (std::int64_t epoch = 0; epoch < length_.epochs && !interrupted(); ++epoch) {
-    const std::size_t first_step = record_.steps.size();
+  for (std::int64_t epoch = first_epoch(); epoch < length_.epochs && !interrupted(); ++epoch) {
     train_epoch(epoch);
     if (time_to_evaluate(epoch) && !interrupted()) evaluate();
     if (interrupted()) break;
-    progress_.epoch(epoch, record_.mean_loss(first_step), record_, out);
+    progress_.epoch(epoch, record_.mean_loss(static_cast<std::size_t>(steps_before(epoch))), record_, out);
     after_epoch();
+    checkpoints_.after_epoch(state_, steps_done(), epoch + 1);
   }
   record_.interrupted = interrupted();
+  record_.signal = interrupting_signal();
+  if (steps_done() > 0) checkpoints_.save(state_, steps_done());
   progress_.clear();
 }
 
@@ -96,13 +167,15 @@ void Trainer::warn(const std::string& what) {
 }
 
 void Trainer::train_epoch(std::int64_t epoch) {
-  batches_->start_epoch(epoch);
-  const std::int64_t last = std::min(length_.steps, (epoch + 1) * length_.steps_per_epoch);
-  std::int64_t samples = 0;
+  const std::int64_t first = steps_before(epoch);
+  const std::int64_t last = steps_before(epoch + 1);
+  if (steps_done() >= last) return;
+  batches_->start_epoch_at(epoch, steps_done() - first);
   while (steps_done() < last && !interrupted()) {
-    if (!step()) return check_served(task_.training, samples, task_.training.samples);
-    samples += record_.steps.back().samples;
+    if (!step())
+      return check_served(task_.training, record_.samples(static_cast<std::size_t>(first)), task_.training.samples);
     progress_.step(epoch, record_, meter_.live(), meter_.peak().total);
+    checkpoints_.after_step(state_, steps_done());
   }
 }
 
@@ -120,7 +193,8 @@ bool Trainer::step() {
     if (schedule_) training_.optimiser().set_learning_rate(schedule_->at(index));
     const double loss = learn(batch->tensors);
     const std::chrono::duration<double, std::milli> taken = std::chrono::steady_clock::now() - start;
-    record_.steps.push_back({loss, taken.count(), batch->samples, training_.kept_streams()});
+    record_.steps.push_back(
+        {loss, taken.count(), batch->samples, training_.kept_streams(), training_.optimiser().learning_rate()});
     tell_kept_streams();
   }
   if (recorder) take_(recorder->take());
@@ -143,10 +217,16 @@ double Trainer::learn(std::span<const Tensor> batch) {
   } catch (const NonFiniteError& error) {
     throw DivergedError(concat_text("step ", number, ": ", error.what(), "; try a smaller ",
                                     options_.names.learning_rate, " (it was ", training_.optimiser().learning_rate(),
-                                    ")"));
+                                    ")", kept_in()));
   } catch (const RangeError& error) {
-    throw RangeError(concat_text("step ", number, ": ", error.what()));
+    throw RangeError(concat_text("step ", number, ": ", error.what(), kept_in()));
   }
+}
+
+/// For the end of a message.
+std::string Trainer::kept_in() {
+  const std::string last = checkpoints_.last();
+  return last.empty() ? "" : "; the last checkpoint is " + last;
 }
 
 bool Trainer::time_to_evaluate(std::int64_t epoch) const {
@@ -166,7 +246,9 @@ void Trainer::evaluate() {
   }();
   const MemoryPeak peak = meter.peak();
   if (peak.total > evaluation_peak_.total) evaluation_peak_ = peak;
-  if (total) record_.evaluations.push_back({steps_done(), total->mean()});
+  if (!total) return;
+  record_.evaluations.push_back({steps_done(), total->mean()});
+  checkpoints_.after_evaluation(state_, steps_done());
 }
 
 /// The score of the evaluation data; none if a signal asked for the end of the run meanwhile.
@@ -188,12 +270,12 @@ std::optional<Score> Trainer::score() {
   return total;
 }
 
-std::int64_t step_to_watch(const RunLength& length, std::int64_t samples) {
+std::int64_t step_to_watch(const RunLength& length, std::int64_t samples, std::int64_t first) {
   const std::int64_t whole_batches = samples / length.batch_size;
-  for (std::int64_t step = 1; step < length.steps; ++step) {
+  for (std::int64_t step = first + 1; step < length.steps; ++step) {
     if (step % length.steps_per_epoch < whole_batches) return step;
   }
-  return 0;
+  return first;
 }
 
 }  // namespace palimpsest::train

@@ -8,6 +8,7 @@
 
 #include <palimpsest/autograd/verify.hpp>
 #include <palimpsest/memory/planner/step_trace.hpp>
+#include <palimpsest/train/checkpoints.hpp>
 #include <palimpsest/train/memory_choice.hpp>
 #include <palimpsest/train/peak_meter.hpp>
 #include <palimpsest/train/progress.hpp>
@@ -32,16 +33,18 @@ class DivergedError : public NonFiniteError {
 class Trainer {
  public:
   /// Makes the model and gives it its policies. Peaks and limits count what comes on top of the bytes that the program
-  /// has in use on the device already. Throws OutOfMemory, ValueError, DeviceError for a meta device, and what opening
-  /// the data throws.
+  /// has in use on the device already. A run that Options::resume names is taken up. Throws OutOfMemory, ValueError,
+  /// DeviceError for a meta device, DataError where there is nothing to resume, ResumeError for a folder that has
+  /// another run's checkpoints, and what Checkpoints, resuming and opening the data throw.
   Trainer(Task task, Options options, const MemoryChoice& memory);
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
 
   /// Trains until the run is over or a signal asks for its end (see InterruptGuard); after every epoch writes a line to
-  /// `out`, unless quiet, and calls `after_epoch`. For a budget the device's memory is limited to it meanwhile. Throws
-  /// DivergedError and RangeError, saying in which step, EvaluationOutOfMemory, DataError where the data end before
-  /// their number of samples, ValueError for a score that counts nothing, and what the library throws.
+  /// `out`, unless quiet, and calls `after_epoch`. The run is kept as Options::checkpoints says, and at its end. For a
+  /// budget the device's memory is limited to it meanwhile. Throws DivergedError and RangeError, saying in which step,
+  /// EvaluationOutOfMemory, DataError where the data end before their number of samples, ValueError for a score that
+  /// counts nothing, and what the library throws.
   void run(
       const std::function<void()>& after_epoch = [] {}, std::ostream& out = std::cout);
 
@@ -58,6 +61,8 @@ class Trainer {
   const nn::Module& model() const { return training_.model(); }
   nn::Optimiser& optimiser() { return training_.optimiser(); }
   const RunRecord& record() const { return record_; }
+  /// The checkpoint that this run has gone on from; empty for none.
+  const std::string& resumed_from() const { return resumed_from_; }
   /// The peak of the device's memory over the training steps.
   MemoryPeak peak() const { return meter_.peak(); }
   /// The same over the evaluations.
@@ -76,21 +81,31 @@ class Trainer {
   PeakMeter meter_;
   MemoryPeak evaluation_peak_;
   RunRecord record_;
+  Checkpoints checkpoints_;
+  RunState state_;
+  std::string resumed_from_;
   std::int64_t watched_step_ = -1;
   std::function<void(const memory::StepTrace&)> take_;
 
+  void resume();
+  std::vector<Setting> settings() const;
+  std::int64_t first_epoch() const;
+  std::int64_t steps_before(std::int64_t epoch) const {
+    return std::min(length_.steps, epoch * length_.steps_per_epoch);
+  }
   void train_epoch(std::int64_t epoch);
   bool step();
   std::int64_t steps_done() const { return static_cast<std::int64_t>(record_.steps.size()); }
   void tell_kept_streams();
   double learn(std::span<const Tensor> batch);
+  std::string kept_in();
   bool time_to_evaluate(std::int64_t epoch) const;
   void evaluate();
   std::optional<Score> score();
 };
 
-/// The step of a run to look at, from 0: the first with a whole batch after the very first step, which differs from all
-/// others; the very first if there is no such step.
-std::int64_t step_to_watch(const RunLength& length, std::int64_t samples);
+/// The step of a run to look at, from 0: the first with a whole batch behind step `first`, which differs from all
+/// others; that one if there is no such step.
+std::int64_t step_to_watch(const RunLength& length, std::int64_t samples, std::int64_t first = 0);
 
 }  // namespace palimpsest::train

@@ -40,6 +40,7 @@ class EvaluationMode {
 
 Training::Training(Task task, nn::Init init)
     : task_(complete(std::move(task))),
+      generator_(init.dropout_generator()),
       model_(made(task_.make_model(std::move(init)), task_, "make_model")),
       optimiser_(made(task_.make_optimiser(model_->parameters()), task_, "make_optimiser")),
       guard_(model_->parameters(), task_.gradients) {

@@ -16,6 +16,8 @@ class Training {
   nn::Module& model() { return *model_; }
   const nn::Module& model() const { return *model_; }
   nn::Optimiser& optimiser() { return *optimiser_; }
+  /// The random counters that the model's dropout layers share.
+  const std::shared_ptr<Generator>& generator() const { return generator_; }
 
   /// The loss of a batch.
   Tensor loss(std::span<const Tensor> batch) { return task_.loss(*model_, batch); }
@@ -33,6 +35,7 @@ class Training {
 
  private:
   Task task_;
+  std::shared_ptr<Generator> generator_;
   std::unique_ptr<nn::Module> model_;
   std::unique_ptr<nn::Optimiser> optimiser_;
   std::size_t kept_streams_ = 0;

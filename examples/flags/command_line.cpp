@@ -11,6 +11,7 @@
 #include <palimpsest/datasets/catalogue.hpp>
 #include <palimpsest/memory/planner/planner.hpp>
 #include <palimpsest/memory/rules.hpp>
+#include <palimpsest/train/checkpoints.hpp>
 #include <palimpsest/train/memory_choice.hpp>
 
 namespace palimpsest::flags {
@@ -84,6 +85,18 @@ CLI::Validator byte_count() {
   return CLI::Validator([](std::string& given) { return complaint_about_bytes(given); }, "");
 }
 
+CLI::Validator interval() {
+  const auto check = [](std::string& given) -> std::string {
+    try {
+      train::parse_interval(given);
+      return "";
+    } catch (const ValueError& error) {
+      return error.what();
+    }
+  };
+  return CLI::Validator(check, "");
+}
+
 CLI::Validator memory_policy() {
   const auto check = [](std::string& given) -> std::string {
     if (memory::is_budget(given)) return complaint_about_bytes(given.substr(given.find('=') + 1));
@@ -131,7 +144,7 @@ CommandLine::CommandLine(std::string name, std::string description)
   app_.footer(
       "Progress goes to standard error, the summary to standard output. Ctrl-C ends the run after the current step,\n"
       "with summary and report; a second one ends it at once.\n"
-      "Exit status: 0 done, 2 wrong usage, 130 interrupted, 1 any other failure.");
+      "Exit status: 0 done, 2 wrong usage, 130 interrupted (143 by SIGTERM), 1 any other failure.");
 }
 
 CLI::Option* CommandLine::add_switch(const std::string& flags, bool& variable, const std::string& description) {
@@ -158,8 +171,15 @@ void CommandLine::refuse_vain_flags() const {
   if (!options.plan && !options.budget.empty()) {
     throw UsageError(concat_text("--budget is for --plan; to train within it: --memory budget=", options.budget));
   }
+  if (options.checkpoints.folder.empty() && options.resume.empty()) {
+    for (const char* const flag : {"--checkpoint-every", "--keep"}) {
+      if (app_.count(flag) != 0) throw UsageError(concat_text(flag, " is for a run with --checkpoint or --resume"));
+    }
+  }
   if (!options.plan) return;
-  const std::pair<const char*, const std::string&> files[] = {{"--report", options.files.report},
+  const std::pair<const char*, const std::string&> files[] = {{"--checkpoint", options.checkpoints.folder},
+                                                              {"--resume", options.resume},
+                                                              {"--report", options.files.report},
                                                               {"--memory-report", options.files.page},
                                                               {"--memory-snapshot", options.files.snapshot},
                                                               {"--trace", options.files.trace}};
@@ -176,6 +196,7 @@ void CommandLine::add_shared_flags() {
   add_memory_flags();
   add_data_flags();
   add_training_flags();
+  add_checkpoint_flags();
   add_output_flags();
 }
 
@@ -248,6 +269,24 @@ void CommandLine::add_training_flags() {
   add("--seed", options.seed, "N", "fixes weights, order, augmentation and dropout")
       ->check(whole_numbers_of<std::uint64_t>(0, UINT64_MAX))
       ->capture_default_str();
+}
+
+void CommandLine::add_checkpoint_flags() {
+  const auto add = [this](const std::string& flag, auto& variable, const char* type, const std::string& description) {
+    return app_.add_option(flag, variable, description)->type_name(type)->group("Checkpoints");
+  };
+  add("--checkpoint", options.checkpoints.folder, "DIR", "keep the run in this folder, to go on with it by --resume")
+      ->check(file_names());
+  add("--checkpoint-every", options.checkpoints.every, "INTERVAL", "as 500steps, 90s, 10min, 2h or 1epoch")
+      ->check(interval())
+      ->capture_default_str();
+  add("--keep", options.checkpoints.keep, "N", "keep the last N checkpoints, and the one with the best accuracy")
+      ->check(whole_numbers(1, many))
+      ->capture_default_str();
+  add("--resume", options.resume, "DIR",
+      "go on with the run in this folder, and keep it there unless --checkpoint names another; --checkpoint DIR "
+      "--resume DIR begins one if there is none")
+      ->check(file_names());
 }
 
 void CommandLine::add_output_flags() {

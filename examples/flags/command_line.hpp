@@ -59,6 +59,7 @@ class CommandLine {
   void add_memory_flags();
   void add_data_flags();
   void add_training_flags();
+  void add_checkpoint_flags();
   void add_output_flags();
 };
 

@@ -1,6 +1,8 @@
 #include "examples/flags/example.hpp"
 
 #include <algorithm>
+#include <array>
+#include <charconv>
 #include <csignal>
 #include <iostream>
 
@@ -12,7 +14,17 @@
 namespace palimpsest::flags {
 namespace {
 
-enum ExitStatus { Done = 0, Failure = 1, Usage = 2, Interrupted = 130 };
+enum ExitStatus { Done = 0, Failure = 1, Usage = 2 };
+
+/// The shortest text that is read back as the same number.
+template <class T>
+std::string number_text(T value) {
+  std::array<char, 32> digits{};
+  return {digits.data(), std::to_chars(digits.data(), digits.data() + digits.size(), value).ptr};
+}
+
+/// The status of a process that a signal has ended, as shells have it.
+int ended_by(int signal) { return 128 + signal; }
 
 int complain(const std::string& program, const std::string& what, ExitStatus status) {
   std::cerr << program << ": " << what << std::endl;
@@ -38,6 +50,18 @@ nn::Schedule schedule_of(const Options& options, std::int64_t steps) {
                               {std::max<std::int64_t>(1, steps / 2), std::max<std::int64_t>(1, steps * 3 / 4)});
   }
   throw ValueError(concat_text("unknown schedule '", options.schedule, "', expected step, cosine or constant"));
+}
+
+/// The shared flags that a run's numbers depend on; see Example::run_options_of() for a model's.
+std::vector<train::Setting> settings(const Options& options) {
+  return {{"--data", options.data},
+          {"--augment", options.augment ? "on" : "off"},
+          {"--train-limit", std::to_string(options.train_limit)},
+          {"--lr", number_text(options.learning_rate)},
+          {"--momentum", number_text(options.momentum)},
+          {"--weight-decay", number_text(options.weight_decay)},
+          {"--schedule", options.schedule},
+          {"--warmup", std::to_string(options.warmup)}};
 }
 
 }  // namespace
@@ -80,13 +104,19 @@ train::Options run_options(const Options& options, Device device) {
           .max_steps = options.max_steps,
           .evaluate_every = options.evaluate_every,
           .seed = options.seed,
+          .checkpoints = options.checkpoints,
+          .resume = options.resume,
+          .settings = settings(options),
           .quiet = options.quiet,
           .names = {.memory = "--memory ",
                     .batch_size = "--batch-size",
                     .learning_rate = "--lr",
                     .offload_dir = "--offload-dir",
                     .no_evaluation = "--no-eval",
-                    .grid = "--grid"}};
+                    .grid = "--grid",
+                    .seed = "--seed",
+                    .precision = "--precision",
+                    .resume = "--resume"}};
 }
 
 int Example::run(int argc, const char* const* argv) {
@@ -98,6 +128,8 @@ int Example::run(int argc, const char* const* argv) {
     const Device device = choose_device(options().device);
     return options().plan ? plan(device) : train(device);
   } catch (const UsageError& error) {
+    return complain(program, error.what(), Usage);
+  } catch (const train::ResumeError& error) {
     return complain(program, error.what(), Usage);
   } catch (const RangeError& error) {
     return complain(program, concat_text(error.what(), "; try a smaller --grid or a smaller --lr"), Failure);
@@ -131,7 +163,7 @@ int Example::train(Device device) const {
   if (!given.quiet) std::cout << run.announcement() << std::flush;
   explain(device);
   const bool whole = run.train(std::cout, fields());
-  if (run.record().interrupted) return Interrupted;
+  if (run.record().interrupted) return ended_by(run.record().signal);
   return whole ? Done : Failure;
 }
 
@@ -144,7 +176,24 @@ train::Options Example::run_options_of(Device device) const {
   train::Options how = run_options(command_line_.options, device);
   how.names.program = command_line_.name();
   how.products.precision = precision(device);
+  for (const auto& [name, value] : reported_) how.settings.push_back({"--" + name, text_of(value())});
   return how;
+}
+
+std::string Example::text_of(const Value& value) {
+  return std::visit(
+      []<class T>(const T& held) -> std::string {
+        if constexpr (std::is_same_v<T, std::monostate>) {
+          return "none";
+        } else if constexpr (std::is_same_v<T, bool>) {
+          return held ? "on" : "off";
+        } else if constexpr (std::is_same_v<T, std::string>) {
+          return held;
+        } else {
+          return number_text(held);
+        }
+      },
+      value);
 }
 
 std::vector<reports::Field> Example::fields() const {

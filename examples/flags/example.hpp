@@ -57,8 +57,9 @@ class Example {
   }
 
   /// The program: reads the flags, trains, prints the summary and writes the report. Returns the exit status: 0 done,
-  /// 2 wrong usage, 130 interrupted, 1 any other failure, with one line on standard error. A picture of a step that
-  /// cannot be written is such a failure, too, but one that is only warned of until the training has ended.
+  /// 2 wrong usage, 130 interrupted (143 by SIGTERM), 1 any other failure, with one line on standard error. A picture
+  /// of a step that cannot be written is such a failure, too, but one that is only warned of until the training has
+  /// ended.
   int run(int argc, const char* const* argv);
 
  private:
@@ -75,6 +76,7 @@ class Example {
     return value;
   }
   static Value value_of(int value) { return std::int64_t{value}; }
+  static std::string text_of(const Value& value);
   template <class T>
   static Value value_of(const std::optional<T>& value) {
     return value ? value_of(*value) : Value();

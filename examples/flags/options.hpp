@@ -5,6 +5,7 @@
 
 #include <palimpsest/core/parallel.hpp>
 #include <palimpsest/reports/step_pictures.hpp>
+#include <palimpsest/train/options.hpp>
 
 namespace palimpsest::flags {
 
@@ -38,6 +39,8 @@ struct Options {
 
   bool evaluate = true;
   std::int64_t evaluate_every = 1;  ///< epochs
+  train::CheckpointOptions checkpoints;
+  std::string resume;  ///< folder; empty: the run is a new one
   reports::Files files;
   bool quiet = false;
 };

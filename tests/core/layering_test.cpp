@@ -121,7 +121,7 @@ const std::map<std::string, std::set<std::string>> allowed = {
     {"nn", {"core", "autograd", "ops", "nn"}},
     {"datasets", {"core", "datasets"}},
     {"storage", {"core", "autograd", "nn", "storage"}},
-    {"train", {"core", "autograd", "ops", "memory", "nn", "datasets", "train"}},
+    {"train", {"core", "autograd", "ops", "memory", "nn", "datasets", "storage", "train"}},
     {"reports", {"core", "autograd", "memory", "nn", "train", "reports"}},
     {"examples", {"core", "autograd", "ops", "memory", "nn", "datasets", "storage", "train", "reports", "examples"}},
     {"bench", {"core", "autograd", "ops", "memory", "nn", "datasets", "train", "bench", "tests"}},
