@@ -67,6 +67,20 @@ void remove_old(const std::string& folder, std::int64_t keep, std::optional<std:
   for (const std::int64_t steps : all) fs::remove(path_of(folder, steps), ignored);
 }
 
+/// Removes what a process that was killed while it wrote has left.
+void remove_torn(const std::string& folder) {
+  constexpr std::string_view temporary = ".tmp";  // core/whole_file.hpp
+  std::vector<fs::path> torn;
+  std::error_code error;
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
+    std::string name = entry->path().filename().string();
+    if (!name.ends_with(temporary)) continue;
+    name.resize(name.size() - temporary.size());
+    if (steps_of(name)) torn.push_back(entry->path());
+  }
+  for (const fs::path& path : torn) fs::remove(path, error);
+}
+
 CheckpointOptions checked(CheckpointOptions options) {
   if (options.keep < 1) throw ValueError(concat_text("checkpoints to keep: ", options.keep, ", expected at least 1"));
   return options;
@@ -169,6 +183,7 @@ Checkpoints::Checkpoints(CheckpointOptions options)
                             error ? error.message() : "there is something else of that name"));
   }
   lock_ = std::make_unique<Lock>(options_.folder);
+  remove_torn(options_.folder);
   const std::vector<std::string> there = checkpoints_in(options_.folder);
   WholeFile(path_of(options_.folder, 0));  // throws if files cannot be written
   if (!there.empty()) last_ = there.front();
