@@ -500,7 +500,7 @@ def test_weights_that_do_not_fit_are_refused_at_once(folder):
         fails_with([*deeper, *mode], 1, f"{saved} does not fit the model", "missing: dense1.layer2.norm1.weight", "of another form: ")
         fails_with([*SMALL_DENSENET, "--weights", saved, "--except", "nothing*", *mode], 2, "'nothing*' matches no tensor")
     fails_with([*SMALL_REVNET, "--weights", saved], 1, "unexpected: ")
-    fails_with([*SMALL_DENSENET, "--weights", str(folder / "missing")], 1, "missing: there is no such file")
+    fails_with([*SMALL_DENSENET, "--weights", str(folder / "missing")], 1, "missing: No such file")
     fails_with([*SMALL_DENSENET, "--except", "norm*"], 2, "--except leaves tensors out of --weights, which is missing")
     fails_with([*SMALL_DENSENET, "--plan", "--save-weights", saved], 2, "--save-weights writes about a run")
     fails_with([*SMALL_DENSENET, "--save-weights", str(folder / "no" / "where")], 1, "cannot write")

@@ -1,5 +1,5 @@
-// Any bytes as a pair of idx files: read, or refused with a DataError. The first two bytes are the length of the file of
-// images; the labels follow it.
+// Any bytes as a pair of idx files: read, or refused with a DataError. The first two bytes are the length of the file
+// of images; the labels follow it.
 
 #include <palimpsest/datasets/idx.hpp>
 

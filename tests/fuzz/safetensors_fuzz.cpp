@@ -14,7 +14,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     storage::SafetensorsReader reader(file.path());
     std::vector<storage::StoredTensor> tensors = reader.tensors();
     const std::string header = storage::header_text(tensors, reader.metadata());
-    const storage::Header again = storage::parse_header(header, tensors.empty() ? 0 : tensors.back().begin + tensors.back().bytes);
+    const storage::Header again =
+        storage::parse_header(header, tensors.empty() ? 0 : tensors.back().begin + tensors.back().bytes);
     fuzz::require(again.offence.empty() && again.tensors.size() == tensors.size());
     fuzz::require(again.metadata == reader.metadata());
     for (std::size_t i = 0; i < tensors.size(); ++i) fuzz::require(tensors[i].begin == reader.tensors()[i].begin);
