@@ -31,7 +31,7 @@ inline std::string_view text_of(const std::uint8_t* data, std::size_t size) {
   return {reinterpret_cast<const char*>(data), size};
 }
 
-/// What must hold of every input.
+/// Ends the process if something does not hold that must hold of every input.
 inline void require(bool holds) {
   if (!holds) std::abort();
 }
