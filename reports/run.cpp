@@ -7,6 +7,7 @@
 #include <palimpsest/memory/offload.hpp>
 #include <palimpsest/reports/advice.hpp>
 #include <palimpsest/train/interrupt.hpp>
+#include <palimpsest/train/weights.hpp>
 
 namespace palimpsest::reports {
 namespace {
@@ -32,13 +33,18 @@ void check(const train::Options& options, const Files& files) {
   train::rates_for(options);
   const train::Checkpoints folder(options.checkpoints);
   const WholeFile report(files.report);
+  const WholeFile weights(options.save_weights);
   const StepPictures pictures(files);
+  const std::vector<std::string> names = {files.report, files.page, files.snapshot, files.trace, options.save_weights};
+  check_files_differ(names);
+  if (!options.weights.empty()) const storage::SafetensorsReader readable(options.weights);
   prepare_offload(options);
 }
 
 Run::Run(train::Task task, train::Options options, Files files)
     : task_(std::move(task)), options_(std::move(options)), files_(std::move(files)) {
   check(options_, files_);
+  weights_ = train::check_weights(task_, options_);
   memory_ = train::choose_memory(task_, options_);
   try {
     forecast_ = train::rehearse(task_, options_, memory_);
@@ -75,6 +81,7 @@ std::string Run::announcement() const {
                         options_.checkpoints.folder, "\n");
   }
   if (memory_.planned != nullptr) text += train::describe(memory_.recipes, options_.names) + "\n";
+  if (weights_) text += concat_text("weights of ", options_.weights, ": ", weights_->describe(), "\n");
   return text;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,10 @@ struct Files {
   std::string snapshot = "";  ///< a step's memory as PyTorch's memory_viz reads it
   std::string trace = "";     ///< a step's ops as Perfetto and chrome://tracing read them
 };
+
+/// Throws ValueError if two of these names are of one file, whatever links lead there: each write would replace the
+/// other. Empty names are of none.
+void check_files_differ(std::span<const std::string> names);
 
 /// The files that show one step of a run: page, snapshot, trace.
 class StepPictures {

@@ -41,7 +41,7 @@ class Exceptions {
   std::vector<bool> used_;
 };
 
-/// The file's tensors by name. Where torchvision's names are looked for, old spellings are the new ones.
+/// The file's tensors by name; old spellings are the new ones where torchvision's names are looked for.
 using ByName = std::map<std::string, const StoredTensor*>;
 
 ByName by_name(const SafetensorsReader& reader, Names names) {

@@ -38,8 +38,8 @@ class Checksum {
   XXH3_state_t state_;
 };
 
-/// Where the checksums' digits begin in a header's JSON; npos if there are none. Throws DataError where one part of
-/// what announces them is there without the other.
+/// The place at which the checksums' digits begin in a header's JSON; npos if there are none. Throws DataError where
+/// one part of what announces them is there without the other.
 std::size_t find_checksums(std::string_view header) {
   const std::size_t key = header.find(concat_text('"', checksums_key, "\":\""));
   const std::size_t begin = header.find(concat_text(":\"", checksums_begin));

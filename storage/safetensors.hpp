@@ -1,8 +1,8 @@
 #pragma once
 
 // The safetensors format: 8 bytes of the header's length, little-endian, a header in JSON that says of each tensor its
-// name, element type, shape and place, and the tensors' bytes, row-major and little-endian, without gaps. What this
-// library writes also has checksums, in the metadata, where other readers pass over them (docs/formats.md).
+// name, element type, shape and place, and the tensors' bytes, row-major and little-endian, without gaps. Files that
+// this library writes also have checksums, in the metadata, where other readers pass over them (docs/formats.md).
 
 #include <cstddef>
 #include <cstdint>

@@ -34,7 +34,7 @@ void save_weights(const std::string& file, const nn::Module& module, const Metad
 /// The first part of it: the tensors may change when it returns (see stage_safetensors).
 PendingFile stage_weights(const WholeFile& file, const std::vector<nn::NamedTensor>& tensors,
                           const Metadata& metadata = {}, Names names = Names::Own);
-/// What it writes.
+/// The same tensors as stage_safetensors() takes them.
 std::vector<TensorToStore> tensors_to_store(const std::vector<nn::NamedTensor>& tensors, Names names = Names::Own);
 
 struct LoadOptions {
@@ -45,7 +45,7 @@ struct LoadOptions {
   std::optional<Names> names = std::nullopt;
 };
 
-/// What load_weights() did, by names of the module.
+/// The result of load_weights(), by names of the module.
 struct LoadReport {
   std::vector<std::string> taken;
   std::vector<std::string> left;    ///< kept their values, by LoadOptions::except
@@ -58,7 +58,7 @@ struct LoadReport {
 /// Reads tensors from a file into these. Half and bfloat16 are widened, float64 is rounded to a float32 tensor's. All
 /// must be there with their shapes, and nothing else but PyTorch's num_batches_tracked: what is missing, unexpected or
 /// misshapen is one DataError that lists all of it, and so is damage that the file's checksums show; nothing has
-/// changed then. Of tensors on a meta device only names and shapes are compared. Takes the memory of one piece, and on
+/// changed then. Tensors on a meta device are compared by names and shapes alone. Takes the memory of one piece, and on
 /// CUDA that of one tensor on the host. Throws DataError as the reader does, ValueError for a pattern that matches
 /// nothing; where the disk fails in the middle, after all has been read once, some tensors have their new values.
 LoadReport load_weights(const std::string& file, const std::vector<nn::NamedTensor>& tensors,

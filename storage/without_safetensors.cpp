@@ -1,4 +1,4 @@
-// What stands for safetensors.cpp in a build without nlohmann_json or xxhash.
+// The stand-in for safetensors.cpp in a build without nlohmann_json or xxhash.
 
 #include <palimpsest/storage/safetensors.hpp>
 

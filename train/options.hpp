@@ -53,6 +53,9 @@ struct Options {
   std::int64_t evaluate_every = 1;    ///< epochs
   std::uint64_t seed = 0;             ///< of nn::Init
   ops::ProductOptions products = {};  ///< of nn::Init
+  std::string weights = "";           ///< file that the model begins with (storage::load_weights); empty: the seed's
+  std::vector<std::string> weights_except = {};  ///< patterns of tensors that keep the seed's
+  std::string save_weights = "";                 ///< file for the weights at the end, of an interrupted run, too
   CheckpointOptions checkpoints = {};
   /// Folder of the run that this one goes on with, from its newest checkpoint, and that it is kept in unless
   /// `checkpoints` names another. If that names the same, a folder without a checkpoint begins a run.

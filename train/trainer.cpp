@@ -7,6 +7,7 @@
 
 #include <palimpsest/core/error.hpp>
 #include <palimpsest/train/interrupt.hpp>
+#include <palimpsest/train/weights.hpp>
 
 namespace palimpsest::train {
 
@@ -91,6 +92,7 @@ Trainer::Trainer(Task task, Options options, const MemoryChoice& memory)
       before_(allocator(trained_on(options_.device)).stats()),
       training_(task_, nn::Init(options_.seed, options_.device, Dtype::Float32, options_.products)),
       batches_(opened(task_.training, options_)),
+      weights_(options_.save_weights),
       meter_(options_.device, before_),
       checkpoints_(checkpoint_options(options_)),
       state_{training_.model(), training_.optimiser(), {training_.generator()}, &record_, settings()} {
@@ -99,6 +101,7 @@ Trainer::Trainer(Task task, Options options, const MemoryChoice& memory)
     state_.learning_rate = [this](std::int64_t step) { return schedule_->at(step); };
   }
   memory.apply(training_.model());
+  load_weights(training_.model(), options_);
   checkpoints_.set_warn([this](const std::string& what) { warn(what); });
   checkpoints_.set_smaller_is_better(task_.smaller_is_better);
   resume();
@@ -120,7 +123,7 @@ void Trainer::resume() {
   const bool goes_on = !options_.resume.empty() && is_same(options_.resume, folder);
   if (!goes_on && !checkpoints_.last().empty()) {
     throw ResumeError(concat_text(folder, " has the checkpoints of a run, ", checkpoints_.last(), " is the newest: ",
-                                 options_.names.resume, " goes on with it, another folder begins another"));
+                                  options_.names.resume, " goes on with it, another folder begins another"));
   }
   if (options_.resume.empty()) return;
   if (goes_on) {
@@ -159,6 +162,9 @@ void Trainer::run(const std::function<void()>& after_epoch, std::ostream& out) {
   record_.signal = interrupting_signal();
   if (steps_done() > 0) checkpoints_.save(state_, steps_done());
   progress_.clear();
+  if (weights_) {
+    storage::stage_weights(weights_, storage::state_of(training_.model()), {{"model", task_.name}}).commit();
+  }
 }
 
 void Trainer::warn(const std::string& what) {

@@ -122,7 +122,7 @@ const std::map<std::string, std::set<std::string>> allowed = {
     {"datasets", {"core", "datasets"}},
     {"storage", {"core", "autograd", "nn", "storage"}},
     {"train", {"core", "autograd", "ops", "memory", "nn", "datasets", "storage", "train"}},
-    {"reports", {"core", "autograd", "memory", "nn", "train", "reports"}},
+    {"reports", {"core", "autograd", "memory", "nn", "storage", "train", "reports"}},
     {"examples", {"core", "autograd", "ops", "memory", "nn", "datasets", "storage", "train", "reports", "examples"}},
     {"bench", {"core", "autograd", "ops", "memory", "nn", "datasets", "train", "bench", "tests"}},
     {"tests",

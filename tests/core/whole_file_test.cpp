@@ -82,7 +82,7 @@ TEST_F(WholeFileTest, OneWriteAtATime) {
   EXPECT_EQ(content("weights"), "second");
 }
 
-/// What a process left that was killed does not add up, and none of it comes into the file.
+/// A temporary left by a process that was killed is taken over, and none of it comes into the file.
 TEST_F(WholeFileTest, TakesOverWhatAKilledProcessLeft) {
   std::ofstream(folder_ / "weights.tmp") << "left by a process that was killed";
   const WholeFile file(folder_ / "weights");

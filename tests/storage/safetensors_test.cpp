@@ -43,7 +43,7 @@ class Safetensors : public testing::InTemporaryFolder {
   std::string write(const std::string& bytes) const { return write("weights.safetensors", bytes); }
   SafetensorsReader read(const std::string& bytes) const { return SafetensorsReader(write(bytes)); }
 
-  /// What the reader says to a file that it must refuse, behind the file's name.
+  /// The reader's message, behind the file's name, about a file that it must refuse.
   std::string refusal(const std::string& bytes) const {
     const std::string path = write(bytes);
     try {

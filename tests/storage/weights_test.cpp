@@ -258,6 +258,18 @@ TEST_F(WeightsTest, TheFileIsStagedAndThenCommitted) {
   EXPECT_EQ(files(), 1);
 }
 
+/// docs/library.md quotes this.
+TEST_F(WeightsTest, TheGuidesLines) {
+  const nn::DenseNet net = densenet(1), other = densenet(2);
+  const std::string file = path("net.safetensors");
+  storage::save_weights(file, net);
+  storage::load_weights(file, other, {.except = {"classifier.*"}});
+  EXPECT_EQ(files(), 1);
+  EXPECT_NE(other.state_digest(), net.state_digest());
+  storage::load_weights(file, other);
+  EXPECT_EQ(other.state_digest(), net.state_digest());
+}
+
 TEST(TorchvisionNames, OfADenseNet) {
   const nn::DenseNet model(nn::DenseNetOptions::imagenet(121), nn::Init(0, Device::MetaCpu));
   const std::vector<std::string> names = torchvision_names(state_of(model)).value();
