@@ -47,6 +47,7 @@ Resumed resume(const std::string& folder, const RunState& state);
 ///       ...
 ///       checkpoints.after_step(state, step + 1);
 ///     }
+///     checkpoints.save(state, 10'000);
 ///
 /// Training waits while the state is handed to the system; another thread waits for the disk. A file has its name only
 /// when it is whole: a kill at any moment leaves the one before. A checkpoint that cannot be written is told and tried

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+
 #include <array>
 #include <cmath>
 #include <memory>
@@ -30,6 +32,7 @@
 #include <palimpsest/ops/cross_entropy.hpp>
 #include <palimpsest/ops/mse_loss.hpp>
 #include <palimpsest/ops/pool.hpp>
+#include <palimpsest/train/checkpoints.hpp>
 #include <palimpsest/train/rehearsal.hpp>
 #include <palimpsest/train/trainer.hpp>
 #include "tests/support/quotes.hpp"
@@ -94,6 +97,30 @@ TEST(LibraryGuide, PoliciesByName) {
   net.set_memory(memory::parse("shared"));
   net.set_memory(memory::assign(memory::parse_rules("unit1=checkpoint,*=shared"), net.block_names()));
   EXPECT_EQ(net.block_names(), (std::vector<std::string>{"unit1", "unit2"}));
+}
+
+TEST(LibraryGuide, ARunThatIsKept) {
+  std::string folder = (std::filesystem::temp_directory_path() / "palimpsest-XXXXXX").string();
+  ASSERT_NE(mkdtemp(folder.data()), nullptr);
+  const std::int64_t steps = 3;
+  std::int64_t learned = 0;
+  for (int run = 0; run < 2; ++run) {
+    nn::Init init(1);
+    nn::Linear net(init, 3, 2);
+    nn::Sgd sgd(net.parameters(), {});
+    const auto learn = [&](std::int64_t) { ++learned; };
+    train::Checkpoints checkpoints({.folder = folder, .every = "500steps"});
+    const train::RunState state{net, sgd, {init.dropout_generator()}};
+    for (std::int64_t step = checkpoints.resume(state); step < steps; ++step) {
+      learn(step);
+      checkpoints.after_step(state, step + 1);
+    }
+    checkpoints.save(state, steps);
+  }
+  EXPECT_EQ(learned, steps) << "the second run finds it done";
+  const train::Options options{.epochs = 2, .checkpoints = {.folder = folder, .every = "10min"}, .resume = folder};
+  EXPECT_EQ(train::checkpoints_in(options.resume).size(), 1U);
+  std::filesystem::remove_all(folder);
 }
 
 TEST(LibraryGuide, ALoopByHand) {
