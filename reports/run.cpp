@@ -6,6 +6,7 @@
 #include <palimpsest/core/error.hpp>
 #include <palimpsest/memory/offload.hpp>
 #include <palimpsest/reports/advice.hpp>
+#include <palimpsest/reports/run_log.hpp>
 #include <palimpsest/train/interrupt.hpp>
 
 namespace palimpsest::reports {
@@ -32,6 +33,7 @@ void check(const train::Options& options, const Files& files) {
   train::rates_for(options);
   const train::WholeFile report(files.report);
   const StepPictures pictures(files);
+  if (!files.log_dir.empty()) check_log(files.log_dir, /*resumed=*/false);
   prepare_offload(options);
 }
 
@@ -96,6 +98,12 @@ bool Run::train_and_report(std::ostream& out, const std::vector<Field>& fields) 
   train::Trainer& trainer = trainer_.emplace(task_, options_, memory_);
   pictures_failed_ = false;
   if (pictures) watch(facts, pictures);
+  std::optional<RunLog> log;
+  if (!files_.log_dir.empty()) {
+    log.emplace(files_.log_dir, log_facts(task_, options_), std::nullopt,
+                [&](const std::string& line) { trainer.warn(line); });
+    log->follow(trainer);
+  }
   // A disk that is full now may not be so when the run ends, and hours of training are worth more than a file on the
   // way.
   const auto save = [&] {
@@ -104,12 +112,14 @@ bool Run::train_and_report(std::ostream& out, const std::vector<Field>& fields) 
     } catch (const Error& error) {
       trainer.warn(concat_text(error.what(), "; the run goes on"));
     }
+    if (log) log->write_page();
   };
   trainer.run(save, out);
+  const bool logged = !log || log->finish();
   const RunReport done = report_of(task_, options_, forecast_, trainer, fields);
   print_summary(out, done);
   if (file) file.write(to_json(done));
-  return !trainer.record().interrupted && !pictures_failed_;
+  return !trainer.record().interrupted && !pictures_failed_ && logged;
 }
 
 /// The facts of the page that are known before the step has run.

@@ -120,10 +120,16 @@ bool Trainer::step() {
     if (schedule_) training_.optimiser().set_learning_rate(schedule_->at(index));
     const double loss = learn(batch->tensors);
     const std::chrono::duration<double, std::milli> taken = std::chrono::steady_clock::now() - start;
-    record_.steps.push_back({loss, taken.count(), batch->samples, training_.kept_streams()});
+    record_.steps.push_back({.loss = loss,
+                             .milliseconds = taken.count(),
+                             .samples = batch->samples,
+                             .kept_streams = training_.kept_streams(),
+                             .learning_rate = training_.optimiser().learning_rate(),
+                             .peak = meter_.take_lap()});
     tell_kept_streams();
   }
   if (recorder) take_(recorder->take());
+  if (stepped_) stepped_(record_.steps.back());
   return true;
 }
 
@@ -166,7 +172,9 @@ void Trainer::evaluate() {
   }();
   const MemoryPeak peak = meter.peak();
   if (peak.total > evaluation_peak_.total) evaluation_peak_ = peak;
-  if (total) record_.evaluations.push_back({steps_done(), total->mean()});
+  if (!total) return;
+  record_.evaluations.push_back({steps_done(), total->mean()});
+  if (evaluated_) evaluated_(record_.evaluations.back());
 }
 
 /// The score of the evaluation data; none if a signal asked for the end of the run meanwhile.

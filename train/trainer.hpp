@@ -51,6 +51,12 @@ class Trainer {
     take_ = std::move(take);
   }
 
+  /// `stepped` will be called after every step, `evaluated` after every evaluation. What they throw ends the run.
+  void listen(std::function<void(const StepResult&)> stepped, std::function<void(const Evaluation&)> evaluated) {
+    stepped_ = std::move(stepped);
+    evaluated_ = std::move(evaluated);
+  }
+
   /// A line on standard error that begins with the program's name.
   void warn(const std::string& what);
 
@@ -78,6 +84,8 @@ class Trainer {
   RunRecord record_;
   std::int64_t watched_step_ = -1;
   std::function<void(const memory::StepTrace&)> take_;
+  std::function<void(const StepResult&)> stepped_;
+  std::function<void(const Evaluation&)> evaluated_;
 
   void train_epoch(std::int64_t epoch);
   bool step();

@@ -99,7 +99,7 @@ CLI::Validator memory_policy() {
 
 CLI::Validator file_names() {
   const auto check = [](std::string& given) {
-    return given.starts_with("-") ? "FILE is missing: " + given + " is a flag" : std::string();
+    return given.starts_with("-") ? "the name is missing: " + given + " is a flag" : std::string();
   };
   return CLI::Validator(check, "");
 }
@@ -162,7 +162,8 @@ void CommandLine::refuse_vain_flags() const {
   const std::pair<const char*, const std::string&> files[] = {{"--report", options.files.report},
                                                               {"--memory-report", options.files.page},
                                                               {"--memory-snapshot", options.files.snapshot},
-                                                              {"--trace", options.files.trace}};
+                                                              {"--trace", options.files.trace},
+                                                              {"--log-dir", options.files.log_dir}};
   for (const auto& [flag, file] : files) {
     if (!file.empty()) throw UsageError(concat_text(flag, " writes about a run, and --plan runs nothing"));
   }
@@ -266,6 +267,11 @@ void CommandLine::add_output_flags() {
   add_file("--memory-snapshot", options.files.snapshot,
            "write a step's memory (JSON) as PyTorch's memory_viz reads it");
   add_file("--trace", options.files.trace, "write a step's ops (JSON) as Perfetto and chrome://tracing read them");
+  app_.add_option("--log-dir", options.files.log_dir,
+                  "write a log of every step into a folder: CSV, JSON lines, events for TensorBoard, a page (run.html)")
+      ->check(file_names())
+      ->type_name("DIR")
+      ->group("Output");
   app_.add_flag("--quiet", options.quiet, "no progress, only the summary")->group("Output");
   app_.set_help_flag("-h,--help", "print this and exit")->group("Output");
 }
