@@ -29,8 +29,8 @@ const quantities = [
     none: 'Nothing has been evaluated yet.'},
   {key: 'learning_rate', name: 'Learning rate', floor: 0, stairs: true, tick: number => round(number, 3), text: number => round(number, 5)},
   {key: 'rate', name: `${words(unit)} per second`, floor: 0, smoothed: true, tick: count,
-    text: number => number >= 100 ? count(Math.round(number)) : round(number, 3)},
-  {key: 'peak', name: 'Peak memory of a step, MiB', floor: 0, scale: 2 ** 20, tick: count, text: mebibytes},
+    text: number => number >= 100 ? count(Math.round(number)) : number >= 1 ? number.toFixed(1) : number.toPrecision(3)},
+  {key: 'peak', name: 'Peak memory, MiB', floor: 0, scale: 2 ** 20, tick: count, text: mebibytes},
 ];
 quantities[0].smoothed = true;
 
@@ -52,7 +52,7 @@ function pointAt(run, quantity, step) {
   return low - 1;
 }
 
-// The mean of the numbers around each point, of a twentieth of the run, which is narrower at its ends.
+// The mean of the numbers around each point: of a twentieth of the run, of less at its ends.
 function runningMean(values) {
   const half = Math.floor(values.length / 40);
   const sums = new Float64Array(values.length + 1);
@@ -62,9 +62,9 @@ function runningMean(values) {
     counts[i + 1] = counts[i] + (isNumber(value) ? 1 : 0);
   });
   return values.map((_, i) => {
-    const reach = Math.min(half, i, values.length - 1 - i);
-    const among = counts[i + reach + 1] - counts[i - reach];
-    return among > 0 ? (sums[i + reach + 1] - sums[i - reach]) / among : null;
+    const from = Math.max(0, i - half);
+    const to = Math.min(values.length, i + half + 1);
+    return counts[to] > counts[from] ? (sums[to] - sums[from]) / (counts[to] - counts[from]) : null;
   });
 }
 const smoothable = (run, quantity) => Boolean(quantity.smoothed) && run[quantity.key].length >= 80;
