@@ -5,23 +5,10 @@
 #include <palimpsest/autograd/engine/tape.hpp>
 #include <palimpsest/autograd/engine/value_state.hpp>
 #include <palimpsest/core/device.hpp>
+#include <palimpsest/core/layout.hpp>
 
 namespace palimpsest {
 namespace {
-
-/// Calls visit(logical index, memory index) for every element: of an image batch, channels-last in memory and channels
-/// first in the logical order; row-major in both of any other tensor.
-template <class Visit>
-void for_each_element(const Shape& shape, Visit visit) {
-  const std::int64_t channels = shape.rank() == Shape::max_rank ? shape.c() : 1;
-  const std::int64_t plane = shape.count() / (shape.n() * channels);
-  std::int64_t logical = 0;
-  for (std::int64_t n = 0; n < shape.n(); ++n) {
-    for (std::int64_t c = 0; c < channels; ++c) {
-      for (std::int64_t p = 0; p < plane; ++p) visit(logical++, (n * plane + p) * channels + c);
-    }
-  }
-}
 
 template <class T>
 void check_dtype(const char* what, Dtype dtype) {

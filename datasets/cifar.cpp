@@ -50,6 +50,8 @@ void append_file(const Format& format, const std::filesystem::path& path, ImageS
   const std::vector<std::uint8_t> records =
       file.read_rest(static_cast<std::uint64_t>(format.images_per_file * size),
                      concat_text(format.images_per_file, " ", format.name, " records of ", size));
+  set.pixels.reserve(static_cast<std::size_t>(set.count * pixels_per_image));  // now that a file is what it should be
+  set.labels.reserve(static_cast<std::size_t>(set.count));
   for (std::int64_t i = 0; i < format.images_per_file; ++i) {
     append_record(format, records.data() + i * size, set);
     if (set.labels.back() >= format.classes) {
@@ -63,8 +65,6 @@ ImageSet read(const Format& format, const std::filesystem::path& folder, const s
   const std::filesystem::path place = locate(format, folder);
   for (const std::string& name : names) check_present(format, place / name);
   ImageSet set{static_cast<std::int64_t>(names.size()) * format.images_per_file, 3, 32, 32, format.classes};
-  set.pixels.reserve(static_cast<std::size_t>(set.count * pixels_per_image));
-  set.labels.reserve(static_cast<std::size_t>(set.count));
   for (const std::string& name : names) append_file(format, place / name, set);
   return set;
 }

@@ -9,6 +9,7 @@
 #include <palimpsest/core/device.hpp>
 #include <palimpsest/core/parallel.hpp>
 #include <palimpsest/core/philox.hpp>
+#include <palimpsest/core/whole_file.hpp>
 #include <palimpsest/memory/offload.hpp>
 #include <palimpsest/memory/planner/calibration.hpp>
 #include <palimpsest/nn/models/densenet.hpp>
@@ -17,7 +18,6 @@
 #include <palimpsest/ops/cross_entropy.hpp>
 #include <palimpsest/train/images.hpp>
 #include <palimpsest/train/training.hpp>
-#include <palimpsest/train/whole_file.hpp>
 #include "examples/flags/command_line.hpp"
 #include "examples/flags/example.hpp"
 
@@ -96,7 +96,7 @@ void measure(memory::Calibration& calibration,
 }
 
 void calibrate(const Flags& flags) {
-  const train::WholeFile file(flags.out);
+  const WholeFile file(flags.out);
   const Device device = flags::choose_device(flags.device);
   set_thread_count(flags.threads);
   memory::Calibration calibration(device);

@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
+#include <palimpsest/core/whole_file.hpp>
 #include <palimpsest/reports/run_page.hpp>
-#include <palimpsest/train/whole_file.hpp>
 
 using namespace palimpsest;
 
@@ -25,7 +25,7 @@ int main(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : 2;
   }
   try {
-    const train::WholeFile file(output);
+    const WholeFile file(output);
     std::vector<reports::RunHistory> runs;
     for (const std::string& folder : folders) runs.push_back(reports::read_log(folder));
     file.write(reports::run_page(runs));

@@ -8,6 +8,7 @@
 #include <palimpsest/core/error.hpp>
 #include <palimpsest/memory/policies.hpp>
 #include <palimpsest/train/rehearsal.hpp>
+#include <palimpsest/train/weights.hpp>
 
 namespace palimpsest::reports {
 namespace {
@@ -359,6 +360,7 @@ std::vector<PlanRow> plan_rows(const Task& task, const Options& options, const P
 }
 
 void print_plan(std::ostream& out, const Task& task, const Options& options, const PlanOptions& plan) {
+  train::check_weights(task, options);  // a run would begin with them
   Printer printer(out, task, options, plan);
   plan_rows(task, options, plan, [&](const PlanRow& row) { printer.row(row); });
   printer.notes();

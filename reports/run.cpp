@@ -8,6 +8,7 @@
 #include <palimpsest/reports/advice.hpp>
 #include <palimpsest/reports/run_log.hpp>
 #include <palimpsest/train/interrupt.hpp>
+#include <palimpsest/train/weights.hpp>
 
 namespace palimpsest::reports {
 namespace {
@@ -31,15 +32,20 @@ std::size_t left_on(Device device) {
 
 void check(const train::Options& options, const Files& files) {
   train::rates_for(options);
-  const train::WholeFile report(files.report);
+  const WholeFile report(files.report);
+  const WholeFile weights(options.save_weights);
   const StepPictures pictures(files);
   if (!files.log_dir.empty()) check_log(files.log_dir, /*resumed=*/false);
+  const std::vector<std::string> names = {files.report, files.page, files.snapshot, files.trace, options.save_weights};
+  check_files_differ(names);
+  if (!options.weights.empty()) const storage::SafetensorsReader readable(options.weights);
   prepare_offload(options);
 }
 
 Run::Run(train::Task task, train::Options options, Files files)
     : task_(std::move(task)), options_(std::move(options)), files_(std::move(files)) {
   check(options_, files_);
+  weights_ = train::check_weights(task_, options_);
   memory_ = train::choose_memory(task_, options_);
   try {
     forecast_ = train::rehearse(task_, options_, memory_);
@@ -72,6 +78,7 @@ std::string Run::announcement() const {
                                  format_mebibytes(forecast_.peak.total), " at its peak\n");
   text += thrift_advice(task_, options_, forecast_.peak.total);
   if (memory_.planned != nullptr) text += train::describe(memory_.recipes, options_.names) + "\n";
+  if (weights_) text += concat_text("weights of ", options_.weights, ": ", weights_->describe(), "\n");
   return text;
 }
 
@@ -90,7 +97,7 @@ bool Run::train(std::ostream& out, std::vector<Field> fields) {
 }
 
 bool Run::train_and_report(std::ostream& out, const std::vector<Field>& fields) {
-  const train::WholeFile file(files_.report);
+  const WholeFile file(files_.report);
   const StepPictures pictures(files_);
   // Before the first step, since the training would not heed Ctrl-C meanwhile: a plan for a deep net takes seconds.
   PageFacts facts = page_facts();

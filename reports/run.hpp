@@ -7,13 +7,15 @@
 
 #include <palimpsest/reports/run_report.hpp>
 #include <palimpsest/reports/step_pictures.hpp>
+#include <palimpsest/storage/weights.hpp>
 #include <palimpsest/train/rehearsal.hpp>
 #include <palimpsest/train/trainer.hpp>
 
 namespace palimpsest::reports {
 
 /// Finds out before anything takes long what a run could fail of at its end: a table of rates that cannot be read, a
-/// folder or a file that cannot be written. Throws DataError, OffloadError, Error, ValueError.
+/// folder or a file that cannot be written, weights that cannot be read. Throws DataError, OffloadError, Error,
+/// ValueError.
 void check(const train::Options& options, const Files& files);
 
 /// A run of a task with everything that belongs to it:
@@ -35,7 +37,7 @@ class Run {
   const train::MemoryChoice& memory() const { return memory_; }
   const train::Forecast& forecast() const { return forecast_; }
   /// "UNet under budget=60MiB will need 59.1 MiB at its peak" and the recipes of a plan, in lines. One more says so if
-  /// that is more than under `store-all`, and which policy is the thriftiest.
+  /// that is more than under `store-all`, and which policy is the thriftiest; the last, which weights come from a file.
   std::string announcement() const;
 
   /// Trains a new model, with a line for every epoch, prints the summary and writes the report, which has `fields` at
@@ -56,6 +58,7 @@ class Run {
   Files files_;
   train::MemoryChoice memory_;
   train::Forecast forecast_;
+  std::optional<storage::LoadReport> weights_;
   std::optional<train::Trainer> trainer_;
   bool pictures_failed_ = false;
 

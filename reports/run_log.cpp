@@ -10,9 +10,9 @@
 #include <vector>
 
 #include <palimpsest/core/error.hpp>
+#include <palimpsest/core/whole_file.hpp>
 #include <palimpsest/reports/event_file.hpp>
 #include <palimpsest/reports/run_page.hpp>
-#include <palimpsest/train/whole_file.hpp>
 
 namespace palimpsest::reports {
 namespace {
@@ -90,7 +90,7 @@ void check_log(const std::string& folder, bool resumed) {
     throw ValueError(concat_text(folder, " has the log of a run already (", name,
                                  "); resume that run, name another folder, or remove it"));
   }
-  const train::WholeFile page(fs::path(folder) / LogNames::page);
+  const WholeFile page(fs::path(folder) / LogNames::page);
 }
 
 RunLog::RunLog(const std::string& folder, LogFacts facts, std::optional<std::int64_t> resumed_at, Warn warn)
@@ -102,7 +102,7 @@ RunLog::RunLog(const std::string& folder, LogFacts facts, std::optional<std::int
   lines_.emplace(path(LogNames::lines), "");
   events_.emplace(path(LogNames::events), event_file_begin(seconds_since_1970()));
   if (resumed_at) resume(*resumed_at);
-  train::WholeFile(path(LogNames::facts)).write(to_json(facts_));
+  WholeFile(path(LogNames::facts)).write(to_json(facts_));
 }
 
 /// Nothing is cut before everything has been read: a log of another run stays as it was.
@@ -194,7 +194,7 @@ void RunLog::tell() {
 
 void RunLog::write_page() {
   try {
-    train::WholeFile(path(LogNames::page)).write(run_page({read_log(folder_)}));
+    WholeFile(path(LogNames::page)).write(run_page({read_log(folder_)}));
     page_failed_ = false;
   } catch (const std::exception& error) {
     if (!page_failed_) warn_(concat_text(error.what(), "; the run goes on"));

@@ -8,31 +8,28 @@
 #include <palimpsest/reports/op_trace.hpp>
 
 namespace palimpsest::reports {
-namespace {
 
-/// Each file would replace the other.
-void check_files_differ(const Files& files) {
-  std::map<std::filesystem::path, std::string> names;
-  for (const std::string& name : {files.report, files.page, files.snapshot, files.trace}) {
+void check_files_differ(std::span<const std::string> names) {
+  std::map<std::filesystem::path, std::string> known;
+  for (const std::string& name : names) {
     if (name.empty()) continue;
-    const auto [file, is_new] = names.emplace(train::file_target(name), name);
+    const auto [file, is_new] = known.emplace(file_target(name), name);
     if (is_new) continue;
     const std::string& other = file->second;
-    throw ValueError(concat_text("two reports cannot both be written to ", name,
+    throw ValueError(concat_text("two files cannot both be written to ", name,
                                  other == name ? "" : concat_text(", which is the file of ", other, ", too")));
   }
 }
 
-}  // namespace
-
 StepPictures::StepPictures(const Files& files) : page_(files.page), snapshot_(files.snapshot), trace_(files.trace) {
-  check_files_differ(files);
+  const std::vector<std::string> names = {files.report, files.page, files.snapshot, files.trace};
+  check_files_differ(names);
 }
 
 std::vector<std::string> StepPictures::write(const memory::StepTrace& step, const std::string& title,
                                              const std::function<PageFacts()>& facts) const {
   std::vector<std::string> failures;
-  const auto write_to = [&](const train::WholeFile& file, const auto& make) {
+  const auto write_to = [&](const WholeFile& file, const auto& make) {
     if (!file) return;
     try {
       file.write(make());

@@ -1,11 +1,12 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
+#include <palimpsest/core/whole_file.hpp>
 #include <palimpsest/reports/memory_page.hpp>
-#include <palimpsest/train/whole_file.hpp>
 
 namespace palimpsest::reports {
 
@@ -18,10 +19,14 @@ struct Files {
   std::string log_dir = "";   ///< the run's log, a folder: see RunLog
 };
 
+/// Throws ValueError if two of these names are of one file, whatever links lead there: each write would replace the
+/// other. Empty names are of none.
+void check_files_differ(std::span<const std::string> names);
+
 /// The files that show one step of a run: page, snapshot, trace.
 class StepPictures {
  public:
-  /// Finds out at once whether the files can be written. Throws Error as train::WholeFile, ValueError if two of the
+  /// Finds out at once whether the files can be written. Throws Error as WholeFile, ValueError if two of the
   /// files, the report among them, would be one, whatever names and links lead there.
   explicit StepPictures(const Files& files);
 
@@ -34,9 +39,9 @@ class StepPictures {
                                                const std::function<PageFacts()>& facts) const;
 
  private:
-  train::WholeFile page_;
-  train::WholeFile snapshot_;
-  train::WholeFile trace_;
+  WholeFile page_;
+  WholeFile snapshot_;
+  WholeFile trace_;
 };
 
 }  // namespace palimpsest::reports

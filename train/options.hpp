@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include <palimpsest/autograd/verify.hpp>
 #include <palimpsest/core/types.hpp>
@@ -36,7 +37,10 @@ struct Options {
   std::int64_t evaluate_every = 1;    ///< epochs
   std::uint64_t seed = 0;             ///< of nn::Init
   ops::ProductOptions products = {};  ///< of nn::Init
-  bool quiet = false;                 ///< no progress
+  std::string weights = "";           ///< file that the model begins with (storage::load_weights); empty: the seed's
+  std::vector<std::string> weights_except = {};  ///< patterns of tensors that keep the seed's
+  std::string save_weights = "";                 ///< file for the weights at the end, of an interrupted run, too
+  bool quiet = false;                            ///< no progress
   OptionNames names = {};
 };
 

@@ -5,6 +5,7 @@
 
 #include <palimpsest/core/error.hpp>
 #include <palimpsest/train/interrupt.hpp>
+#include <palimpsest/train/weights.hpp>
 
 namespace palimpsest::train {
 
@@ -69,9 +70,11 @@ Trainer::Trainer(Task task, Options options, const MemoryChoice& memory)
       before_(allocator(trained_on(options_.device)).stats()),
       training_(task_, nn::Init(options_.seed, options_.device, Dtype::Float32, options_.products)),
       batches_(opened(task_.training, options_)),
+      weights_(options_.save_weights),
       meter_(options_.device, before_) {
   if (task_.schedule) schedule_ = task_.schedule(length_.steps);
   memory.apply(training_.model());
+  load_weights(training_.model(), options_);
 }
 
 void Trainer::run(const std::function<void()>& after_epoch, std::ostream& out) {
@@ -88,6 +91,9 @@ void Trainer::run(const std::function<void()>& after_epoch, std::ostream& out) {
   }
   record_.interrupted = interrupted();
   progress_.clear();
+  if (weights_) {
+    storage::stage_weights(weights_, storage::state_of(training_.model()), {{"model", task_.name}}).commit();
+  }
 }
 
 void Trainer::warn(const std::string& what) {

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include <palimpsest/autograd/verify.hpp>
+#include <palimpsest/core/whole_file.hpp>
 #include <palimpsest/memory/planner/step_trace.hpp>
 #include <palimpsest/train/memory_choice.hpp>
 #include <palimpsest/train/peak_meter.hpp>
@@ -32,16 +33,18 @@ class DivergedError : public NonFiniteError {
 class Trainer {
  public:
   /// Makes the model and gives it its policies. Peaks and limits count what comes on top of the bytes that the program
-  /// has in use on the device already. Throws OutOfMemory, ValueError, DeviceError for a meta device, and what opening
-  /// the data throws.
+  /// has in use on the device already. Reads Options::weights, and finds out whether Options::save_weights can be
+  /// written. Throws OutOfMemory, ValueError, DeviceError for a meta device, and what opening the data and
+  /// load_weights() throw.
   Trainer(Task task, Options options, const MemoryChoice& memory);
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
 
   /// Trains until the run is over or a signal asks for its end (see InterruptGuard); after every epoch writes a line to
-  /// `out`, unless quiet, and calls `after_epoch`. For a budget the device's memory is limited to it meanwhile. Throws
-  /// DivergedError and RangeError, saying in which step, EvaluationOutOfMemory, DataError where the data end before
-  /// their number of samples, ValueError for a score that counts nothing, and what the library throws.
+  /// `out`, unless quiet, and calls `after_epoch`; at the end writes the weights that Options asks for. For a budget
+  /// the device's memory is limited to it meanwhile. Throws DivergedError and RangeError, saying in which step,
+  /// EvaluationOutOfMemory, DataError where the data end before their number of samples, ValueError for a score that
+  /// counts nothing, and what the library throws.
   void run(
       const std::function<void()>& after_epoch = [] {}, std::ostream& out = std::cout);
 
@@ -79,6 +82,7 @@ class Trainer {
   Training training_;
   std::optional<nn::Schedule> schedule_;
   std::unique_ptr<Batches> batches_;
+  WholeFile weights_;  // at the end
   PeakMeter meter_;
   MemoryPeak evaluation_peak_;
   RunRecord record_;

@@ -158,12 +158,16 @@ void CommandLine::refuse_vain_flags() const {
   if (!options.plan && !options.budget.empty()) {
     throw UsageError(concat_text("--budget is for --plan; to train within it: --memory budget=", options.budget));
   }
+  if (options.weights.empty() && !options.weights_except.empty()) {
+    throw UsageError("--except leaves tensors out of --weights, which is missing");
+  }
   if (!options.plan) return;
   const std::pair<const char*, const std::string&> files[] = {{"--report", options.files.report},
                                                               {"--memory-report", options.files.page},
                                                               {"--memory-snapshot", options.files.snapshot},
                                                               {"--trace", options.files.trace},
-                                                              {"--log-dir", options.files.log_dir}};
+                                                              {"--log-dir", options.files.log_dir},
+                                                              {"--save-weights", options.save_weights}};
   for (const auto& [flag, file] : files) {
     if (!file.empty()) throw UsageError(concat_text(flag, " writes about a run, and --plan runs nothing"));
   }
@@ -249,6 +253,12 @@ void CommandLine::add_training_flags() {
   add("--seed", options.seed, "N", "fixes weights, order, augmentation and dropout")
       ->check(whole_numbers_of<std::uint64_t>(0, UINT64_MAX))
       ->capture_default_str();
+  add("--weights", options.weights, "FILE", "begin with the weights of this file (safetensors), all of which must fit")
+      ->check(file_names());
+  add("--except", options.weights_except, "PATTERN",
+      "but for tensors of such names, as 'classifier.*'; may be given several times")
+      ->allow_extra_args(false)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
 }
 
 void CommandLine::add_output_flags() {
@@ -263,6 +273,7 @@ void CommandLine::add_output_flags() {
     app_.add_option(flag, variable, description)->check(file_names())->type_name("FILE")->group("Output");
   };
   add_file("--report", options.files.report, "write a report in JSON, after every epoch and at the end");
+  add_file("--save-weights", options.save_weights, "write the weights at the end (safetensors)");
   add_file("--memory-report", options.files.page, "write a page (HTML) of where a step's memory goes");
   add_file("--memory-snapshot", options.files.snapshot,
            "write a step's memory (JSON) as PyTorch's memory_viz reads it");

@@ -80,6 +80,9 @@ train::Options run_options(const Options& options, Device device) {
           .max_steps = options.max_steps,
           .evaluate_every = options.evaluate_every,
           .seed = options.seed,
+          .weights = options.weights,
+          .weights_except = options.weights_except,
+          .save_weights = options.save_weights,
           .quiet = options.quiet,
           .names = {.memory = "--memory ",
                     .batch_size = "--batch-size",
@@ -153,6 +156,7 @@ std::vector<reports::Field> Example::fields() const {
                                         {"learning_rate", given.learning_rate},
                                         {"schedule", given.schedule},
                                         {"augment", given.augment}};
+  if (!given.weights.empty()) fields.push_back({"weights", given.weights});
   for (const auto& [name, value] : reported_) fields.push_back({name, value()});
   return fields;
 }

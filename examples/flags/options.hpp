@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include <palimpsest/core/parallel.hpp>
 #include <palimpsest/reports/step_pictures.hpp>
@@ -38,6 +39,9 @@ struct Options {
 
   bool evaluate = true;
   std::int64_t evaluate_every = 1;  ///< epochs
+  std::string weights;              ///< file to begin with; empty: the seed's
+  std::vector<std::string> weights_except;
+  std::string save_weights;  ///< file for the end; empty: none
   reports::Files files;
   bool quiet = false;
 };

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs the example programs as a user does, on synthetic data.
 
-Arguments: the paths of cifar_densenet, cifar_revnet, tour and calibrate_rates. The last line says how many checks passed.
+Arguments: the paths of cifar_densenet, cifar_revnet, tour, calibrate_rates and palimpsest_inspect. The last line says how many checks passed.
 """
 
 import itertools
@@ -17,7 +17,7 @@ import time
 
 from program_checks import TAGS, TIMEOUT, Skip, run, run_checks
 
-DENSENET, REVNET, TOUR, CALIBRATE = sys.argv[1:5]
+DENSENET, REVNET, TOUR, CALIBRATE, INSPECT = sys.argv[1:6]
 SMALL = ["--device", "cpu", "--data", "synthetic", "--batch-size", "4", "--train-limit", "16", "--test-limit", "8", "--threads", "2"]
 SMALL_DENSENET = [DENSENET, "--depth", "10", "--growth", "4", *SMALL]
 # Nothing is to be found out from what data there are.
@@ -469,6 +469,67 @@ def test_an_evaluation_that_does_not_fit_says_so(_):
     for word in ("out of memory", "an evaluation with batches of 1024 needs", "--batch-size 512 (", "--no-eval"):
         assert word in errors, errors
     assert "--memory" not in errors, f"no policy changes that: {errors}"
+
+
+def test_weights_are_saved_and_loaded(folder):
+    """A run that begins with the weights of another and does not learn ends with them, to the bit."""
+    for small in (SMALL_DENSENET, SMALL_REVNET):
+        first, second = str(folder / "first"), str(folder / "second")
+        status, _, errors = run([*small, "--max-steps", "2", "--seed", "1", "--save-weights", first])
+        assert status == 0, errors
+        frozen = [*small, "--lr", "0", "--max-steps", "1", "--no-eval", "--seed", "2", "--save-weights", second]
+        status, output, errors = run([*frozen, "--weights", first])
+        assert status == 0 and f"weights of {first}: " in output and " tensors taken\n" in output, output + errors
+        status, output, _ = run([INSPECT, first, second])
+        assert status == 1 and "running_mean: largest difference" in output, output  # a step's statistics
+        assert ".weight: " not in output and ".bias: " not in output, output
+        assert sorted(entry.name for entry in folder.iterdir()) == ["first", "second"], "a temporary file was left"
+
+        status, output, _ = run([*frozen, "--weights", first, "--except", "classifier.*", "--except", "norm0.*" if small is SMALL_REVNET else "norm.*"])
+        assert status == 0 and "6 left as they are (" in output, output
+        status, output, _ = run([INSPECT, first, second])
+        assert status == 1 and "classifier.weight: largest difference" in output, output
+
+
+def test_weights_that_do_not_fit_are_refused_at_once(folder):
+    saved = str(folder / "saved")
+    assert run([*SMALL_DENSENET, "--max-steps", "1", "--save-weights", saved])[0] == 0
+    whole = pathlib.Path(saved).read_bytes()
+    deeper = [DENSENET, "--depth", "16", "--growth", "4", *SMALL, "--weights", saved]
+    for mode in ([], ["--plan"]):
+        fails_with([*deeper, *mode], 1, f"{saved} does not fit the model", "missing: dense1.layer2.norm1.weight", "of another form: ")
+        fails_with([*SMALL_DENSENET, "--weights", saved, "--except", "nothing*", *mode], 2, "'nothing*' matches no tensor")
+    fails_with([*SMALL_REVNET, "--weights", saved], 1, "unexpected: ")
+    fails_with([*SMALL_DENSENET, "--weights", str(folder / "missing")], 1, "missing: No such file")
+    fails_with([*SMALL_DENSENET, "--except", "norm*"], 2, "--except leaves tensors out of --weights, which is missing")
+    fails_with([*SMALL_DENSENET, "--plan", "--save-weights", saved], 2, "--save-weights writes about a run")
+    fails_with([*SMALL_DENSENET, "--save-weights", str(folder / "no" / "where")], 1, "cannot write")
+    fails_with([*SMALL_DENSENET, "--save-weights", saved, "--report", saved], 2, "two files cannot both be written to")
+    damaged = folder / "damaged"
+    damaged.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    fails_with([*SMALL_DENSENET, "--weights", str(damaged)], 1, "damaged: tensor \"", "is damaged: its checksum is")
+    code, output, _ = run([*SMALL_DENSENET, "--plan", "--weights", saved])
+    assert code == 0 and "store-all" in output, output
+    assert pathlib.Path(saved).read_bytes() == whole
+
+
+def test_inspect_lists_and_compares(folder):
+    one, other = folder / "one", folder / "other"
+    for path, seed in ((one, "1"), (other, "2")):
+        assert run([*SMALL_DENSENET, "--max-steps", "1", "--seed", seed, "--save-weights", str(path)])[0] == 0
+    status, output, _ = run([INSPECT, str(one)])
+    lines = output.splitlines()
+    assert status == 0 and re.fullmatch(r"\d+ tensors, \d+ bytes, all checksums right", lines[-1]), output
+    assert any(re.fullmatch(r"F32 \(8, 3, 3, 3\) +864  [0-9a-f]{16}  conv0.weight", line) for line in lines), output
+    assert "metadata model: DenseNet-BC(10,4)" in lines, output
+    status, output, _ = run([INSPECT, str(one), str(one)])
+    assert status == 0 and output.endswith(" tensors have the same bits, 0 differences\n"), output
+    status, output, _ = run([INSPECT, str(one), str(other)])
+    assert status == 1 and re.search(r"^conv0.weight: largest difference 0\.\d+$", output, re.MULTILINE), output
+    one.write_bytes(one.read_bytes()[:-1])
+    assert run([INSPECT])[0] == run([INSPECT, str(one)])[0] == run([INSPECT, str(other), str(folder / "missing")])[0] == 2
+    status, output, errors = run([INSPECT, str(one), str(other)])
+    assert status == 2 and output == "" and errors.startswith(f"palimpsest_inspect: {one}: the "), errors
 
 
 def test_tour_shows_the_same_bits_under_every_policy(_):

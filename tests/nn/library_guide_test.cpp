@@ -360,7 +360,8 @@ TEST(LibraryGuide, ErrorsHaveTypes) {
 }
 
 TEST(Documentation, TheGuideQuotesTheSources) {
-  expect_quoted("docs/library.md", {"tests/nn/library_guide_test.cpp", "examples/own_model.cpp"}, 10);
+  expect_quoted("docs/library.md",
+                {"tests/nn/library_guide_test.cpp", "tests/storage/weights_test.cpp", "examples/own_model.cpp"}, 11);
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <palimpsest/core/parallel.hpp>
 #include <palimpsest/memory/policies.hpp>
 #include <palimpsest/nn/models/densenet.hpp>
+#include <palimpsest/nn/models/imagenet_resnet.hpp>
 #include <palimpsest/nn/models/resnet.hpp>
 #include <palimpsest/nn/models/revnet.hpp>
 #include <palimpsest/nn/sgd.hpp>
@@ -57,6 +58,17 @@ TEST(ParameterCount, DenseNetForImageNet) {
   EXPECT_EQ(parameters(nn::DenseNetOptions::imagenet(161)), 28'681'000);
   EXPECT_EQ(parameters(nn::DenseNetOptions::imagenet(264)), 33'337'704);
   EXPECT_EQ(parameters(nn::DenseNetOptions::imagenet(264, 48)), 72'686'632);
+}
+
+TEST(ParameterCount, ResNetForImageNet) {
+  const auto count = [](std::int64_t depth) {
+    return nn::ImageNetResNet(nn::ImageNetResNetOptions::of_depth(depth), nn::Init(0, test::meta_device()))
+        .parameter_count();
+  };
+  EXPECT_EQ(count(50), 25'557'032);
+  EXPECT_EQ(count(101), 44'549'160);
+  EXPECT_EQ(count(152), 60'192'808);
+  EXPECT_THROW(count(34), ValueError);
 }
 
 TEST(ParameterCount, ResidualNetworksForCifar) {
@@ -250,6 +262,14 @@ TEST_P(Digest, RevNetOnAGridIsTheSameUnderReversibleToo) {
   EXPECT_EQ(digest_after_training<nn::RevNet>(spec, "reversible", GetParam()), expected);
   EXPECT_EQ(digest_after_training<nn::RevNet>(spec, "checkpoint", GetParam()), expected);
   EXPECT_EQ(digest_after_training<nn::RevNet>(spec, "offload", GetParam()), expected);
+}
+
+TEST_P(Digest, ImageNetResNetIsTheSameUnderEveryPolicy) {
+  const nn::ImageNetResNetOptions spec = {.units = {2, 1}, .filters = {4, 8}, .stem_channels = 8, .classes = 10};
+  const std::string expected = digest_after_training<nn::ImageNetResNet>(spec, "store-all", GetParam());
+  EXPECT_EQ(digest_after_training<nn::ImageNetResNet>(spec, "shared", GetParam()), expected);
+  EXPECT_EQ(digest_after_training<nn::ImageNetResNet>(spec, "checkpoint", GetParam()), expected);
+  EXPECT_EQ(digest_after_training<nn::ImageNetResNet>(spec, "offload", GetParam()), expected);
 }
 
 INSTANTIATE_TEST_SUITE_P(Threads, Digest, ::testing::Values(1, 2));

@@ -11,7 +11,6 @@
 #include <palimpsest/train/interrupt.hpp>
 #include <palimpsest/train/progress.hpp>
 #include <palimpsest/train/trainer.hpp>
-#include <palimpsest/train/whole_file.hpp>
 #include "tests/train/small_tasks.hpp"
 
 namespace palimpsest::train {
@@ -80,51 +79,6 @@ TEST(RunRecord, AMetricIsThatOfTheLastStepOrNone) {
   EXPECT_EQ(record.metric(), 0.875);
   record.steps.push_back({1, 1, 1});
   EXPECT_EQ(record.metric(), std::nullopt);
-}
-
-class WholeFileTest : public testing::Test {
- protected:
-  WholeFileTest() : folder_(fs::temp_directory_path() / ("palimpsest_whole_" + std::to_string(getpid()))) {
-    fs::create_directories(folder_);
-  }
-  ~WholeFileTest() override { fs::remove_all(folder_); }
-
-  std::string content(const std::string& name) const {
-    std::ifstream in(folder_ / name);
-    return {std::istreambuf_iterator<char>(in), {}};
-  }
-  std::ptrdiff_t files() const { return std::distance(fs::directory_iterator(folder_), {}); }
-
-  fs::path folder_;
-};
-
-TEST_F(WholeFileTest, ReplacesTheWholeFileAndLeavesNothingElse) {
-  const WholeFile file(folder_ / "report.json");
-  EXPECT_EQ(files(), 0);
-  file.write("first, and longer");
-  file.write("second");
-  EXPECT_EQ(content("report.json"), "second");
-  EXPECT_EQ(files(), 1);
-}
-
-TEST_F(WholeFileTest, KeepsWhatIsThereUntilTheFirstWrite) {
-  std::ofstream(folder_ / "report.json") << "old";
-  const WholeFile file(folder_ / "report.json");
-  EXPECT_EQ(content("report.json"), "old");
-}
-
-TEST_F(WholeFileTest, FollowsALink) {
-  fs::create_symlink(folder_ / "real.json", folder_ / "link.json");
-  WholeFile(folder_ / "link.json").write("text");
-  EXPECT_TRUE(fs::is_symlink(folder_ / "link.json"));
-  EXPECT_EQ(content("real.json"), "text");
-}
-
-TEST_F(WholeFileTest, SaysAtOnceThatItCannotBeWritten) {
-  EXPECT_THROW(WholeFile(folder_ / "missing" / "report.json"), Error);
-  EXPECT_THROW(WholeFile(folder_.string()), Error);
-  EXPECT_FALSE(WholeFile(""));
-  WholeFile("").write("nowhere");
 }
 
 TEST(Interrupt, TheFirstSignalIsNoted) {

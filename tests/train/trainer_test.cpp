@@ -10,6 +10,8 @@
 #include <palimpsest/train/interrupt.hpp>
 #include <palimpsest/train/rehearsal.hpp>
 #include <palimpsest/train/trainer.hpp>
+#include <palimpsest/train/weights.hpp>
+#include "tests/support/temporary_folder.hpp"
 #include "tests/train/row_task.hpp"
 #include "tests/train/small_tasks.hpp"
 
@@ -54,6 +56,50 @@ TEST(Trainer, LearnsWithTheTasksOptimiser) {
   const auto& evaluations = trainer.record().evaluations;
   EXPECT_LT(evaluations[2].metric, evaluations[0].metric) << "a linear loss falls";
 }
+
+#ifdef PALIMPSEST_HAS_STORAGE
+using TrainerWithFiles = testing::InTemporaryFolder;
+
+/// Weights come from a file before the first step and go to one after the last, and take no byte of the device.
+TEST_F(TrainerWithFiles, BeginsWithWeightsAndEndsWithThem) {
+  const Task task = row_task();
+  Options options = quiet_run();
+  options.save_weights = path("first");
+  const MemoryChoice choice = choose_memory(task, options);
+  const Forecast forecast = rehearse(task, options, choice);
+  Trainer first(task, options, choice);
+  EXPECT_EQ(files(), 0);
+  first.run();
+  EXPECT_EQ(first.peak().total, forecast.peak.total);
+
+  options.seed = 2;
+  options.weights = path("first");
+  options.save_weights = path("second");
+  Trainer second(task, options, choice);
+  EXPECT_EQ(second.model().state_digest(), first.model().state_digest());
+  second.run();
+  EXPECT_EQ(second.peak().total, forecast.peak.total);
+  EXPECT_NE(second.model().state_digest(), first.model().state_digest());
+  EXPECT_EQ(files(), 2);
+
+  options.weights_except = {"hidden.second.*"};
+  options.weights = path("second");
+  Trainer third(task, options, choice);
+  const auto weight_of = [](Trainer& trainer, std::size_t i) {
+    return trainer.model().parameters().at(i).tensor.to_vector<float>();
+  };
+  EXPECT_EQ(weight_of(third, 0), weight_of(second, 0));
+  EXPECT_NE(weight_of(third, 2), weight_of(second, 2));
+  EXPECT_EQ(check_weights(task, options)->left.size(), 2U);
+
+  options.weights = "";
+  EXPECT_THROW(check_weights(task, options), ValueError);
+  EXPECT_THROW(Trainer(task, options, choice), ValueError);
+  options.weights_except = {};
+  options.save_weights = path("no/where");
+  EXPECT_THROW(Trainer(task, options, choice), Error);
+}
+#endif
 
 TEST(Trainer, LeavesWhatAnotherModelHasRecordedAlone) {
   const Task task = row_task();
