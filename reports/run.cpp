@@ -20,14 +20,6 @@ void prepare_offload(const train::Options& options) {
   if (asked || !options.offload_dir.empty()) memory::prepare_offload(train::offload_options(options));
 }
 
-/// Bytes of the device, or of its allocator's limit, that are not in use.
-std::size_t left_on(Device device) {
-  const Allocator& memory = allocator(device);
-  const std::size_t all = memory::device_bytes(device);
-  const std::size_t most = memory.limit() != 0 ? std::min(memory.limit(), all) : all;
-  return most - std::min(most, memory.stats().live);
-}
-
 }  // namespace
 
 void check(const train::Options& options, const Files& files) {

@@ -69,7 +69,6 @@ Trainer::Trainer(Task task, Options options, const MemoryChoice& memory)
       progress_(task_, options_),
       before_(allocator(trained_on(options_.device)).stats()),
       training_(task_, nn::Init(options_.seed, options_.device, Dtype::Float32, options_.products)),
-      batches_(opened(task_.training, options_)),
       weights_(options_.save_weights),
       meter_(options_.device, before_) {
   if (task_.schedule) schedule_ = task_.schedule(length_.steps);
@@ -81,6 +80,7 @@ void Trainer::run(const std::function<void()>& after_epoch, std::ostream& out) {
   const InterruptGuard guard;
   const LimitScope limit(options_.device, budget_ == 0 ? 0 : budget_ + before_.live);
   const VerifyScope verify(options_.verify);
+  if (batches_ == nullptr) batches_ = opened(task_.training, options_);
   for (std::int64_t epoch = 0; epoch < length_.epochs && !interrupted(); ++epoch) {
     const std::size_t first_step = record_.steps.size();
     train_epoch(epoch);
@@ -166,25 +166,28 @@ bool Trainer::time_to_evaluate(std::int64_t epoch) const {
   return epoch + 1 == length_.epochs || (epoch + 1) % options_.evaluate_every == 0;
 }
 
-void Trainer::evaluate() {
+std::optional<Score> Trainer::evaluate(const TakeScores& take) {
+  const InterruptGuard guard;
   const PeakMeter::Pause pause(meter_);
   const PeakMeter meter(options_.device, before_);
   const std::optional<Score> total = [&] {
     try {
-      return score();
+      return score(take);
     } catch (const OutOfMemory& error) {
       throw EvaluationOutOfMemory(error.what());
     }
   }();
   const MemoryPeak peak = meter.peak();
   if (peak.total > evaluation_peak_.total) evaluation_peak_ = peak;
-  if (!total) return;
+  record_.interrupted = interrupted();
+  if (!total) return std::nullopt;
   record_.evaluations.push_back({steps_done(), total->mean()});
   if (evaluated_) evaluated_(record_.evaluations.back());
+  return total;
 }
 
 /// The score of the evaluation data; none if a signal asked for the end of the run meanwhile.
-std::optional<Score> Trainer::score() {
+std::optional<Score> Trainer::score(const TakeScores& take) {
   const std::unique_ptr<Batches> batches = opened(task_.evaluation, options_);
   batches->start_epoch(0);
   Score total;
@@ -192,7 +195,7 @@ std::optional<Score> Trainer::score() {
   while (const std::optional<Batch> batch = batches->next()) {
     if (interrupted()) return std::nullopt;
     check_batch(task_, *batch);
-    const Score score = training_.evaluate(batch->tensors);
+    const Score score = training_.evaluate(batch->tensors, take);
     total.sum += score.sum;
     total.count += score.count;
     progress_.evaluating(seen += batch->samples);

@@ -34,8 +34,7 @@ class Trainer {
  public:
   /// Makes the model and gives it its policies. Peaks and limits count what comes on top of the bytes that the program
   /// has in use on the device already. Reads Options::weights, and finds out whether Options::save_weights can be
-  /// written. Throws OutOfMemory, ValueError, DeviceError for a meta device, and what opening the data and
-  /// load_weights() throw.
+  /// written. Throws OutOfMemory, ValueError, DeviceError for a meta device, and what load_weights() throws.
   Trainer(Task task, Options options, const MemoryChoice& memory);
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
@@ -44,9 +43,14 @@ class Trainer {
   /// `out`, unless quiet, and calls `after_epoch`; at the end writes the weights that Options asks for. For a budget
   /// the device's memory is limited to it meanwhile. Throws DivergedError and RangeError, saying in which step,
   /// EvaluationOutOfMemory, DataError where the data end before their number of samples, ValueError for a score that
-  /// counts nothing, and what the library throws.
+  /// counts nothing, and what opening the data and the library throw.
   void run(
       const std::function<void()>& after_epoch = [] {}, std::ostream& out = std::cout);
+
+  /// Evaluates the model as it is: the score of all evaluation data, which the record then has; none, and
+  /// record().interrupted, if a signal has asked for the end. `take` sees the class_scores of a task that has them.
+  /// Throws as run().
+  std::optional<Score> evaluate(const TakeScores& take = nullptr);
 
   /// Step `step` of the run, from 0, will be recorded and handed over when it is done. Without this call nothing is.
   void watch(std::int64_t step, std::function<void(const memory::StepTrace&)> take) {
@@ -97,8 +101,7 @@ class Trainer {
   void tell_kept_streams();
   double learn(std::span<const Tensor> batch);
   bool time_to_evaluate(std::int64_t epoch) const;
-  void evaluate();
-  std::optional<Score> score();
+  std::optional<Score> score(const TakeScores& take);
 };
 
 /// The step of a run to look at, from 0: the first with a whole batch after the very first step, which differs from all

@@ -4,20 +4,20 @@
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
 #include <palimpsest/core/error.hpp>
+#include <palimpsest/ops/mse_loss.hpp>
 #include <palimpsest/reports/event_file.hpp>
 #include <palimpsest/reports/run.hpp>
+#include "tests/support/temporary_folder.hpp"
 #include "tests/train/row_task.hpp"
 
 namespace palimpsest::reports {
@@ -26,19 +26,11 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-class RunLogTest : public testing::Test {
+class RunLogTest : public testing::InTemporaryFolder {
  protected:
-  RunLogTest()
-      : root_(fs::temp_directory_path() / ("palimpsest_log_" + std::to_string(getpid()))), folder_(root_ / "log") {
-    fs::create_directories(root_);
-  }
-  ~RunLogTest() override { fs::remove_all(root_); }
+  RunLogTest() : log_(folder_ / "log") {}
 
-  fs::path path(const std::string& name) const { return folder_ / name; }
-  std::string content(const std::string& name) const {
-    std::ifstream in(path(name), std::ios::binary);
-    return {std::istreambuf_iterator<char>(in), {}};
-  }
+  std::string content(const std::string& name) const { return InTemporaryFolder::content("log/" + name); }
   std::vector<std::string> lines(const std::string& name) const {
     std::istringstream in(content(name));
     std::vector<std::string> found;
@@ -56,7 +48,7 @@ class RunLogTest : public testing::Test {
     return all.last_step;
   }
   void append(const std::string& name, const std::string& text) const {
-    std::ofstream(path(name), std::ios::binary | std::ios::app) << text;
+    std::ofstream(log_ / name, std::ios::binary | std::ios::app) << text;
   }
   RunLog::Warn warn() {
     return [this](const std::string& line) { warnings_.push_back(line); };
@@ -67,7 +59,7 @@ class RunLogTest : public testing::Test {
     return all;
   }
 
-  fs::path root_, folder_;
+  fs::path log_;
   std::vector<std::string> warnings_;
 };
 
@@ -84,7 +76,7 @@ void log_steps(RunLog& log, std::int64_t last) {
 
 TEST_F(RunLogTest, HasEveryNumberOfEveryStepInEachFile) {
   const double loss = static_cast<double>(0.1F) / 3;
-  RunLog log(folder_, facts, std::nullopt, warn());
+  RunLog log(log_, facts, std::nullopt, warn());
   log.step({.loss = loss, .learning_rate = 0.1, .samples = 8, .peak = 12'345'678'901});
   EXPECT_EQ(lines(LogNames::steps).size(), 2U) << "a row is written with its step";
   log.step({.loss = 2, .learning_rate = 1e-7, .samples = 4, .peak = 17});
@@ -104,7 +96,7 @@ TEST_F(RunLogTest, HasEveryNumberOfEveryStepInEachFile) {
   EXPECT_EQ(json[2], R"({"step":2,"test_accuracy":0.8125})");
   EXPECT_EQ(last_event(), 2);
   EXPECT_EQ(Json::parse(content(LogNames::facts))["policy"], "shared");
-  const RunHistory read = read_log(folder_);
+  const RunHistory read = read_log(log_);
   EXPECT_EQ(read.losses, (std::vector<double>{loss, 2}));
   EXPECT_EQ(read.peaks, (std::vector<std::size_t>{12'345'678'901, 17}));
   EXPECT_TRUE(std::isnan(read.rates[0]));
@@ -114,31 +106,31 @@ TEST_F(RunLogTest, HasEveryNumberOfEveryStepInEachFile) {
 }
 
 TEST_F(RunLogTest, KeepsNumbersThatAreNone) {
-  RunLog log(folder_, facts, std::nullopt, warn());
+  RunLog log(log_, facts, std::nullopt, warn());
   log.step({.loss = std::nan(""), .learning_rate = 0.1});
   log.step({.loss = std::numeric_limits<double>::infinity(), .learning_rate = 0.1});
   const std::vector<std::string> csv = lines(LogNames::steps);
   EXPECT_EQ(csv[1].substr(0, 6), "1,nan,");
   EXPECT_EQ(csv[2].substr(0, 6), "2,inf,");
   EXPECT_EQ(Json::parse(lines(LogNames::lines)[0])["loss"], nullptr);
-  EXPECT_TRUE(std::isinf(read_log(folder_).losses[1]));
+  EXPECT_TRUE(std::isinf(read_log(log_).losses[1]));
   EXPECT_TRUE(log.finish()) << warnings();
 }
 
 TEST_F(RunLogTest, RefusesAFolderThatHasALog) {
-  { RunLog begun(folder_, facts, std::nullopt, warn()); }
-  EXPECT_NO_THROW(check_log(folder_, false)) << "a run without a row has left no log";
+  { RunLog begun(log_, facts, std::nullopt, warn()); }
+  EXPECT_NO_THROW(check_log(log_, false)) << "a run without a row has left no log";
   {
-    RunLog log(folder_, facts, std::nullopt, warn());
+    RunLog log(log_, facts, std::nullopt, warn());
     log_steps(log, 2);
   }
   const std::vector<std::string> before = rows();
   try {
-    RunLog again(folder_, facts, std::nullopt, warn());
+    RunLog again(log_, facts, std::nullopt, warn());
     FAIL() << "there is a log";
   } catch (const ValueError& error) {
     const std::string text = error.what();
-    for (const std::string& part : {folder_.string(), std::string("resume that run, name another folder")}) {
+    for (const std::string& part : {log_.string(), std::string("resume that run, name another folder")}) {
       EXPECT_NE(text.find(part), std::string::npos) << text;
     }
   }
@@ -148,7 +140,7 @@ TEST_F(RunLogTest, RefusesAFolderThatHasALog) {
 TEST_F(RunLogTest, AResumedRunHasEachStepOnce) {
   std::vector<std::string> whole;
   {
-    RunLog log(folder_, facts, std::nullopt, warn());
+    RunLog log(log_, facts, std::nullopt, warn());
     log_steps(log, 4);
     log.evaluated(0.5);
     whole = rows();
@@ -162,14 +154,14 @@ TEST_F(RunLogTest, AResumedRunHasEachStepOnce) {
     append(LogNames::events, events.substr(0, 20));
   }
   {
-    RunLog log(folder_, facts, /*resumed_at=*/4, warn());
+    RunLog log(log_, facts, /*resumed_at=*/4, warn());
     EXPECT_EQ(rows(), whole);
     EXPECT_EQ(last_event(), 4);
     log.evaluated(0.5);  // once more, as a run does that was stopped after it
     EXPECT_EQ(rows(), whole);
     log_steps(log, 10);
   }
-  EXPECT_EQ(read_log(folder_).steps, (std::vector<std::int64_t>{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}));
+  EXPECT_EQ(read_log(log_).steps, (std::vector<std::int64_t>{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}));
   EXPECT_EQ(lines(LogNames::lines).size(), 11U);
   EXPECT_EQ(last_event(), 10);
   EXPECT_EQ(warnings(), "");
@@ -177,48 +169,48 @@ TEST_F(RunLogTest, AResumedRunHasEachStepOnce) {
 
 TEST_F(RunLogTest, KeepsARowWithoutAnEndOnlyIfItHasOne) {
   {
-    RunLog log(folder_, facts, std::nullopt, warn());
+    RunLog log(log_, facts, std::nullopt, warn());
     log_steps(log, 3);
   }
   append(LogNames::steps, "4,0.25,0.1,,1000");  // whole but for the end of the line
-  EXPECT_EQ(read_log(folder_).steps.size(), 3U);
-  RunLog log(folder_, facts, 3, warn());
+  EXPECT_EQ(read_log(log_).steps.size(), 3U);
+  RunLog log(log_, facts, 3, warn());
   EXPECT_EQ(lines(LogNames::steps).size(), 4U);
 }
 
 TEST_F(RunLogTest, SaysWhichRowsAResumedRunLacks) {
   {
-    RunLog log(folder_, facts, std::nullopt, warn());
+    RunLog log(log_, facts, std::nullopt, warn());
     log_steps(log, 3);
   }
-  RunLog log(folder_, facts, 8, warn());
+  RunLog log(log_, facts, 8, warn());
   ASSERT_EQ(warnings_.size(), 3U) << warnings();
   EXPECT_NE(warnings_[0].find("steps.csv lacks the rows of steps 4 to 8"), std::string::npos) << warnings();
   log_steps(log, 9);
-  EXPECT_EQ(read_log(folder_).steps, (std::vector<std::int64_t>{1, 2, 3, 9}));
+  EXPECT_EQ(read_log(log_).steps, (std::vector<std::int64_t>{1, 2, 3, 9}));
 }
 
 TEST_F(RunLogTest, ResumesFromTheBeginningAndWhereThereIsNoLog) {
-  RunLog log(folder_, facts, 0, warn());
+  RunLog log(log_, facts, 0, warn());
   log_steps(log, 2);
-  EXPECT_EQ(read_log(folder_).steps.size(), 2U);
+  EXPECT_EQ(read_log(log_).steps.size(), 2U);
   EXPECT_EQ(warnings(), "");
 }
 
 TEST_F(RunLogTest, LeavesWhatIsNoLogOfThisRunAsItWas) {
   {
-    RunLog log(folder_, facts, std::nullopt, warn());
+    RunLog log(log_, facts, std::nullopt, warn());
     log_steps(log, 3);
   }
   LogFacts other = facts;
   other.unit = "rows";
   const std::vector<std::string> before = rows();
-  EXPECT_THROW(RunLog(folder_, other, 1, warn()), DataError);
+  EXPECT_THROW(RunLog(log_, other, 1, warn()), DataError);
   EXPECT_EQ(rows(), before);
   append(LogNames::lines, "no row\n");
   const std::vector<std::string> damaged = rows();
   try {
-    RunLog log(folder_, facts, 3, warn());
+    RunLog log(log_, facts, 3, warn());
     FAIL() << "a line is no row";
   } catch (const DataError& error) {
     EXPECT_NE(std::string(error.what()).find("metrics.jsonl, line 4: 'no row'"), std::string::npos) << error.what();
@@ -227,15 +219,15 @@ TEST_F(RunLogTest, LeavesWhatIsNoLogOfThisRunAsItWas) {
 }
 
 TEST_F(RunLogTest, FailsBeforeTheFirstStep) {
-  std::ofstream(root_ / "file") << "text";
+  std::ofstream(folder_ / "file") << "text";
   try {
-    check_log(root_ / "file" / "log", false);
+    check_log(folder_ / "file" / "log", false);
     FAIL() << "a file is no folder";
   } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what()).find((root_ / "file" / "log").string()), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find((folder_ / "file" / "log").string()), std::string::npos) << error.what();
   }
-  RunLog first(folder_, facts, std::nullopt, warn());
-  EXPECT_THROW(RunLog(folder_, facts, 0, warn()), ValueError) << "two runs at once";
+  RunLog first(log_, facts, std::nullopt, warn());
+  EXPECT_THROW(RunLog(log_, facts, 0, warn()), ValueError) << "two runs at once";
 }
 
 /// While it lives, files of this process grow up to so many bytes.
@@ -259,7 +251,7 @@ class FileLimit {
 };
 
 TEST_F(RunLogTest, AFullDiskIsOneWarningAndRowsWait) {
-  RunLog log(folder_, facts, std::nullopt, warn());
+  RunLog log(log_, facts, std::nullopt, warn());
   log_steps(log, 2);
   {
     const FileLimit full(content(LogNames::steps).size() + 10);  // room for a part of a row
@@ -271,7 +263,7 @@ TEST_F(RunLogTest, AFullDiskIsOneWarningAndRowsWait) {
     EXPECT_EQ(last_event(), 2);
   }
   log_steps(log, 7);
-  EXPECT_EQ(read_log(folder_).steps, (std::vector<std::int64_t>{1, 2, 3, 4, 5, 6, 7}));
+  EXPECT_EQ(read_log(log_).steps, (std::vector<std::int64_t>{1, 2, 3, 4, 5, 6, 7}));
   EXPECT_EQ(lines(LogNames::lines).size(), 7U);
   EXPECT_EQ(last_event(), 7);
   EXPECT_EQ(warnings_.size(), 2U) << warnings();
@@ -280,7 +272,7 @@ TEST_F(RunLogTest, AFullDiskIsOneWarningAndRowsWait) {
 }
 
 TEST_F(RunLogTest, SaysWhatIsMissingInTheEnd) {
-  RunLog log(folder_, facts, std::nullopt, warn());
+  RunLog log(log_, facts, std::nullopt, warn());
   log_steps(log, 2);
   const FileLimit full(content(LogNames::steps).size());
   log_steps(log, 5);
@@ -292,11 +284,11 @@ TEST_F(RunLogTest, FollowsATrainerToTheByte) {
   const train::Task task = test::row_task();
   const train::Options options{.batch_size = 8, .epochs = 2, .quiet = true};
   train::Trainer trainer(task, options, train::choose_memory(task, options));
-  RunLog log(folder_, log_facts(task, options), std::nullopt, warn());
+  RunLog log(log_, log_facts(task, options), std::nullopt, warn());
   log.follow(trainer);
   trainer.run();
   EXPECT_TRUE(log.finish()) << warnings();
-  const RunHistory read = read_log(folder_);
+  const RunHistory read = read_log(log_);
   ASSERT_EQ(read.steps.size(), 6U);
   std::size_t peak = 0;
   for (std::size_t i = 0; i < read.steps.size(); ++i) {
@@ -315,6 +307,34 @@ TEST_F(RunLogTest, FollowsATrainerToTheByte) {
   EXPECT_NE(content(LogNames::page).find("</html>"), std::string::npos);
 }
 
+TEST_F(RunLogTest, GoesWithALoopByHand) {
+  test::Net net(nn::Init(1));
+  nn::Sgd sgd(net.parameters(), {.learning_rate = 1e-3});
+  const std::string folder = log_;
+  {
+    reports::RunLog log(folder, {.model = "Net", .unit = "rows", .metric = "error", .metric_is_share = false});
+    train::PeakMeter meter(Device::Cpu);
+    for (std::int64_t step = 0; step < 10; ++step) {
+      const std::vector<Tensor> batch = test::rows(/*epoch=*/0, step * 8, 8, Device::Cpu);
+      sgd.zero_grad();
+      const Tensor loss = ops::mse_loss(net(batch[0]), batch[1]);
+      loss.backward();
+      sgd.step();
+      log.step({.loss = loss.item(),
+                .learning_rate = sgd.learning_rate(),
+                .samples = 8,
+                .peak = meter.take_lap()});  // bytes at the peak since the last call
+      if (step % 5 == 4) log.evaluated(loss.item());
+    }
+    log.finish();  // and the page
+  }
+  const RunHistory read = read_log(folder);
+  EXPECT_EQ(read.steps.size(), 10U);
+  EXPECT_EQ(read.evaluated_steps, (std::vector<std::int64_t>{5, 10}));
+  EXPECT_EQ(read.peaks[3], read.peaks[9]);
+  EXPECT_GT(read.peaks[9], 0U);
+}
+
 TEST_F(RunLogTest, IsWrittenByARunAndRefusedBeforeTheModelIsMade) {
   std::ostringstream out;
   int models = 0;
@@ -323,12 +343,12 @@ TEST_F(RunLogTest, IsWrittenByARunAndRefusedBeforeTheModelIsMade) {
     ++models;
     return make(std::move(init));
   };
-  reports::Run run(task, {.batch_size = 8, .quiet = true}, {.log_dir = folder_});
+  reports::Run run(task, {.batch_size = 8, .quiet = true}, {.log_dir = log_});
   EXPECT_TRUE(run.train(out));
-  EXPECT_EQ(read_log(folder_).steps.size(), 3U);
+  EXPECT_EQ(read_log(log_).steps.size(), 3U);
   EXPECT_NE(content(LogNames::page).find("</html>"), std::string::npos);
   models = 0;
-  EXPECT_THROW(reports::Run(task, {.batch_size = 8, .quiet = true}, {.log_dir = folder_}), ValueError);
+  EXPECT_THROW(reports::Run(task, {.batch_size = 8, .quiet = true}, {.log_dir = log_}), ValueError);
   EXPECT_EQ(models, 0);
 }
 
