@@ -103,4 +103,11 @@ std::string policy_advice(const train::Task& task, const train::Options& options
   return "; by the forecast these do: " + fitting_policies(training.step_under(), options, SIZE_MAX);
 }
 
+std::size_t left_on(Device device) {
+  const Allocator& memory = allocator(device);
+  const std::size_t all = memory::device_bytes(device);
+  const std::size_t most = memory.limit() != 0 ? std::min(memory.limit(), all) : all;
+  return most - std::min(most, memory.stats().live);
+}
+
 }  // namespace palimpsest::reports

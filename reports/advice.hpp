@@ -24,4 +24,7 @@ std::string thrift_advice(const train::Task& task, const train::Options& options
 /// IdlePolicyError.
 std::string policy_advice(const train::Task& task, const train::Options& options);
 
+/// Bytes of the device, or of its allocator's limit, that are not in use.
+std::size_t left_on(Device device);
+
 }  // namespace palimpsest::reports

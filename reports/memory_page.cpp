@@ -9,6 +9,7 @@
 #include <utility>
 
 #include <palimpsest/core/error.hpp>
+#include <palimpsest/reports/html_page.hpp>
 #include <palimpsest/reports/step_owners.hpp>
 
 namespace palimpsest::reports {
@@ -150,39 +151,6 @@ Json savings_of(const std::vector<Saving>& savings) {
   return rows;
 }
 
-/// JSON that can stand in a script element: "<" occurs in strings alone, and there it can be written otherwise.
-std::string for_script(const std::string& data) {
-  std::string text;
-  for (const char letter : data) {
-    if (letter == '<') {
-      text += "\\u003c";
-    } else {
-      text += letter;
-    }
-  }
-  return text;
-}
-
-std::string for_html(std::string_view plain) {
-  std::string text;
-  for (const char letter : plain) {
-    if (letter == '<') {
-      text += "&lt;";
-    } else if (letter == '&') {
-      text += "&amp;";
-    } else {
-      text += letter;
-    }
-  }
-  return text;
-}
-
-std::string with(std::string page, std::string_view placeholder, const std::string& text) {
-  const std::size_t at = page.find(placeholder);
-  if (at == std::string::npos) throw Error(concat_text("the page of a step's memory has no ", placeholder));
-  return page.replace(at, placeholder.size(), text);
-}
-
 }  // namespace
 
 std::string memory_page_data(const PageFacts& facts, const StepTrace& record) {
@@ -209,8 +177,7 @@ std::string memory_page_data(const PageFacts& facts, const StepTrace& record) {
 
 std::string memory_page(const PageFacts& facts, const StepTrace& record) {
   const std::string title = concat_text("Memory of a step: ", facts.model, " under ", facts.policy);
-  const std::string page = with(std::string(memory_page_template), "@TITLE@", for_html(title));
-  return with(page, "@DATA@", for_script(memory_page_data(facts, record)));
+  return html_page(memory_page_template, title, memory_page_data(facts, record));
 }
 
 }  // namespace palimpsest::reports

@@ -6,6 +6,7 @@
 #include <palimpsest/core/error.hpp>
 #include <palimpsest/memory/offload.hpp>
 #include <palimpsest/reports/advice.hpp>
+#include <palimpsest/reports/run_log.hpp>
 #include <palimpsest/train/interrupt.hpp>
 #include <palimpsest/train/weights.hpp>
 
@@ -19,14 +20,6 @@ void prepare_offload(const train::Options& options) {
   if (asked || !options.offload_dir.empty()) memory::prepare_offload(train::offload_options(options));
 }
 
-/// Bytes of the device, or of its allocator's limit, that are not in use.
-std::size_t left_on(Device device) {
-  const Allocator& memory = allocator(device);
-  const std::size_t all = memory::device_bytes(device);
-  const std::size_t most = memory.limit() != 0 ? std::min(memory.limit(), all) : all;
-  return most - std::min(most, memory.stats().live);
-}
-
 }  // namespace
 
 void check(const train::Options& options, const Files& files) {
@@ -35,6 +28,7 @@ void check(const train::Options& options, const Files& files) {
   const WholeFile report(files.report);
   const WholeFile weights(options.save_weights);
   const StepPictures pictures(files);
+  if (!files.log_dir.empty()) check_log(files.log_dir, /*resumed=*/false);
   const std::vector<std::string> names = {files.report, files.page, files.snapshot, files.trace, options.save_weights};
   check_files_differ(names);
   if (!options.weights.empty()) const storage::SafetensorsReader readable(options.weights);
@@ -111,6 +105,14 @@ bool Run::train_and_report(std::ostream& out, const std::vector<Field>& fields) 
   if (!trainer.resumed_from().empty() && !options_.quiet) {
     out << "goes on after step " << trainer.record().steps.size() << ", from " << trainer.resumed_from() << std::endl;
   }
+  std::optional<RunLog> log;
+  if (!files_.log_dir.empty()) {
+    const std::optional<std::int64_t> resumed_at =
+        trainer.resumed_from().empty() ? std::nullopt : std::optional<std::int64_t>(trainer.record().steps.size());
+    log.emplace(files_.log_dir, log_facts(task_, options_), resumed_at,
+                [&](const std::string& line) { trainer.warn(line); });
+    log->follow(trainer);
+  }
   // A disk that is full now may not be so when the run ends, and hours of training are worth more than a file on the
   // way.
   const auto save = [&] {
@@ -119,12 +121,14 @@ bool Run::train_and_report(std::ostream& out, const std::vector<Field>& fields) 
     } catch (const Error& error) {
       trainer.warn(concat_text(error.what(), "; the run goes on"));
     }
+    if (log) log->write_page();
   };
   trainer.run(save, out);
+  const bool logged = !log || log->finish();
   const RunReport done = report_of(task_, options_, forecast_, trainer, fields);
   print_summary(out, done);
   if (file) file.write(to_json(done));
-  return !trainer.record().interrupted && !pictures_failed_;
+  return !trainer.record().interrupted && !pictures_failed_ && logged;
 }
 
 /// The facts of the page that are known before the step has run.

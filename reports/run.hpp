@@ -41,9 +41,9 @@ class Run {
   std::string announcement() const;
 
   /// Trains a new model, with a line for every epoch, prints the summary and writes the report, which has `fields` at
-  /// its end. Returns false if it was interrupted (record().interrupted) or a picture of a step could not be written,
-  /// of which there was a warning; the run goes on then. Throws what training throws; an OutOfMemory has advice at its
-  /// end.
+  /// its end. Returns false if it was interrupted (record().interrupted) or a picture of a step or a part of the log
+  /// could not be written, of which there was a warning; the run goes on then. Throws what training throws; an
+  /// OutOfMemory has advice at its end.
   bool train(std::ostream& out, std::vector<Field> fields = {});
   /// The model and the optimiser of the last train(), also of one that was interrupted or ended in an error; they live
   /// as long as this or until the next. Throws StateError before the first.

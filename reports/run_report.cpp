@@ -43,6 +43,19 @@ Json json_of(const Field& field) {
   return std::visit(json, field.value);
 }
 
+/// The table is a list of rows, one for each label, of samples by what they were taken for.
+void add_classes(Json& json, const train::ClassResults& classes, const std::string& metric) {
+  const std::optional<double> top5 = classes.top5_accuracy();
+  json["test_top5_" + metric] = top5 ? Json(*top5) : Json(nullptr);
+  Json table = Json::array();
+  for (std::int64_t label = 0; label < classes.classes(); ++label) {
+    Json row = Json::array();
+    for (std::int64_t taken = 0; taken < classes.classes(); ++taken) row.push_back(classes.count(label, taken));
+    table.push_back(std::move(row));
+  }
+  json["confusion"] = std::move(table);
+}
+
 std::optional<Card> card_of(Device device) {
   if (device != Device::Cuda) return std::nullopt;
   const DeviceMemory memory = cuda_device_memory();
@@ -116,6 +129,7 @@ std::string to_json(const RunReport& report) {
   json["verify"] = to_string(options.verify);
   json["device_name"] = report.card ? Json(report.card->name) : Json(nullptr);
   json["device_used_bytes"] = report.card ? Json(report.card->used_bytes) : Json(nullptr);
+  if (report.classes) add_classes(json, *report.classes, task.metric);
   for (const Field& field : report.fields) json[field.name] = json_of(field);
   return json.dump(1) + "\n";
 }

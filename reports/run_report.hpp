@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <palimpsest/memory/offload.hpp>
+#include <palimpsest/train/class_results.hpp>
 #include <palimpsest/train/rehearsal.hpp>
 #include <palimpsest/train/run_record.hpp>
 #include <palimpsest/train/trainer.hpp>
@@ -40,6 +41,7 @@ struct RunReport {
   memory::OffloadStats offloaded = {};
   std::size_t resident = 0;  ///< the process's own peak, VmHWM
   std::string state_digest = "";
+  std::optional<train::ClassResults> classes = std::nullopt;  ///< of an evaluation alone
   std::vector<Field> fields = {};
 };
 

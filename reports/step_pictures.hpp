@@ -16,6 +16,7 @@ struct Files {
   std::string page = "";      ///< a step's memory as a page of HTML
   std::string snapshot = "";  ///< a step's memory as PyTorch's memory_viz reads it
   std::string trace = "";     ///< a step's ops as Perfetto and chrome://tracing read them
+  std::string log_dir = "";   ///< the run's log, a folder: see RunLog
 };
 
 /// Throws ValueError if two of these names are of one file, whatever links lead there: each write would replace the

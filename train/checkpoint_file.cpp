@@ -49,6 +49,7 @@ std::vector<storage::TensorToStore> record_to_store(const RunRecord& record) {
           column_of("samples", record.steps, &StepResult::samples),
           column_of("kept_streams", record.steps, &StepResult::kept_streams),
           column_of("learning_rate", record.steps, &StepResult::learning_rate),
+          column_of("peak_bytes", record.steps, &StepResult::peak),
           column_of("evaluated_after", record.evaluations, &Evaluation::step),
           column_of("metric", record.evaluations, &Evaluation::metric)};
 }
@@ -97,6 +98,7 @@ class Checkpoint {
     fill("samples", record.steps, &StepResult::samples);
     fill("kept_streams", record.steps, &StepResult::kept_streams);
     fill("learning_rate", record.steps, &StepResult::learning_rate);
+    fill("peak_bytes", record.steps, &StepResult::peak);
     fill("evaluated_after", record.evaluations, &Evaluation::step);
     fill("metric", record.evaluations, &Evaluation::metric);
     if (static_cast<std::int64_t>(record.steps.size()) != steps()) {
@@ -244,14 +246,17 @@ std::vector<nn::NamedTensor> zeroed_optimiser(Checkpoint& checkpoint, Device dev
   return zeros;
 }
 
-storage::LoadOptions load_options(const storage::SafetensorsReader& reader) {
-  // A pattern must match something.
-  storage::LoadOptions options{.except = {}, .names = storage::Names::Own};
-  for (const std::string& pattern : {std::string(record_prefix), std::string(generator_name)}) {
-    const auto matches = [&](const storage::StoredTensor& stored) { return stored.name.starts_with(pattern); };
-    if (std::any_of(reader.tensors().begin(), reader.tensors().end(), matches)) options.except.push_back(pattern + "*");
+/// Patterns of the tensors in a file that begin like one of these. A pattern must match something.
+std::vector<std::string> patterns_of(const storage::SafetensorsReader& reader,
+                                     std::initializer_list<const char*> begins) {
+  std::vector<std::string> patterns;
+  for (const char* const begin : begins) {
+    const auto matches = [&](const storage::StoredTensor& stored) { return stored.name.starts_with(begin); };
+    if (std::any_of(reader.tensors().begin(), reader.tensors().end(), matches)) {
+      patterns.push_back(std::string(begin) + "*");
+    }
   }
-  return options;
+  return patterns;
 }
 
 std::vector<nn::NamedTensor> joined(std::vector<nn::NamedTensor> all, const std::vector<nn::NamedTensor>& more) {
@@ -301,6 +306,11 @@ void verify_checkpoint(const std::string& file) {
   checkpoint.reader().verify();
 }
 
+std::vector<std::string> beside_the_model(const storage::SafetensorsReader& reader) {
+  if (!reader.metadata().contains(version_key)) return {};
+  return patterns_of(reader, {optimiser_prefix, record_prefix, generator_name});
+}
+
 std::int64_t read_checkpoint(const std::string& file, const RunState& state) {
   Checkpoint checkpoint(file);
   storage::SafetensorsReader& reader = checkpoint.reader();
@@ -308,7 +318,8 @@ std::int64_t read_checkpoint(const std::string& file, const RunState& state) {
   check_settings(checkpoint, record, state);
   const std::vector<std::int64_t> counters = checked_counters(checkpoint, state);
   const std::vector<nn::NamedTensor> model = storage::state_of(state.model);
-  const storage::LoadOptions options = load_options(reader);
+  const storage::LoadOptions options{.except = patterns_of(reader, {record_prefix, generator_name}),
+                                     .names = storage::Names::Own};
   {
     const std::vector<nn::NamedTensor> zeros =
         zeroed_optimiser(checkpoint, model.empty() ? Device::Cpu : model.front().tensor.device());

@@ -13,6 +13,7 @@
 #include <palimpsest/core/whole_file.hpp>
 #include <palimpsest/nn/module.hpp>
 #include <palimpsest/nn/optimiser.hpp>
+#include <palimpsest/storage/safetensors.hpp>
 #include <palimpsest/train/options.hpp>
 #include <palimpsest/train/run_record.hpp>
 
@@ -40,12 +41,15 @@ struct RunState {
 /// this returns, and commit() waits for the disk. Throws Error where it cannot be written, as storage::stage_weights().
 PendingFile stage_checkpoint(const std::string& file, const RunState& state, std::int64_t steps);
 
-/// Bytes of the tensors in a checkpoint; the record adds 40 for every step, and a header names them.
+/// Bytes of the tensors in a checkpoint; the record adds 48 for every step, and a header names them.
 std::size_t checkpoint_bytes(const nn::Module& model, const nn::Optimiser& optimiser);
 
 /// Compares the checksums of all parts. Throws DataError, naming the file and the part that is damaged or the way in
 /// which it is no checkpoint, and for one that a later version has written.
 void verify_checkpoint(const std::string& file);
+
+/// Patterns (storage::LoadOptions::except) of all in a checkpoint that is not the model's; none for any other file.
+std::vector<std::string> beside_the_model(const storage::SafetensorsReader& reader);
 
 /// Makes the run what it was when the file was written, and returns the number of steps that it had done. Throws
 /// ResumeError, naming both values of each, for settings that differ and a learning rate that is not the one of a step

@@ -43,6 +43,14 @@ MemoryPeak PeakMeter::peak() const {
   return result;
 }
 
+std::size_t PeakMeter::take_lap() {
+  Allocator& memory = allocator(device_);
+  seen_ = peak();
+  const std::size_t lap = above(memory.stats().peak, before_.live);
+  memory.reset_peak();
+  return lap;
+}
+
 std::size_t PeakMeter::live() const { return above(allocator(device_).stats().live, before_.live); }
 
 std::size_t peak_resident_bytes() {

@@ -32,6 +32,8 @@ class PeakMeter {
   };
 
   MemoryPeak peak() const;
+  /// Bytes of the peak since the last call, or since the beginning: of a step, if called after each. peak() goes on.
+  std::size_t take_lap();
   /// Bytes in use now, beside those from before.
   std::size_t live() const;
 

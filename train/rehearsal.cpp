@@ -143,6 +143,18 @@ memory::StepTrace rehearse_step(const Task& task, const Options& options, const 
   return recorder.take();
 }
 
+Forecast rehearse_evaluation_alone(const Task& task, const Options& options) {
+  Task alone = task;
+  alone.training.reserve = nullptr;  // these data stay closed
+  const PeakMeter meter(meta_of(options.device));
+  Rehearsal rehearsal(alone, options);
+  rehearsal.evaluate();
+  return {.parameters = rehearsal.model().parameter_count(),
+          .peak = {},
+          .evaluation = meter.peak(),
+          .reserved = meter.peak().reserved};
+}
+
 std::size_t rehearse_evaluation(const Task& task, const Options& options) {
   Rehearsal rehearsal(task, options);
   rehearsal.step();

@@ -74,6 +74,10 @@ std::size_t rehearse_bytes(const Task& task, const Options& options, const Memor
 /// likewise.
 memory::StepTrace rehearse_step(const Task& task, const Options& options, const MemoryChoice& memory);
 
+/// The memory of an evaluation without a run: the model's parameters and buffers, and what it takes beside them. Throws
+/// likewise.
+Forecast rehearse_evaluation_alone(const Task& task, const Options& options);
+
 /// Bytes at the peak of an evaluation between two steps. They are the same under every policy: nothing is recorded.
 std::size_t rehearse_evaluation(const Task& task, const Options& options);
 

@@ -14,7 +14,8 @@ struct StepResult {
   double milliseconds;
   std::int64_t samples;
   std::size_t kept_streams = 0;  ///< left the range in which they can be solved for
-  double learning_rate = 0;
+  double learning_rate = 0;      ///< the step was made with it
+  std::size_t peak = 0;          ///< bytes in use at once, at most
 };
 
 /// An evaluation that was done.

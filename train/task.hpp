@@ -88,6 +88,10 @@ struct Task {
   /// rehearsal calls it, as it calls the loss, with tensors on a meta device, which have no numbers: what it reads with
   /// item() or to_vector() it must leave alone there (is_meta(batch[0].device())). ops::count_correct() knows.
   std::function<Score(nn::Module& model, std::span<const Tensor> batch)> score = nullptr;
+  /// For a classifier, instead of `score`: the scores of the classes, (N, classes), for the samples of a batch whose
+  /// second tensor has their labels, (N) int32. The metric is the share of the highest ones that are right, and an
+  /// evaluation of its own (reports::evaluate) has more.
+  std::function<Tensor(nn::Module& model, std::span<const Tensor> batch)> class_scores = nullptr;
   std::string metric = "accuracy";
   bool metric_is_share = true;  ///< printed in per cent
   bool smaller_is_better = false;

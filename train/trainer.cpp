@@ -91,7 +91,6 @@ Trainer::Trainer(Task task, Options options, const MemoryChoice& memory)
       progress_(task_, options_),
       before_(allocator(trained_on(options_.device)).stats()),
       training_(task_, nn::Init(options_.seed, options_.device, Dtype::Float32, options_.products)),
-      batches_(opened(task_.training, options_)),
       weights_(options_.save_weights),
       meter_(options_.device, before_),
       checkpoints_(checkpoint_options(options_)),
@@ -150,6 +149,7 @@ void Trainer::run(const std::function<void()>& after_epoch, std::ostream& out) {
   const InterruptGuard guard;
   const LimitScope limit(options_.device, budget_ == 0 ? 0 : budget_ + before_.live);
   const VerifyScope verify(options_.verify);
+  if (batches_ == nullptr) batches_ = opened(task_.training, options_);
   for (std::int64_t epoch = first_epoch(); epoch < length_.epochs && !interrupted(); ++epoch) {
     train_epoch(epoch);
     if (time_to_evaluate(epoch) && !interrupted()) evaluate();
@@ -199,11 +199,16 @@ bool Trainer::step() {
     if (schedule_) training_.optimiser().set_learning_rate(schedule_->at(index));
     const double loss = learn(batch->tensors);
     const std::chrono::duration<double, std::milli> taken = std::chrono::steady_clock::now() - start;
-    record_.steps.push_back(
-        {loss, taken.count(), batch->samples, training_.kept_streams(), training_.optimiser().learning_rate()});
+    record_.steps.push_back({.loss = loss,
+                             .milliseconds = taken.count(),
+                             .samples = batch->samples,
+                             .kept_streams = training_.kept_streams(),
+                             .learning_rate = training_.optimiser().learning_rate(),
+                             .peak = meter_.take_lap()});
     tell_kept_streams();
   }
   if (recorder) take_(recorder->take());
+  if (stepped_) stepped_(record_.steps.back());
   return true;
 }
 
@@ -240,25 +245,29 @@ bool Trainer::time_to_evaluate(std::int64_t epoch) const {
   return epoch + 1 == length_.epochs || (epoch + 1) % options_.evaluate_every == 0;
 }
 
-void Trainer::evaluate() {
+std::optional<Score> Trainer::evaluate(const TakeScores& take) {
+  const InterruptGuard guard;
   const PeakMeter::Pause pause(meter_);
   const PeakMeter meter(options_.device, before_);
   const std::optional<Score> total = [&] {
     try {
-      return score();
+      return score(take);
     } catch (const OutOfMemory& error) {
       throw EvaluationOutOfMemory(error.what());
     }
   }();
   const MemoryPeak peak = meter.peak();
   if (peak.total > evaluation_peak_.total) evaluation_peak_ = peak;
-  if (!total) return;
+  record_.interrupted = interrupted();
+  if (!total) return std::nullopt;
   record_.evaluations.push_back({steps_done(), total->mean()});
+  if (evaluated_) evaluated_(record_.evaluations.back());
   checkpoints_.after_evaluation(state_, steps_done());
+  return total;
 }
 
 /// The score of the evaluation data; none if a signal asked for the end of the run meanwhile.
-std::optional<Score> Trainer::score() {
+std::optional<Score> Trainer::score(const TakeScores& take) {
   const std::unique_ptr<Batches> batches = opened(task_.evaluation, options_);
   batches->start_epoch(0);
   Score total;
@@ -266,7 +275,7 @@ std::optional<Score> Trainer::score() {
   while (const std::optional<Batch> batch = batches->next()) {
     if (interrupted()) return std::nullopt;
     check_batch(task_, *batch);
-    const Score score = training_.evaluate(batch->tensors);
+    const Score score = training_.evaluate(batch->tensors, take);
     total.sum += score.sum;
     total.count += score.count;
     progress_.evaluating(seen += batch->samples);

@@ -37,7 +37,7 @@ class Trainer {
   /// has in use on the device already. Reads Options::weights, and finds out whether Options::save_weights can be
   /// written. A run that Options::resume names is taken up. Throws OutOfMemory, ValueError, DeviceError for a meta
   /// device, DataError where there is nothing to resume, ResumeError for a folder that has another run's checkpoints,
-  /// and what opening the data, load_weights(), Checkpoints and resuming throw.
+  /// and what load_weights(), Checkpoints and resuming throw.
   Trainer(Task task, Options options, const MemoryChoice& memory);
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
@@ -47,14 +47,25 @@ class Trainer {
   /// the weights that Options asks for are written. For a budget the device's memory is limited to it meanwhile. Throws
   /// DivergedError and RangeError, saying in which step,
   /// EvaluationOutOfMemory, DataError where the data end before their number of samples, ValueError for a score that
-  /// counts nothing, and what the library throws.
+  /// counts nothing, and what opening the data and the library throw.
   void run(
       const std::function<void()>& after_epoch = [] {}, std::ostream& out = std::cout);
+
+  /// Evaluates the model as it is: the score of all evaluation data, which the record then has; none, and
+  /// record().interrupted, if a signal has asked for the end. `take` sees the class_scores of a task that has them.
+  /// Throws as run().
+  std::optional<Score> evaluate(const TakeScores& take = nullptr);
 
   /// Step `step` of the run, from 0, will be recorded and handed over when it is done. Without this call nothing is.
   void watch(std::int64_t step, std::function<void(const memory::StepTrace&)> take) {
     watched_step_ = step;
     take_ = std::move(take);
+  }
+
+  /// `stepped` will be called after every step, `evaluated` after every evaluation. What they throw ends the run.
+  void listen(std::function<void(const StepResult&)> stepped, std::function<void(const Evaluation&)> evaluated) {
+    stepped_ = std::move(stepped);
+    evaluated_ = std::move(evaluated);
   }
 
   /// A line on standard error that begins with the program's name.
@@ -90,6 +101,8 @@ class Trainer {
   std::string resumed_from_;
   std::int64_t watched_step_ = -1;
   std::function<void(const memory::StepTrace&)> take_;
+  std::function<void(const StepResult&)> stepped_;
+  std::function<void(const Evaluation&)> evaluated_;
 
   void resume();
   std::vector<Setting> settings() const;
@@ -104,8 +117,7 @@ class Trainer {
   double learn(std::span<const Tensor> batch);
   std::string kept_in();
   bool time_to_evaluate(std::int64_t epoch) const;
-  void evaluate();
-  std::optional<Score> score();
+  std::optional<Score> score(const TakeScores& take);
 };
 
 /// The step of a run to look at, from 0: the first with a whole batch behind step `first`, which differs from all

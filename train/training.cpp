@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include <palimpsest/ops/cross_entropy.hpp>
+
 namespace palimpsest::train {
 
 namespace {
@@ -13,7 +15,11 @@ Task complete(Task task) {
   require(task.make_model != nullptr, "make_model");
   require(task.loss != nullptr, "loss");
   require(task.make_optimiser != nullptr, "make_optimiser");
-  require(task.score != nullptr || task.evaluation.samples == 0, "score for its evaluation data");
+  const bool scored = task.score != nullptr || task.class_scores != nullptr;
+  require(scored || task.evaluation.samples == 0, "score for its evaluation data");
+  if (task.score != nullptr && task.class_scores != nullptr) {
+    throw ValueError(concat_text("the task ", task.name, " has both a score and class_scores, expected one of them"));
+  }
   return task;
 }
 
@@ -71,10 +77,14 @@ double Training::checked_step(std::span<const Tensor> batch) {
   return value;
 }
 
-Score Training::evaluate(std::span<const Tensor> batch) {
+Score Training::evaluate(std::span<const Tensor> batch, const TakeScores& take) {
   const NoGrad no_grad;
   const EvaluationMode mode(*model_);
-  return task_.score(*model_, batch);
+  if (task_.class_scores == nullptr) return task_.score(*model_, batch);
+  if (batch.size() < 2) throw ValueError(concat_text("a batch of ", task_.name, " has no labels for class_scores"));
+  const Tensor scores = task_.class_scores(*model_, batch);
+  if (take) take(scores, batch[1]);
+  return {static_cast<double>(ops::count_correct(scores, batch[1])), batch[1].shape().count()};
 }
 
 }  // namespace palimpsest::train

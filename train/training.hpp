@@ -7,6 +7,9 @@
 
 namespace palimpsest::train {
 
+/// Gets the scores of the classes, (N, classes), and the labels, (N), of a batch that was evaluated.
+using TakeScores = std::function<void(const Tensor& scores, const Tensor& labels)>;
+
 /// The model and the optimiser of a task, on a device or on meta: every training step of the library goes through here.
 class Training {
  public:
@@ -30,8 +33,9 @@ class Training {
   double checked_step(std::span<const Tensor> batch);
   /// Streams of the last checked step that left the range in which they can be solved for, and were kept.
   std::size_t kept_streams() const { return kept_streams_; }
-  /// The score of a batch in evaluation mode, without gradients. Leaves the model in training mode.
-  Score evaluate(std::span<const Tensor> batch);
+  /// The score of a batch in evaluation mode, without gradients; `take` sees the class_scores of a task that has them.
+  /// Leaves the model in training mode.
+  Score evaluate(std::span<const Tensor> batch, const TakeScores& take = nullptr);
 
  private:
   Task task_;

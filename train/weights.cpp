@@ -2,12 +2,21 @@
 
 #include <palimpsest/core/device.hpp>
 #include <palimpsest/core/error.hpp>
+#include <palimpsest/train/checkpoint_file.hpp>
 
 namespace palimpsest::train {
 
 std::optional<storage::LoadReport> load_weights(const nn::Module& model, const Options& options) {
   if (!options.weights.empty()) {
-    return storage::load_weights(options.weights, model, {.except = options.weights_except});
+    storage::SafetensorsReader reader(options.weights);
+    storage::LoadOptions how{.except = options.weights_except};
+    const std::vector<std::string> beside = beside_the_model(reader);
+    how.except.insert(how.except.end(), beside.begin(), beside.end());
+    storage::LoadReport report = storage::load_weights(reader, storage::state_of(model), how);
+    // Nobody asked for what else is in a checkpoint.
+    std::erase_if(report.unused,
+                  [&](const std::string& name) { return !beside.empty() && name.find('/') != std::string::npos; });
+    return report;
   }
   if (options.weights_except.empty()) return std::nullopt;
   throw ValueError(

@@ -112,7 +112,7 @@ CLI::Validator memory_policy() {
 
 CLI::Validator file_names() {
   const auto check = [](std::string& given) {
-    return given.starts_with("-") ? "FILE is missing: " + given + " is a flag" : std::string();
+    return given.starts_with("-") ? "the name is missing: " + given + " is a flag" : std::string();
   };
   return CLI::Validator(check, "");
 }
@@ -179,6 +179,10 @@ void CommandLine::refuse_vain_flags() const {
   if (options.weights.empty() && !options.weights_except.empty()) {
     throw UsageError("--except leaves tensors out of --weights, which is missing");
   }
+  if (!options.predictions.empty() && !options.evaluate_alone) {
+    throw UsageError("--predictions writes about an evaluation: --evaluate is missing");
+  }
+  if (options.evaluate_alone) refuse_what_trains();
   if (!options.plan) return;
   const std::pair<const char*, const std::string&> files[] = {{"--checkpoint", options.checkpoints.folder},
                                                               {"--resume", options.resume},
@@ -186,9 +190,23 @@ void CommandLine::refuse_vain_flags() const {
                                                               {"--memory-report", options.files.page},
                                                               {"--memory-snapshot", options.files.snapshot},
                                                               {"--trace", options.files.trace},
+                                                              {"--log-dir", options.files.log_dir},
                                                               {"--save-weights", options.save_weights}};
   for (const auto& [flag, file] : files) {
     if (!file.empty()) throw UsageError(concat_text(flag, " writes about a run, and --plan runs nothing"));
+  }
+}
+
+void CommandLine::refuse_what_trains() const {
+  if (options.plan) throw UsageError("--plan and --evaluate exclude each other");
+  if (!options.evaluate) throw UsageError("--evaluate and --no-eval exclude each other");
+  const std::pair<const char*, const std::string&> files[] = {{"--memory-report", options.files.page},
+                                                              {"--memory-snapshot", options.files.snapshot},
+                                                              {"--trace", options.files.trace},
+                                                              {"--log-dir", options.files.log_dir},
+                                                              {"--save-weights", options.save_weights}};
+  for (const auto& [flag, file] : files) {
+    if (!file.empty()) throw UsageError(concat_text(flag, " writes about training, and --evaluate trains nothing"));
   }
 }
 
@@ -307,15 +325,25 @@ void CommandLine::add_output_flags() {
       ->check(whole_numbers(1, 1'000'000))
       ->capture_default_str()
       ->group("Output");
+  app_.add_flag(
+          "--evaluate", options.evaluate_alone,
+          "train nothing: measure the test accuracy of the weights that --weights names, and what is taken for what")
+      ->group("Output");
   const auto add_file = [this](const std::string& flag, std::string& variable, const std::string& description) {
     app_.add_option(flag, variable, description)->check(file_names())->type_name("FILE")->group("Output");
   };
   add_file("--report", options.files.report, "write a report in JSON, after every epoch and at the end");
   add_file("--save-weights", options.save_weights, "write the weights at the end (safetensors)");
+  add_file("--predictions", options.predictions, "with --evaluate: write what each test image is taken for (CSV)");
   add_file("--memory-report", options.files.page, "write a page (HTML) of where a step's memory goes");
   add_file("--memory-snapshot", options.files.snapshot,
            "write a step's memory (JSON) as PyTorch's memory_viz reads it");
   add_file("--trace", options.files.trace, "write a step's ops (JSON) as Perfetto and chrome://tracing read them");
+  app_.add_option("--log-dir", options.files.log_dir,
+                  "write a log of every step into a folder: CSV, JSON lines, events for TensorBoard, a page (run.html)")
+      ->check(file_names())
+      ->type_name("DIR")
+      ->group("Output");
   app_.add_flag("--quiet", options.quiet, "no progress, only the summary")->group("Output");
   app_.set_help_flag("-h,--help", "print this and exit")->group("Output");
 }

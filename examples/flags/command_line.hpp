@@ -55,6 +55,7 @@ class CommandLine {
   CLI::App app_;
 
   void refuse_vain_flags() const;
+  void refuse_what_trains() const;
   void add_shared_flags();
   void add_memory_flags();
   void add_data_flags();

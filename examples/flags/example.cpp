@@ -10,6 +10,7 @@
 #include <palimpsest/nn/sgd.hpp>
 #include <palimpsest/ops/cross_entropy.hpp>
 #include <palimpsest/train/images.hpp>
+#include <palimpsest/train/interrupt.hpp>
 
 namespace palimpsest::flags {
 namespace {
@@ -86,10 +87,8 @@ train::Task image_task(std::string model, const MakeModel& make_model, std::int6
           .schedule = [=](std::int64_t steps) { return schedule_of(options, steps).with_warmup(options.warmup); },
           .training = data.training,
           .evaluation = data.evaluation,
-          .score = train::with_model<nn::Classifier>([](nn::Classifier& model, Batch batch) {
-            const auto correct = static_cast<double>(ops::count_correct(model(batch[0]), batch[1]));
-            return train::Score{correct, batch[1].shape().count()};
-          }),
+          .class_scores =
+              train::with_model<nn::Classifier>([](nn::Classifier& model, Batch batch) { return model(batch[0]); }),
           .unit = "images"};
 }
 
@@ -129,7 +128,8 @@ int Example::run(int argc, const char* const* argv) {
   try {
     if (!command_line_.parse(argc, argv)) return Done;
     const Device device = choose_device(options().device);
-    return options().plan ? plan(device) : train(device);
+    if (options().plan) return plan(device);
+    return options().evaluate_alone ? evaluate(device) : train(device);
   } catch (const UsageError& error) {
     return complain(program, error.what(), Usage);
   } catch (const train::ResumeError& error) {
@@ -168,6 +168,24 @@ int Example::train(Device device) const {
   const bool whole = run.train(std::cout, fields());
   if (run.record().interrupted) return ended_by(run.record().signal);
   return whole ? Done : Failure;
+}
+
+/// Returns the exit status.
+int Example::evaluate(Device device) const {
+  const Options& given = command_line_.options;
+  set_thread_count(given.threads);
+  const train::Options how = run_options_of(device);
+  const reports::EvaluationFiles files{.report = given.files.report, .predictions = given.predictions};
+  blame_flags([&] { reports::check(how, files); });
+  const train::Task what = task(load_data(given, defaults));
+  if (given.weights.empty() && !given.quiet) {
+    std::cerr << command_line_.name() << ": without --weights these are the weights that a run begins with"
+              << std::endl;
+  }
+  explain(device);
+  const train::InterruptGuard guard;
+  const bool whole = blame_flags([&] { return reports::evaluate(std::cout, what, how, files, fields()); });
+  return whole ? Done : ended_by(train::interrupting_signal());
 }
 
 train::Task Example::task(const ImageData& data) const {

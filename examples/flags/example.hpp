@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <palimpsest/nn/model.hpp>
+#include <palimpsest/reports/evaluate.hpp>
 #include <palimpsest/reports/plan_table.hpp>
 #include <palimpsest/reports/run.hpp>
 #include "examples/flags/command_line.hpp"
@@ -84,6 +85,7 @@ class Example {
 
   int plan(Device device) const;
   int train(Device device) const;
+  int evaluate(Device device) const;
   train::Task task(const ImageData& data) const;
   train::Options run_options_of(Device device) const;
   std::vector<reports::Field> fields() const;

@@ -25,6 +25,10 @@ std::shared_ptr<datasets::ImageSet> open_limited(const Options& options, dataset
   return images;
 }
 
+train::Data test_data(const Options& options, const datasets::LoaderOptions& loading) {
+  return train::image_data(options.data, open_limited(options, datasets::Split::Test, options.test_limit), loading);
+}
+
 }  // namespace
 
 const DataFacts& data_facts(std::string_view name) {
@@ -50,6 +54,14 @@ ImageData expected_data(const Options& options, const TrainingDefaults& defaults
 }
 
 ImageData load_data(const Options& options, const TrainingDefaults& defaults) {
+  // An evaluation alone has no use for the training images unless their mean is taken off each image.
+  if (options.evaluate_alone && !defaults.subtract_mean_image) {
+    ImageData data = expected_data(options, defaults);
+    data.evaluation = test_data(
+        options,
+        {.shuffle = false, .normalisation = datasets::default_normalisation(options.data), .pad_to = image_size});
+    return data;
+  }
   auto training = open_limited(options, datasets::Split::Train, options.train_limit);
   datasets::LoaderOptions loading{.shuffle = false,
                                   .normalisation = defaults.subtract_mean_image
@@ -57,10 +69,7 @@ ImageData load_data(const Options& options, const TrainingDefaults& defaults) {
                                                        : datasets::default_normalisation(options.data),
                                   .pad_to = image_size};
   ImageData data;
-  if (options.evaluate) {
-    data.evaluation =
-        train::image_data(options.data, open_limited(options, datasets::Split::Test, options.test_limit), loading);
-  }
+  if (options.evaluate) data.evaluation = test_data(options, loading);
   loading.shuffle = true;
   loading.seed = options.seed;
   if (options.augment) loading.augmentation = {.flip = true, .pad = defaults.crop_padding};

@@ -40,6 +40,8 @@ struct Options {
 
   bool evaluate = true;
   std::int64_t evaluate_every = 1;  ///< epochs
+  bool evaluate_alone = false;      ///< train nothing
+  std::string predictions;          ///< file, for evaluate_alone; empty: none
   std::string weights;              ///< file to begin with; empty: the seed's
   std::vector<std::string> weights_except;
   std::string save_weights;  ///< file for the end; empty: none

@@ -2,8 +2,7 @@
 """Makes C++ of a page: its HTML with the style sheet and the scripts that it names put in their places.
 
 Arguments: the source to write, the HTML, then the other files. In the HTML, a line of `@name@` stands for the file of
-that name. The source defines the string that memory_page.cpp
-declares.
+that name. The source defines the string that the page's source declares, memory_page.cpp or run_page.cpp.
 """
 
 import pathlib

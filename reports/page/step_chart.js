@@ -1,14 +1,5 @@
 // The chart of live bytes by tag, and the cursor over it.
 
-const svgNamespace = 'http://www.w3.org/2000/svg';
-function svg(name, attributes, content) {
-  const made = document.createElementNS(svgNamespace, name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  if (content !== undefined) made.textContent = content;
-  return made;
-}
-const byId = id => document.getElementById(id);
-
 const chart = byId('chart');
 const margin = {left: 58, right: 14, top: 44, bottom: 52};
 let size = {width: 0, height: 0};
@@ -25,12 +16,6 @@ const innerHeight = () => size.height - margin.top - margin.bottom;
 const x = position => margin.left + position / across() * innerWidth();
 const xOf = state => (x(edge(state)) + x(edge(state + 1))) / 2;
 
-// A step of 1, 2 or 5 times a power of ten that gives about `wanted` of them.
-function niceStep(range, wanted) {
-  const rough = range / wanted;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  return [1, 2, 5, 10].map(factor => factor * power).find(step => step >= rough);
-}
 const highest = total.reduce((most, bytes) => Math.max(most, bytes), 1);
 const y = bytes => margin.top + (1 - bytes / (highest * 1.04)) * innerHeight();
 

@@ -1,6 +1,5 @@
 // The step as the page's data has it, decoded: what is alive when, who runs when, who reads what.
 
-const data = JSON.parse(document.getElementById('data').textContent);
 const text = index => data.strings[index];
 
 // From the bottom of the stack: what lasts longest first.
@@ -96,14 +95,6 @@ ops.forEach((op, number) => op.inputs.forEach(value => {
   readInForward.get(value).push(number);
 }));
 
-const count = number => number.toLocaleString('en-GB');
-const plural = (number, what) => `${count(number)} ${what}${number === 1 ? '' : 's'}`;
-function mebibytes(bytes) {
-  const size = bytes / 2 ** 20;
-  const digits = size >= 100 ? 1 : size >= 1 || size === 0 ? 2 : 3;
-  return size.toLocaleString('en-GB', {minimumFractionDigits: digits, maximumFractionDigits: digits});
-}
-const exactly = bytes => `${count(bytes)} bytes`;
 const duration = microseconds => microseconds >= 1000 ? `${(microseconds / 1000).toFixed(microseconds >= 1e5 ? 0 : 1)} ms`
   : `${microseconds} µs`;
 function operations(number) {

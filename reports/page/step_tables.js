@@ -1,21 +1,7 @@
 // Everything around the chart: the summary, what is at the cursor, owners, policies, savings.
 
-// element('td', {class: 'number'}, 'text', another): null and false children are left out.
-function element(name, attributes, ...children) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes ?? {})) made.setAttribute(key, value);
-  made.append(...children.flat().filter(child => child !== null && child !== false));
-  return made;
-}
 const swatch = tag => element('span', {class: 'swatch', style: `background: ${colour(tag)}`});
-const sized = (bytes, unit = '') =>
-  element('span', {title: exactly(bytes), 'data-bytes': bytes}, mebibytes(bytes) + unit);
-const percent = fraction => fraction > 0 && fraction < 0.0005 ? '< 0.1 %'
-  : `${(fraction * 100).toFixed(fraction < 0.0995 && fraction > 0 ? 1 : 0)} %`;
-// Names may be cut where their parts meet.
-const breakable = name => name.split(/(?<=[._])/).flatMap(part => [part, element('wbr')]);
 const times = factor => factor > 0 ? `× ${factor.toFixed(2)}` : '–';
-const pairs = rows => rows.flatMap(([term, what]) => [element('dt', null, term), element('dd', null, what)]);
 const stackBar = (byTag, most) => stackOrder.filter(tag => byTag[tag] > 0).map(tag => element('span', {
   style: `width: ${byTag[tag] / most * 100}%; background: ${colour(tag)}`,
   title: `${data.tags[tag]}: ${mebibytes(byTag[tag])} MiB (${exactly(byTag[tag])})`,
@@ -175,18 +161,6 @@ function showSavings() {
     element('td', {class: 'number'}, sized(each.peak)), element('td', {class: 'number'}, times(each.time_factor)))));
 }
 
-function startTheme() {
-  const button = byId('theme');
-  let dark = matchMedia('(prefers-color-scheme: dark)').matches;
-  const show = () => {
-    document.documentElement.style.colorScheme = dark ? 'dark' : 'light';
-    button.textContent = dark ? 'Light mode' : 'Dark mode';
-  };
-  button.addEventListener('click', () => { dark = !dark; show(); });
-  show();
-}
-
-startTheme();
 showFacts();
 showLegend();
 showOwners();

@@ -1,12 +1,10 @@
-// Uses the page of --memory-report as a reader would and tells the frame around it what it saw. Stands behind the page's
-// own script; window.failures is set in front of it (memory_report_test.py).
+// Uses the page of --memory-report as a reader would and tells the frame around it what it saw (browser.py).
 
 (() => {
-  const all = selector => [...document.querySelectorAll(selector)];
+  const {all, overflow, lowestContrast, tell} = window.pageChecks;
   const bytes = element => Number(element.querySelector('[data-bytes]').dataset.bytes);
   const cursor = () => Number(document.getElementById('chart').getAttribute('aria-valuenow'));
   const here = () => bytes(document.getElementById('here'));
-  const overflow = () => document.documentElement.scrollWidth - window.innerWidth;
 
   function press(key) {
     const chart = document.getElementById('chart');
@@ -30,32 +28,6 @@
     const tops = all('#chart .area').flatMap(path =>
       [...path.getAttribute('d').matchAll(/V([\d.]+)/g)].map(match => Number(match[1])));
     return {highest: Math.min(...tops), marked: Number(document.querySelector('#chart .peak').getAttribute('cy'))};
-  }
-
-  // WCAG 2: the contrast of all text that can be seen with what is behind it.
-  const channels = colour => (colour.match(/[\d.]+/g) ?? []).map(Number);
-  const luminance = colour => channels(colour).slice(0, 3).map(c => c / 255)
-    .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
-  function behind(element) {
-    for (let at = element; at; at = at.parentElement) {
-      const colour = getComputedStyle(at).backgroundColor;
-      const alpha = channels(colour)[3] ?? 1;
-      if (alpha > 0) return colour;
-    }
-    return 'rgb(255, 255, 255)';
-  }
-  function lowestContrast() {
-    const found = all('body *').filter(element => element.checkVisibility() && !element.closest('script, noscript, .skip') &&
-      [...element.childNodes].some(node => node.nodeType === Node.TEXT_NODE && node.textContent.trim()))
-      .map(element => {
-        const style = getComputedStyle(element);
-        const text = luminance(element instanceof SVGElement ? style.fill : style.color);
-        const ground = luminance(behind(element));
-        const ratio = (Math.max(text, ground) + 0.05) / (Math.min(text, ground) + 0.05);
-        return {ratio, text: element.textContent.trim().slice(0, 40)};
-      });
-    return {count: found.length, lowest: found.sort((a, b) => a.ratio - b.ratio)[0]};
   }
 
   function look() {
@@ -100,12 +72,5 @@
     return seen;
   }
 
-  let seen = {};
-  try {
-    seen = look();
-  } catch (error) {
-    window.failures.push(String(error.stack));
-  }
-  seen.failures = window.failures;
-  parent.postMessage(btoa(unescape(encodeURIComponent(JSON.stringify(seen)))), '*');
+  tell(look);
 })();

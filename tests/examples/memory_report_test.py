@@ -6,16 +6,14 @@ Arguments: the paths of cifar_densenet and cifar_revnet. The last line says how 
 where there is no chromium.
 """
 
-import base64
 import json
-import os
 import pathlib
 import pickle
 import re
-import shutil
 import struct
 import sys
 
+from browser import CHROMIUM, WINDOWS, chromium, needs_chromium, seen_in
 from program_checks import TAGS, Skip, run, run_checks
 
 DENSENET, REVNET = sys.argv[1:3]
@@ -24,8 +22,6 @@ SMALL = ["--device", "cpu", "--data", "synthetic", "--batch-size", "8", "--train
 SMALL_DENSENET = [DENSENET, "--depth", "22", *SMALL]
 SMALL_REVNET = [REVNET, "--depth", "38", "--grid", "16", *SMALL]
 HOOK = pathlib.Path(__file__).with_name("memory_report_hook.js")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-WINDOWS = [(400, 900), (1600, 1000)]
 
 
 def pictures_of(folder, command):
@@ -37,50 +33,12 @@ def pictures_of(folder, command):
     return (json.loads(paths[0].read_text()), *paths[1:])
 
 
-def chromium(folder, page, width, height, *flags):
-    """Opens a page; nothing may be said on the console."""
-    code, output, errors = run([
-        CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-        "--disable-background-networking", "--hide-scrollbars", "--enable-logging=stderr",
-        f"--user-data-dir={folder / 'profile'}", f"--window-size={width},{height}", "--virtual-time-budget=5000", *flags,
-        page.as_uri()], env={**os.environ, "HOME": str(folder)})
-    assert code == 0, f"chromium ended with {code}: {errors}"
-    console = [line for line in errors.splitlines() if "CONSOLE" in line]
-    assert not console, console
-    return output
-
-
-def seen_in(folder, page, width, height, dark):
-    """What the hook has found on the page in a window of this size."""
-    html = page.read_text(encoding="utf-8")
-    before = ("<script>window.failures = []; addEventListener('error', event => failures.push(event.message));"
-              "addEventListener('securitypolicyviolation', event => failures.push(event.blockedURI));</script>")
-    html = html.replace("<head>", "<head>" + before, 1)
-    html = html.replace("</body>", f"<script>{HOOK.read_text(encoding='utf-8')}</script></body>", 1)
-    hooked = folder / "hooked.html"
-    hooked.write_text(html, encoding="utf-8")
-    # In a frame: Chromium's own windows are at least 500 pixels wide.
-    scheme = "dark" if dark else "light"
-    frame = folder / "frame.html"
-    frame.write_text(f"""<!DOCTYPE html><meta name="color-scheme" content="{scheme}"><body style="margin: 0">
-<iframe src="hooked.html" width="{width}" height="{height}" style="border: 0; color-scheme: {scheme}"></iframe>
-<pre id="seen"></pre>
-<script>addEventListener("message", event => {{ document.getElementById("seen").textContent = event.data; }});</script>""")
-    dom = chromium(folder, frame, max(width, 500), height,
-                   f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--dump-dom")
-    found = re.search(r'<pre id="seen">([^<]+)</pre>', dom)
-    assert found, "the hook has not run"
-    seen = json.loads(base64.b64decode(found.group(1)))
-    assert seen["failures"] == [], seen["failures"]
-    return seen
-
-
 def check_page(folder, page, report, peaks, least_savings):
     """The numbers of the page in every window are those of the report, and a reader can use it."""
     total = report["peak_bytes"]["total"]
     by_tag = {tag: report["peak_bytes"][tag] for tag in TAGS}
     for (width, height), dark in zip(WINDOWS, (False, True)):
-        seen = seen_in(folder, page, width, height, dark)
+        seen = seen_in(folder, page, HOOK, width, height, dark)
         assert seen["width"] == width and seen["dark"] == dark, (seen["width"], seen["dark"])
         for word in (report["model"], report["policy"], report["data"], report["device"], "batch of 8", "step 2"):
             assert word in seen["subtitle"], (word, seen["subtitle"])
@@ -127,11 +85,6 @@ def peaks_under(folder, command, policies):
         assert run([*command, "--memory", policy, "--report", str(path)])[0] == 0
         peaks[policy] = json.loads(path.read_text())["peak_bytes"]["total"]
     return peaks
-
-
-def needs_chromium():
-    if CHROMIUM is None:
-        raise Skip("there is no chromium")
 
 
 def test_the_page_of_a_densenet_has_the_numbers_of_the_run(folder):
