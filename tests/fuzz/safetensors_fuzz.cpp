@@ -1,4 +1,5 @@
-// Any bytes as a file of weights: read, or refused with a DataError. The header of a file that was read can be written again.
+// Any bytes as a file of weights: read, or refused with a DataError. The header of a file that was read can be written
+// again.
 
 #include <palimpsest/storage/safetensors.hpp>
 
