@@ -11,7 +11,6 @@
 #include <palimpsest/core/error.hpp>
 #include <palimpsest/core/layout.hpp>
 #include <palimpsest/storage/match.hpp>
-#include <palimpsest/storage/torchvision_names.hpp>
 
 namespace palimpsest::storage {
 namespace {
@@ -82,17 +81,6 @@ void read_elements(SafetensorsReader& reader, const StoredTensor& stored, const 
     first += count;
   });
   if (!host.empty()) copy_bytes(to.data, to.device, host.data(), Device::Cpu, host.size() * sizeof(T));
-}
-
-std::vector<std::string> names_in_file(const std::vector<nn::NamedTensor>& tensors, Names names) {
-  if (names == Names::Torchvision) {
-    std::optional<std::vector<std::string>> torchvision = torchvision_names(tensors);
-    if (!torchvision) throw ValueError("torchvision has names for DenseNets and ResNets, and this is neither");
-    return std::move(*torchvision);
-  }
-  std::vector<std::string> own;
-  for (const nn::NamedTensor& tensor : tensors) own.push_back(tensor.name);
-  return own;
 }
 
 }  // namespace
