@@ -32,7 +32,7 @@ std::size_t left_on(Device device) {
 void check(const train::Options& options, const Files& files) {
   train::rates_for(options);
   const WholeFile report(files.report);
-  const WholeFile weights(options.save_weights);
+  const WholeFile weights = storage::safetensors_file(options.save_weights);
   const StepPictures pictures(files);
   const std::vector<std::string> names = {files.report, files.page, files.snapshot, files.trace, options.save_weights};
   check_files_differ(names);

@@ -116,7 +116,7 @@ PendingFile stage_weights(const WholeFile& file, const std::vector<nn::NamedTens
 
 void save_weights(const std::string& file, const std::vector<nn::NamedTensor>& tensors, const Metadata& metadata,
                   Names names) {
-  stage_weights(WholeFile(file), tensors, metadata, names).commit();
+  stage_weights(safetensors_file(file), tensors, metadata, names).commit();
 }
 
 void save_weights(const std::string& file, const nn::Module& module, const Metadata& metadata, Names names) {

@@ -28,6 +28,10 @@ void SafetensorsReader::verify() { refuse("read " + file_); }
 void write_safetensors(const std::string& file, std::vector<TensorToStore> /*tensors*/, const Metadata& /*metadata*/) {
   refuse("write " + file);
 }
+WholeFile safetensors_file(const std::string& name) {
+  if (!name.empty()) refuse("write " + name);
+  return WholeFile(name);
+}
 PendingFile stage_safetensors(const WholeFile& /*file*/, std::vector<TensorToStore> /*tensors*/,
                               Metadata /*metadata*/) {
   refuse("write a file of weights");
