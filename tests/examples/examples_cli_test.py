@@ -197,11 +197,11 @@ def test_missing_data(folder):
 def test_unwritable_report_fails_at_once(folder):
     # With a missing data set: the report is looked at first.
     missing = str(folder / "nowhere" / "report.json")
-    fails_with([DENSENET, "--data-dir", str(folder / "nowhere"), "--report", missing], 1, "report", missing)
-    fails_with([DENSENET, "--data-dir", str(folder / "nowhere"), "--report", str(folder)], 1, "report", str(folder))
+    fails_with([DENSENET, "--data-dir", str(folder / "nowhere"), "--report", missing], 1, "cannot write", missing)
+    fails_with([DENSENET, "--data-dir", str(folder / "nowhere"), "--report", str(folder)], 1, "cannot write", str(folder))
     # And before a plan is made.
     for flag in ("--report", "--memory-report", "--memory-snapshot", "--trace"):
-        fails_with([*SMALL_DENSENET, "--memory", "budget=1KiB", flag, missing], 1, "report", missing)
+        fails_with([*SMALL_DENSENET, "--memory", "budget=1KiB", flag, missing], 1, "cannot write", missing)
     fails_with([*SMALL_DENSENET, "--memory", "budget=1KiB", "--offload-dir", str(folder / "nowhere")], 1, "nowhere", "offload")
 
 
