@@ -185,7 +185,7 @@ Checkpoints::Checkpoints(CheckpointOptions options)
   lock_ = std::make_unique<Lock>(options_.folder);
   remove_torn(options_.folder);
   const std::vector<std::string> there = checkpoints_in(options_.folder);
-  WholeFile(path_of(options_.folder, 0));  // throws if files cannot be written
+  storage::safetensors_file(path_of(options_.folder, 0));  // throws if files cannot be written
   if (!there.empty()) last_ = there.front();
 }
 

@@ -91,7 +91,7 @@ Trainer::Trainer(Task task, Options options, const MemoryChoice& memory)
       progress_(task_, options_),
       before_(allocator(trained_on(options_.device)).stats()),
       training_(task_, nn::Init(options_.seed, options_.device, Dtype::Float32, options_.products)),
-      weights_(options_.save_weights),
+      weights_(storage::safetensors_file(options_.save_weights)),
       meter_(options_.device, before_),
       checkpoints_(checkpoint_options(options_)),
       state_{training_.model(), training_.optimiser(), {training_.generator()}, &record_, settings()} {
