@@ -84,7 +84,9 @@ bool evaluate(std::ostream& out, const train::Task& task, const train::Options& 
     throw ValueError(concat_text("the task ", task.name, " has no class_scores to write predictions of"));
   }
   const train::Forecast forecast = checked_forecast(task, options);
-  train::Trainer trainer(task, options, {});
+  train::Task alone = task;
+  alone.training.open = nullptr;  // the forecast counts nothing for these data
+  train::Trainer trainer(alone, options, {});
   std::optional<train::ClassResults> classes;
   if (task.class_scores != nullptr) classes.emplace();
   const bool whole =

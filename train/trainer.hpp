@@ -34,7 +34,8 @@ class Trainer {
  public:
   /// Makes the model and gives it its policies. Peaks and limits count what comes on top of the bytes that the program
   /// has in use on the device already. Reads Options::weights, and finds out whether Options::save_weights can be
-  /// written. Throws OutOfMemory, ValueError, DeviceError for a meta device, and what load_weights() throws.
+  /// written. Throws OutOfMemory, ValueError, DeviceError for a meta device, and what opening the data and
+  /// load_weights() throw.
   Trainer(Task task, Options options, const MemoryChoice& memory);
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
@@ -42,8 +43,8 @@ class Trainer {
   /// Trains until the run is over or a signal asks for its end (see InterruptGuard); after every epoch writes a line to
   /// `out`, unless quiet, and calls `after_epoch`; at the end writes the weights that Options asks for. For a budget
   /// the device's memory is limited to it meanwhile. Throws DivergedError and RangeError, saying in which step,
-  /// EvaluationOutOfMemory, DataError where the data end before their number of samples, ValueError for a score that
-  /// counts nothing, and what opening the data and the library throw.
+  /// EvaluationOutOfMemory, DataError where the data end before their number of samples, ValueError for data that
+  /// cannot be opened and for a score that counts nothing, and what the library throws.
   void run(
       const std::function<void()>& after_epoch = [] {}, std::ostream& out = std::cout);
 
