@@ -59,7 +59,8 @@ class Trainer {
     take_ = std::move(take);
   }
 
-  /// `stepped` will be called after every step, `evaluated` after every evaluation. What they throw ends the run.
+  /// `stepped` will be called after every step, `evaluated` after every evaluation. An exception of
+  /// theirs ends the run.
   void listen(std::function<void(const StepResult&)> stepped, std::function<void(const Evaluation&)> evaluated) {
     stepped_ = std::move(stepped);
     evaluated_ = std::move(evaluated);
