@@ -54,7 +54,7 @@ void print_evaluation(std::ostream& out, const RunReport& report) {
       << report.threads << (report.threads == 1 ? " thread\n" : " threads\n");
   print_line(out, "test " + task.metric, train::format_metric(task, *report.record.metric()));
   const std::optional<double> top5 = report.classes ? report.classes->top5_accuracy() : std::nullopt;
-  if (top5) print_line(out, "among the top 5", train::format_metric(task, *top5));
+  if (top5) print_line(out, "in the top 5", train::format_metric(task, *top5));
   print_line(out, "peak memory", format_mebibytes(report.evaluation_peak.total));
   print_line(out, "state digest", report.state_digest);
   if (report.classes) print_confusion(out, *report.classes);
@@ -84,7 +84,9 @@ bool evaluate(std::ostream& out, const train::Task& task, const train::Options& 
     throw ValueError(concat_text("the task ", task.name, " has no class_scores to write predictions of"));
   }
   const train::Forecast forecast = checked_forecast(task, options);
-  train::Trainer trainer(task, options, {});
+  train::Task alone = task;
+  alone.training.open = nullptr;  // the forecast counts nothing for these data
+  train::Trainer trainer(alone, options, {});
   std::optional<train::ClassResults> classes;
   if (task.class_scores != nullptr) classes.emplace();
   const bool whole =

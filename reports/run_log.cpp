@@ -55,7 +55,7 @@ std::optional<std::int64_t> step_of_json(std::string_view line) {
   return whole ? std::optional(json["step"].get<std::int64_t>()) : std::nullopt;
 }
 
-/// Of lines behind a header, or without one: those of steps up to `done`. A last line without an end is not kept.
+/// The lines of steps up to `done`, behind the header if there is to be one. A last line without an end is not kept.
 Kept kept_lines(const LogFile& file, const std::string& header, StepOf step_of, std::int64_t done) {
   const std::string text = file.content();
   Kept kept;

@@ -32,7 +32,7 @@ Json grouped(const std::vector<Number>& column, std::size_t size, const Join& jo
 
 const auto last = [](auto begin, auto end) { return begin == end ? *begin : *(end - 1); };
 const auto highest = [](auto begin, auto end) { return *std::max_element(begin, end); };
-/// Of those that are numbers; one alone stays as it is, to the bit.
+/// The mean of those that are numbers; one alone stays as it is, to the bit.
 const auto mean = [](auto begin, auto end) -> double {
   double sum = 0;
   int count = 0;

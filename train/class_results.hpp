@@ -8,14 +8,14 @@
 
 namespace palimpsest::train {
 
-/// What a classifier has said of a sample.
+/// The class that a classifier has given to a sample.
 struct Prediction {
   std::int32_t label;
   std::int32_t predicted;  ///< the class with the highest score, the first of several; -1 where a score is no number
   double probability;      ///< of it: softmax of the scores; 0 where there is none
 };
 
-/// What a classifier gets right and what it takes for what, added up over batches.
+/// The results of a classifier over batches: the classes that it has given to samples, and how often which to which.
 class ClassResults {
  public:
   /// `scores`: (N, classes) float32 or float64; `labels`: (N) int32, each in [0, classes). Throws ShapeError,
@@ -31,7 +31,7 @@ class ClassResults {
   /// The share of samples whose label is the class with the highest score.
   double accuracy() const;
   /// The share of samples whose label is among the five classes with the highest scores; none where there are no more
-  /// classes than that. Of equal scores the first count as higher.
+  /// classes than that. The first of equal scores count as higher.
   std::optional<double> top5_accuracy() const;
 
  private:

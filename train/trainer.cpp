@@ -91,6 +91,7 @@ Trainer::Trainer(Task task, Options options, const MemoryChoice& memory)
       progress_(task_, options_),
       before_(allocator(trained_on(options_.device)).stats()),
       training_(task_, nn::Init(options_.seed, options_.device, Dtype::Float32, options_.products)),
+      batches_(task_.training.open ? opened(task_.training, options_) : nullptr),
       weights_(storage::safetensors_file(options_.save_weights)),
       meter_(options_.device, before_),
       checkpoints_(checkpoint_options(options_)),

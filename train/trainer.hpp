@@ -37,7 +37,7 @@ class Trainer {
   /// has in use on the device already. Reads Options::weights, and finds out whether Options::save_weights can be
   /// written. A run that Options::resume names is taken up. Throws OutOfMemory, ValueError, DeviceError for a meta
   /// device, DataError where there is nothing to resume, ResumeError for a folder that has another run's checkpoints,
-  /// and what load_weights(), Checkpoints and resuming throw.
+  /// and what opening the data, load_weights(), Checkpoints and resuming throw.
   Trainer(Task task, Options options, const MemoryChoice& memory);
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
@@ -46,8 +46,8 @@ class Trainer {
   /// `out`, unless quiet, and calls `after_epoch`. The run is kept as Options::checkpoints says, and at its end, when
   /// the weights that Options asks for are written. For a budget the device's memory is limited to it meanwhile. Throws
   /// DivergedError and RangeError, saying in which step,
-  /// EvaluationOutOfMemory, DataError where the data end before their number of samples, ValueError for a score that
-  /// counts nothing, and what opening the data and the library throw.
+  /// EvaluationOutOfMemory, DataError where the data end before their number of samples, ValueError for data that
+  /// cannot be opened and for a score that counts nothing, and what the library throws.
   void run(
       const std::function<void()>& after_epoch = [] {}, std::ostream& out = std::cout);
 
@@ -62,7 +62,8 @@ class Trainer {
     take_ = std::move(take);
   }
 
-  /// `stepped` will be called after every step, `evaluated` after every evaluation. What they throw ends the run.
+  /// `stepped` will be called after every step, `evaluated` after every evaluation. An exception of
+  /// theirs ends the run.
   void listen(std::function<void(const StepResult&)> stepped, std::function<void(const Evaluation&)> evaluated) {
     stepped_ = std::move(stepped);
     evaluated_ = std::move(evaluated);

@@ -520,6 +520,43 @@ def test_weights_that_do_not_fit_are_refused_at_once(folder):
     assert pathlib.Path(saved).read_bytes() == whole
 
 
+def test_an_evaluation_alone_is_that_of_the_run(folder):
+    weights, rows = folder / "weights", folder / "predictions.csv"
+    (folder / "reports").mkdir()
+    trained = report_of(folder / "reports", [*SMALL_DENSENET, "--epochs", "2", "--save-weights", str(weights)])
+    measured = report_of(folder / "reports", [*SMALL_DENSENET, "--evaluate", "--weights", str(weights), "--predictions", str(rows)])
+    for key in ("test_accuracy", "state_digest", "parameters"):
+        assert measured[key] == trained[key], key
+    assert measured["steps"] == [] and measured["evaluation_peak_bytes"]["total"] == measured["predicted_evaluation_peak_bytes"]
+    predictions = [line.split(",") for line in rows.read_text().splitlines()]
+    assert predictions[0] == ["sample", "label", "predicted", "probability"] and len(predictions) == 9
+    right = sum(label == taken for _, label, taken, _ in predictions[1:])
+    assert right / 8 == measured["test_accuracy"] == sum(measured["confusion"][i][i] for i in range(10)) / 8
+    assert measured["test_top5_accuracy"] >= measured["test_accuracy"]
+
+
+def test_an_evaluation_alone_reads_the_test_images_alone(folder):
+    source = pathlib.Path("/usr/share/datasets/fashion-mnist")
+    if not source.exists():
+        raise Skip("no Fashion-MNIST")
+    for name in ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"):
+        (folder / name).symlink_to(source / name)
+    command = [DENSENET, "--depth", "10", "--growth", "4", "--device", "cpu", "--data-dir", str(folder), "--test-limit", "8"]
+    code, output, errors = run([*command, "--evaluate", "--quiet"])
+    assert code == 0 and errors == "" and "8 images evaluated" in output, errors
+    fails_with([*command, "--max-steps", "1"], 1, "train-images")
+
+
+def test_flags_of_training_do_not_go_with_an_evaluation_alone(folder):
+    for flag in ("--log-dir", "--memory-report", "--memory-snapshot", "--trace", "--save-weights"):
+        fails_with([*ANY_DENSENET, "--evaluate", flag, str(folder / "name")], 2, flag, "--evaluate")
+    for flags in (["--plan"], ["--no-eval"]):
+        fails_with([*ANY_DENSENET, "--evaluate", *flags], 2, "--evaluate", flags[0])
+    fails_with([*ANY_DENSENET, "--predictions", str(folder / "name")], 2, "--predictions", "--evaluate is missing")
+    fails_with([*ANY_DENSENET, "--evaluate", "--weights", str(folder / "nowhere")], 1, "nowhere")
+    assert not list(folder.iterdir())
+
+
 def test_inspect_lists_and_compares(folder):
     needs_files_of_weights()
     one, other = folder / "one", folder / "other"

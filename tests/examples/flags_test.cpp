@@ -81,7 +81,7 @@ TEST(CommandLine, SaysWhichNamesThereAre) {
 TEST(CommandLine, RefusesWhatWouldBeIgnored) {
   EXPECT_NE(refusal({"--budget", "2GiB"}).find("--memory budget=2GiB"), std::string::npos);
   EXPECT_EQ(parsed({"--budget", "2GiB", "--plan"}).budget, "2GiB");
-  for (const char* const flag : {"--report", "--memory-report", "--memory-snapshot", "--trace"}) {
+  for (const char* const flag : {"--report", "--memory-report", "--memory-snapshot", "--trace", "--log-dir"}) {
     const std::string message = refusal({"--plan", flag, "file"});
     EXPECT_EQ(message.find(concat_text(flag, " ")), 0U) << message;
     EXPECT_NE(message.find("--plan"), std::string::npos) << message;

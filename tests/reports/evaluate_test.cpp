@@ -38,6 +38,7 @@ class EvaluateTest : public testing::InTemporaryFolder {
   std::ostringstream out_;
 };
 
+#ifdef PALIMPSEST_HAS_STORAGE
 TEST_F(EvaluateTest, MeasuresWhatTheTrainedModelHas) {
   train::Task trained = task();
   trained.training = trained.evaluation;
@@ -45,7 +46,7 @@ TEST_F(EvaluateTest, MeasuresWhatTheTrainedModelHas) {
   train::Trainer trainer(trained, options, train::choose_memory(trained, options));
   trainer.run();
   const bool whole =
-      evaluate(out_, task(), {.seed = 7, .batch_size = 16, .weights = path("weights")},
+      evaluate(out_, task(), {.batch_size = 16, .seed = 7, .weights = path("weights")},
                {.report = path("report.json"), .predictions = path("predictions.csv")}, {{"learning_rate", 0.5}});
   EXPECT_TRUE(whole);
   EXPECT_EQ(report()["test_accuracy"], trainer.record().metric());
@@ -56,6 +57,7 @@ TEST_F(EvaluateTest, MeasuresWhatTheTrainedModelHas) {
   EXPECT_NE(out_.str().find("test accuracy"), std::string::npos) << out_.str();
   EXPECT_NE(out_.str().find("label \\ taken for"), std::string::npos) << out_.str();
 }
+#endif
 
 TEST_F(EvaluateTest, TellsWhatIsTakenForWhat) {
   evaluate(out_, task(), {.batch_size = 16}, {.report = path("report.json"), .predictions = path("predictions.csv")});

@@ -1,4 +1,4 @@
-// What an evaluation counts of a classifier's scores.
+// A classifier's results, counted from its scores.
 
 #include <palimpsest/train/class_results.hpp>
 

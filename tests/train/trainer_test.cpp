@@ -353,8 +353,11 @@ TEST(Trainer, RefusesDataThatAreNotAsTheTaskSays) {
               std::string::npos)
         << error.what();
   }
-  task.training.open = nullptr;
-  EXPECT_THROW(Trainer(task, options, {.rules = memory::parse_rules("store-all")}), ValueError);
+  Task unopened = row_task();
+  unopened.training.open = nullptr;
+  Trainer closed(unopened, options, {.rules = memory::parse_rules("store-all")});
+  EXPECT_THROW(closed.run(), ValueError);
+  EXPECT_TRUE(closed.evaluate().has_value()) << "that needs none of them";
 }
 
 }  // namespace
