@@ -377,6 +377,7 @@ std::shared_ptr<ValueCache>* ForwardContext::cache(std::size_t i) const {
 
 void ForwardContext::on_failure(std::function<void()> undo, std::function<void()> redo) const {
   if (tape_ != nullptr) return tape_->on_failure(tape_->nodes().back().index, std::move(undo), std::move(redo));
+  if (history_ == nullptr) return;  // a replay, which should have changed nothing: verification will say so
   const std::shared_ptr<Session> session = Session::current();
   if (!recording_enabled) {
     if (session != nullptr) session->changes.add_final(session->next_index, std::move(undo), std::move(redo));

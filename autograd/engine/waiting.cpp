@@ -64,6 +64,11 @@ void run_unread() {
   unread.reset();
 }
 
+void forget_unread(const Value& result) noexcept {
+  if (!unread || unread->result.lock().get() != &result) return;
+  const std::optional<Unread> gone = std::exchange(unread, std::nullopt);
+}
+
 void try_to_run_unread() noexcept {
   try {
     run_unread();
