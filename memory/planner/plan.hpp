@@ -41,10 +41,10 @@ class Plan {
 
   static constexpr int most_nesting = 255;
   const PlannedOrder& order() const { return *order_; }
-  /// Of an output of an op of the step. What is made outside of the model is kept, whatever is set.
+  /// The choice for an output of an op of the step; set() leaves those alone that are made outside of the model.
   Choice at(int op, int output) const;
   void set(int op, int output, const Choice& choice);
-  /// Of an output of the op at a place; null for one that the plan does not know.
+  /// The choice for an output of the op at a place; null for one that the plan does not know.
   const Choice* at_place(std::size_t place, std::size_t output) const;
   /// The number of values that cross in this way; those of one place are one.
   std::size_t count(Way way) const;

@@ -31,7 +31,7 @@ struct Draft {
 };
 
 /// The items of a step in which everything is kept, in the order in which each session makes them, and drafts of plans
-/// for them. What no policy decides about is none.
+/// for them. Values that no policy decides about are not among them.
 class StepItems {
  public:
   /// `step`, which has run under store_all_of_model(), must outlive the items.

@@ -99,7 +99,7 @@ struct StepTrace {
   std::size_t backward_event = 0;  ///< events from here on happened in backward
   std::size_t backward_run = 0;
 
-  /// What happened from the first op that was recorded while nothing was under way to the next such op: a step with
+  /// All that happened from the first op that was recorded while nothing was under way to the next such op: a step with
   /// several backward calls, one after the other, has as many. Ranges of ops, runs and events, the ends not included;
   /// what happened before the first session counts to it.
   struct Session {
@@ -167,7 +167,7 @@ class StepRecorder : public Observer, public AllocationListener {
   Device device_;
   StepTrace record_;
   int session_ = 0;
-  // Of this session, whose values and indices of nodes another one may use again.
+  // Numbers in this session: another one may use addresses of values and indices of nodes again.
   std::unordered_map<const palimpsest::Value*, int> values_;
   std::unordered_map<std::size_t, int> numbers_;  // of ops, by Node::index: others may have been recorded before
   std::unordered_map<const void*, int> live_;     // address -> allocation
