@@ -286,6 +286,22 @@ TEST_F(MicroBatchTest, GatheringOverMicroBatchesCanDoWithLess) {
   EXPECT_LT(quarters, halves);
 }
 
+// The gradients gathered so far come on top, and nothing else: a micro-batch is planned as well as a batch of its size.
+TEST_F(MicroBatchTest, TheLeastBudgetIsThatOfOneMicroBatchAndTheGradients) {
+  const auto least_of = [](int micro_batches) {
+    const auto step = [micro_batches](Models& models) {
+      for (int i = 0; i < micro_batches; ++i) models.loss(*models.second, 8, 1).backward();
+    };
+    return candidates_of({"", step, 1}).front().forecast.peak;
+  };
+  std::size_t gradients = 0;
+  for (const nn::NamedTensor& parameter : Models(meta_device()).second->parameters())
+    gradients += parameter.tensor.value().bytes();
+  const std::size_t one = least_of(1);
+  EXPECT_LE(least_of(2), one + gradients);
+  EXPECT_LE(least_of(4), one + gradients);
+}
+
 // One plan is for any number of them: the next epoch may end in fewer.
 TEST_F(MicroBatchTest, MoreOrFewerThanPlannedAreStillThePlannedStep) {
   const Case two = micro_batches("", {4, 4});
