@@ -218,14 +218,14 @@ Node& Tape::add_node(std::unique_ptr<Op> op, std::span<const Tensor> inputs, std
   Node& node = nodes_.add();
   node.op = std::move(op);
   node.index = session_->next_index++;
-  node.place = session_->next_place;
-  if (node.place != no_place) ++session_->next_place;
   BlockRecording* const outermost = outermost_recording();
   node.begins = outermost != nullptr && !std::exchange(outermost->begun, true);
   node.needs = node.op->needs();
   node.block = current_block();
   const BlockRecording* const deciding = current_recording != nullptr ? current_recording->with_policy() : nullptr;
   node.policy = deciding != nullptr ? deciding->block->policy : nullptr;
+  node.place = node.policy != nullptr ? session_->next_place : no_place;
+  if (node.place != no_place) ++session_->next_place;
   node.depth = deciding != nullptr ? deciding->depth() : 0;
   for (const Tensor& input : inputs) node.inputs.push_back(input.handle()->value);
   for (const Tensor& output : outputs) {

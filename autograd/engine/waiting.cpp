@@ -155,7 +155,7 @@ void Tape::undo_waiting(Node& node) noexcept {
   // The place of a node of another block may already count there.
   if (node.index + 1 != session_->next_index || node.block != current_block()) return;
   session_->next_index = node.index;
-  session_->next_place = node.place;
+  if (node.policy != nullptr) session_->next_place = node.place;
   if (node.begins) outermost_recording()->begun = false;
   nodes_.pop_back();
 }
