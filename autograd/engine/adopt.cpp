@@ -10,6 +10,7 @@
 #include <palimpsest/autograd/engine/tape.hpp>
 #include <palimpsest/autograd/engine/value_state.hpp>
 #include <palimpsest/autograd/engine/verifier.hpp>
+#include <palimpsest/core/device.hpp>
 
 namespace palimpsest {
 namespace {
@@ -53,7 +54,26 @@ bool Tape::frees_nothing(const Node& node, std::span<const Tensor> inputs, const
   return held_for_it >= output.bytes();
 }
 
-void Tape::make_offers(Node& node) {
+std::optional<RecipePtr> Tape::ask_about_stream(const Node& node) const {
+  const int solvable = node.op->solvable_input();
+  if (solvable < 0 || node.policy == nullptr) return std::nullopt;
+  const ValuePtr& stream = node.inputs[static_cast<std::size_t>(solvable)];
+  const bool only_once = std::count(node.inputs.begin(), node.inputs.end(), stream) == 1;
+  if (stream->leaf() || !only_once) return std::nullopt;
+  return node.policy->reconsider(*stream, {Offer::Kind::Solvable, &node}, *node.block);
+}
+
+RangeMark* Tape::mark_for(const Node& node) {
+  if (node.outputs[0]->device() != Device::Cuda) return nullptr;
+  auto& marks = node.block->marks;
+  const std::size_t number = recording_of_block()->marked++;
+  if (number == marks.size()) marks.push_back(std::make_shared<RangeMark>());
+  RangeMark* const mark = marks[number].get();
+  relies_on_marks_ = relies_on_marks_ || !mark->left();
+  return mark;
+}
+
+void Tape::make_offers(Node& node, std::optional<RecipePtr> for_stream) {
   const int solvable = node.op->solvable_input();
   if (solvable < 0 || node.policy == nullptr) return;
   Value& stream = *node.inputs[static_cast<std::size_t>(solvable)];
@@ -69,13 +89,10 @@ void Tape::make_offers(Node& node) {
     }
   }
   recording.branch_start = node.index + 1;
-  const bool only_once = std::count(node.inputs.begin(), node.inputs.end(), stream.shared_from_this()) == 1;
-  if (stream.leaf() || !only_once) return;
-  std::optional<RecipePtr> recipe = node.policy->reconsider(stream, {Offer::Kind::Solvable, &node}, *node.block);
-  if (!recipe) return;
+  if (!for_stream) return;
   if (node.op->can_solve()) {
-    accept(stream, std::move(*recipe));
-  } else if (*recipe != nullptr) {
+    accept(stream, std::move(*for_stream));
+  } else if (*for_stream != nullptr) {
     ++unsolvable_;  // and it stays
   }
 }

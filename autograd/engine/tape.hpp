@@ -135,7 +135,12 @@ class Tape : public std::enable_shared_from_this<Tape> {
   /// True if an arena's next tenant may take this one's place.
   bool may_be_evicted(const Value& tenant) const;
   void note_readers(Node& node);
-  void make_offers(Node& node);
+  /// The policy's recipe for the stream that a node can be solved for; nullopt where there is none or it has none.
+  std::optional<RecipePtr> ask_about_stream(const Node& node) const;
+  /// `for_stream`: what ask_about_stream() has answered.
+  void make_offers(Node& node, std::optional<RecipePtr> for_stream);
+  /// Where a coupling tells that its stream cannot be solved for; null on devices whose kernels answer at once.
+  RangeMark* mark_for(const Node& node);
   /// The recipe of a value that enters a block and that the block's policy would keep: another block's policy may have
   /// it covered. Null: it is kept; nullopt: it is as it should be.
   std::optional<RecipePtr> recipe_around(const BlockRecording& entered, Value& value) const;
@@ -203,6 +208,7 @@ class Tape : public std::enable_shared_from_this<Tape> {
   std::unordered_map<Value*, std::shared_ptr<Storage>> leaf_gradients_;
   std::size_t heavy_replays_ = 0;
   std::size_t unsolvable_ = 0;
+  bool relies_on_marks_ = false;            // a stream is solved for unless a mark says otherwise
   std::vector<const Value*> on_their_way_;  // fetched ahead of need, and not restored yet
   std::size_t looked_ahead_ = SIZE_MAX;     // nodes from this position on have been looked through for what to fetch
   std::exception_ptr save_error_;  // thrown by Recipe::save where it could not be reported; fails the next operation

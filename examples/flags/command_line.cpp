@@ -49,14 +49,6 @@ std::vector<std::string> strings(const Names& names) {
 
 std::string listed(const std::vector<std::string>& names) { return CLI::detail::join(names, ", "); }
 
-CLI::Validator one_of(std::vector<std::string> names) {
-  const auto check = [names](std::string& given) {
-    const bool known = std::find(names.begin(), names.end(), given) != names.end();
-    return known ? std::string() : "'" + given + "' is unknown, expected one of " + listed(names);
-  };
-  return CLI::Validator(check, "");
-}
-
 // CLI11's own conversion lets a negative number wrap round.
 template <class Integer>
 CLI::Validator whole_numbers_of(Integer low, Integer high) {
@@ -111,6 +103,14 @@ std::string one_line(std::string text) {
 }
 
 }  // namespace
+
+CLI::Validator one_of(std::vector<std::string> names) {
+  const auto check = [names](std::string& given) {
+    const bool known = std::find(names.begin(), names.end(), given) != names.end();
+    return known ? std::string() : "'" + given + "' is unknown, expected one of " + listed(names);
+  };
+  return CLI::Validator(check, "");
+}
 
 CLI::Validator whole_numbers(std::int64_t low, std::int64_t high) { return whole_numbers_of(low, high); }
 

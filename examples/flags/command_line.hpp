@@ -64,6 +64,8 @@ class CommandLine {
 
 /// Accepts whole numbers from `low` to `high`.
 CLI::Validator whole_numbers(std::int64_t low, std::int64_t high);
+/// Accepts one of these words.
+CLI::Validator one_of(std::vector<std::string> names);
 /// Accepts finite numbers of at least 0.
 CLI::Validator magnitudes();
 
