@@ -107,7 +107,9 @@ RangeMark::~RangeMark() = default;
 #endif
 
 void RangeMark::take(unsigned mark) {
-  if (std::exchange(ran_, false)) left_ = mark != 0;
+  if (!std::exchange(ran_, false)) return;
+  left_ = mark != 0;
+  if (left_) ++times_found_;
 }
 
 void copy_bytes(void* to, Device to_device, const void* from, Device from_device, std::size_t bytes) {

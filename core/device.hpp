@@ -63,6 +63,8 @@ class RangeMark {
 
   /// In its last run that the host knows of.
   bool left() const { return left_; }
+  /// How often the host has found it set.
+  std::uint64_t times_found() const { return times_found_; }
   /// The place of the mark, in device memory, for a kernel that is about to run.
   unsigned* begin_run() {
     ran_ = true;
@@ -76,6 +78,7 @@ class RangeMark {
   unsigned* place_ = nullptr;
   bool ran_ = false;  // since the marks were read last
   bool left_ = false;
+  std::uint64_t times_found_ = 0;
 };
 
 /// Copies from pinned host memory to the CUDA device beside the computation. A group of copies is begun, ended, and

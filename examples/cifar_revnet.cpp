@@ -19,7 +19,7 @@ int main(int argc, char** argv) {
       .add("--grid", grid, "S",
            "round streams to multiples of 2^-S: they are then reversed without error; auto: the finest grid that each "
            "stage's streams allow (default: off)")
-      ->check(flags::whole_numbers(0, 23) | flags::one_of({"auto"}));
+      ->check(flags::whole_numbers(0, 23, "auto"));
 
   flags::Options& options = example.options();
   options.batch_size = 100;

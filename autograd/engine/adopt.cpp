@@ -11,6 +11,7 @@
 #include <palimpsest/autograd/engine/value_state.hpp>
 #include <palimpsest/autograd/engine/verifier.hpp>
 #include <palimpsest/core/device.hpp>
+#include <palimpsest/core/error.hpp>
 
 namespace palimpsest {
 namespace {
@@ -68,9 +69,17 @@ RangeMark* Tape::mark_for(const Node& node) {
   auto& marks = node.block->marks;
   const std::size_t number = recording_of_block()->marked++;
   if (number == marks.size()) marks.push_back(std::make_shared<RangeMark>());
-  RangeMark* const mark = marks[number].get();
-  relies_on_marks_ = relies_on_marks_ || !mark->left();
-  return mark;
+  const std::shared_ptr<RangeMark>& mark = marks[number];
+  if (!mark->left()) relied_on_.emplace_back(mark, mark->times_found());
+  return mark.get();
+}
+
+void Tape::check_marks(Device device) const {
+  if (relied_on_.empty()) return;
+  synchronize(device);  // throws what a kernel has found, unless it was told before
+  const auto is_set = [](const auto& relied_on) { return relied_on.first->times_found() != relied_on.second; };
+  if (std::none_of(relied_on_.begin(), relied_on_.end(), is_set)) return;
+  throw RangeError("backward: a stream has left the range in which it can be solved for: run the step again");
 }
 
 void Tape::make_offers(Node& node, std::optional<RecipePtr> for_stream) {

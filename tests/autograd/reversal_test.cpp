@@ -279,6 +279,18 @@ TEST_F(ReversalTest, OnCudaTheStepThatFindsOutIsWithoutEffectAndTheNextOneKnows)
   EXPECT_NO_THROW(EXPECT_EQ(run_through(*model), kept)) << "it still leaves the range, which is known";
 }
 
+TEST_F(ReversalTest, OnCudaAnErrorThatIsIgnoredIsToldAgainByBackward) {
+  if (device() != Device::Cuda) GTEST_SKIP() << "there is none";
+  const std::unique_ptr<nn::RevNet> model = leaving_the_range();
+  model->set_memory(memory::reversible());
+  const Tensor loss =
+      ops::cross_entropy((*model)(random_tensor({2, 3, 8, 8}, 1)), from_vector<std::int32_t>({2}, {1, 2}, Tag::Data));
+  EXPECT_THROW(loss.item(), RangeError);
+  EXPECT_NO_THROW(loss.item());
+  EXPECT_THROW(loss.backward(), RangeError);
+  for (const auto& [name, parameter] : model->parameters()) EXPECT_FALSE(parameter.grad());
+}
+
 TEST_F(ReversalTest, AStreamThatIsBackInTheRangeIsSolvedForAgain) {
   const std::unique_ptr<nn::RevNet> model = leaving_the_range();
   model->set_memory(memory::reversible());

@@ -21,7 +21,8 @@ using StageGridsTest = TapeTest;
 
 /// One call of a model of one stage in training, with sums of that magnitude at most. Returns the bits it worked on.
 template <class T>
-int call(const ops::StageGrids& grids, T magnitude, const std::function<void()>& then = [] {}) {
+int call(
+    const ops::StageGrids& grids, T magnitude, const std::function<void()>& then = [] {}) {
   const Tensor x = from_vector<T>({3}, {0, magnitude, -magnitude / 2}).requires_grad();
   ops::OnStageGrids on = ops::round_to_stage_grids(ops::relu(x), grids, true);
   const BlockScope step(nullptr, std::array{on.x});
