@@ -1,3 +1,5 @@
+#include <cstring>
+
 #include <palimpsest/core/cuda/kernels.hpp>
 #include <palimpsest/ops/kernels/add.hpp>
 #include <palimpsest/ops/kernels/couple.hpp>

@@ -6,6 +6,8 @@
 #include <cmath>
 #include <limits>
 
+#include <palimpsest/autograd/verify.hpp>
+#include <palimpsest/core/elementwise.hpp>
 #include <palimpsest/nn/models/revnet.hpp>
 #include <palimpsest/ops/activation.hpp>
 #include <palimpsest/ops/stage_grids.hpp>
@@ -178,6 +180,7 @@ TEST_F(StageGridsTest, ARunGoesOnFromACheckpoint) {
   Training resumed = choosing(memory::checkpoint());
   nn::assign_by_name(resumed.model().parameters(), whole.model().parameters());
   nn::assign_by_name(resumed.model().buffers(), whole.model().buffers());
+  resumed.sgd().set_state(whole.sgd().state());
   for (int step = 0; step < 2; ++step) {
     whole.step();
     resumed.step();
