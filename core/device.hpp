@@ -71,7 +71,7 @@ class RangeMark {
     return place_;
   }
 
-  /// What the host has read there.
+  /// By the host, with the bytes that it has read there.
   void take(unsigned mark);
 
  private:

@@ -103,7 +103,7 @@ class Couple : public Op {
     }
   }
 
-  /// What the kernel looks for; on CUDA this takes what is known of the run before as the answer.
+  /// The things that the kernel looks for; on CUDA this takes what is known of the run before as the answer.
   template <class T>
   kernels::GridWatch<T> watch_of(const ForwardContext& io) {
     kernels::GridWatch<T> watch{.checks = io.recorded(), .limit = range_limit<T>(grid_->bits)};
@@ -141,7 +141,7 @@ void put_back_on_failure(const ForwardContext& io, const Tensor& buffer) {
   const auto other = std::make_shared<Buffer>(device, bytes, Tag::Activation);
   const auto passing = std::make_shared<Buffer>(device, bytes, Tag::Activation);
   copy_bytes(other->data(), device, buffer.view().data, device, bytes);
-  // What is undone can be made again: both exchange what is there with what is not.
+  // Undoing and making again both exchange the bytes that are there with those that are not.
   const auto exchange = [buffer, other, passing, device, bytes] {
     void* const there = buffer.mutable_view().data;
     copy_bytes(passing->data(), device, there, device, bytes);

@@ -139,7 +139,8 @@ class Tape : public std::enable_shared_from_this<Tape> {
   std::optional<RecipePtr> ask_about_stream(const Node& node) const;
   /// `for_stream`: what ask_about_stream() has answered.
   void make_offers(Node& node, std::optional<RecipePtr> for_stream);
-  /// Where a coupling tells that its stream cannot be solved for; null on devices whose kernels answer at once.
+  /// The mark of a coupling, which tells that its stream cannot be solved for; null on devices whose kernels answer at
+  /// once.
   RangeMark* mark_for(const Node& node);
   /// Throws RangeError if a stream that was solved for could not be.
   void check_marks(Device device) const;

@@ -14,7 +14,7 @@
 
 namespace palimpsest::kernels {
 
-/// What a run of a coupling on a grid is to tell beside its sums.
+/// The things that a run of a coupling on a grid is to tell beside its sums.
 template <class T>
 struct GridWatch {
   bool checks = false;         ///< CUDA: an x that is not on the grid is a fault
