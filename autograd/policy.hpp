@@ -12,6 +12,7 @@
 
 namespace palimpsest {
 
+class RangeMark;
 class Value;
 class Restoring;
 struct Storage;
@@ -86,6 +87,8 @@ class BlockInfo {
   std::string name;
   /// Null: that of the block around it; without one, keep everything.
   std::shared_ptr<const class Policy> policy;
+  /// The engine's own, on CUDA: what is known of the streams that are solved for, in the order of their couplings.
+  mutable std::vector<std::shared_ptr<RangeMark>> marks = {};
 };
 
 /// A later chance to give a value another recipe than the one it got when it was made.

@@ -251,15 +251,17 @@ void Tape::run_first(Node& node, std::span<const Tensor> inputs) {
   PinSet pins(*this);
   const std::vector<View> input_views = views_of(node.inputs);
   std::vector<View> output_views;
+  std::optional<RecipePtr> for_stream = ask_about_stream(node);
+  RangeMark* const mark = for_stream && *for_stream != nullptr ? mark_for(node) : nullptr;
   Work work;
   const auto run = [&] {
     for (std::size_t o = 0; o < node.outputs.size(); ++o) output_views.push_back(place_output(node, inputs, o, pins));
-    ForwardContext io(input_views, output_views, node.outputs[0]->device(), this, node.inputs);
+    ForwardContext io(input_views, output_views, node.outputs[0]->device(), this, node.inputs, mark);
     if (!waited) node.op->begin(io);
     node.op->forward(io);
     work = io.work();
     note_readers(node);
-    make_offers(node);  // its releases are the op's
+    make_offers(node, std::move(for_stream));  // its releases are the op's
   };
   run_op({node, node.block.get(), RunKind::Forward}, input_views, run, [&] {
     work += node.op->forward_work(input_views, output_views);

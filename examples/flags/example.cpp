@@ -1,6 +1,7 @@
 #include "examples/flags/example.hpp"
 
 #include <algorithm>
+#include <charconv>
 #include <csignal>
 #include <iostream>
 
@@ -87,6 +88,14 @@ train::Options run_options(const Options& options, Device device) {
                     .offload_dir = "--offload-dir",
                     .no_evaluation = "--no-eval",
                     .grid = "--grid"}};
+}
+
+Example::Value Example::value_of(const std::string& text) {
+  if (text.empty()) return {};
+  std::int64_t number = 0;
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, number);
+  return error == std::errc() && stop == end ? Value(number) : Value(text);
 }
 
 int Example::run(int argc, const char* const* argv) {
