@@ -29,6 +29,9 @@ class Observer {
  public:
   virtual ~Observer() = default;
 
+  /// The first op is about to be recorded while nothing is under way: what nodes and values were told of before is
+  /// over.
+  virtual void session_begins() {}
   /// The inputs of the op are there; its outputs may not yet be.
   virtual void run_begins(const OpRun&) {}
   /// The run that began last is over, or has failed and then has done no work.

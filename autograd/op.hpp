@@ -13,6 +13,7 @@
 
 namespace palimpsest {
 
+class RangeMark;
 class Value;
 class PinSet;
 class Tape;
@@ -113,8 +114,8 @@ class ValueCache {
 class ForwardContext {
  public:
   ForwardContext(std::span<const View> inputs, std::span<const View> outputs, Device device, Tape* tape = nullptr,
-                 std::span<const std::shared_ptr<Value>> values = {})
-      : inputs_(inputs), outputs_(outputs), device_(device), tape_(tape), values_(values) {}
+                 std::span<const std::shared_ptr<Value>> values = {}, RangeMark* mark = nullptr)
+      : inputs_(inputs), outputs_(outputs), device_(device), tape_(tape), values_(values), mark_(mark) {}
   /// For an op that is not recorded: `history` has the changes of state that its inputs come with, and gets its own.
   ForwardContext(std::span<const View> inputs, std::span<const View> outputs, Device device,
                  std::shared_ptr<Tape>& history)
@@ -129,6 +130,9 @@ class ForwardContext {
   Device device() const { return device_; }
   /// False if nobody will differentiate what the op makes, and nothing will be solved for or computed again.
   bool recorded() const { return tape_ != nullptr; }
+  /// On CUDA, in the first forward of an op whose Op::solvable_input the policy wants solved for: where the kernel
+  /// tells that the numbers do not allow it, which Op::can_solve cannot know. Null everywhere else.
+  RangeMark* mark() const { return mark_; }
 
   /// Scratch memory, gone when the returned buffer is.
   Buffer workspace(std::size_t bytes) const { return Buffer(device_, bytes, Tag::Workspace); }
@@ -153,6 +157,7 @@ class ForwardContext {
   Tape* tape_ = nullptr;
   std::span<const std::shared_ptr<Value>> values_ = {};
   std::shared_ptr<Tape>* history_ = nullptr;
+  RangeMark* mark_ = nullptr;
   Work work_;
 };
 
@@ -254,7 +259,9 @@ class Op {
   /// Computes that input. `inputs` has a null view in its place; `solved` may have the memory of the output or of
   /// another input that nobody will read again.
   virtual void solve(std::span<const View> inputs, const View& output, const View& solved) const;
-  /// Asked after the first forward: false if the numbers of this run do not allow it. The input is then kept.
+  /// Asked after the first forward: false if the numbers of this run do not allow it. The input is then kept. On CUDA
+  /// the answer is what the run before has told (ForwardContext::mark): where it was wrong the step fails, and another
+  /// one knows.
   virtual bool can_solve() const { return true; }
   /// True if solve() returns the very bits. Only then can they be verified.
   virtual bool solves_exactly() const { return false; }

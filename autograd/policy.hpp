@@ -12,6 +12,7 @@
 
 namespace palimpsest {
 
+class RangeMark;
 class Value;
 class Restoring;
 struct Storage;
@@ -86,6 +87,8 @@ class BlockInfo {
   std::string name;
   /// Null: that of the block around it; without one, keep everything.
   std::shared_ptr<const class Policy> policy;
+  /// The engine's own, on CUDA: what is known of the streams that are solved for, in the order of their couplings.
+  mutable std::vector<std::shared_ptr<RangeMark>> marks = {};
 };
 
 /// A later chance to give a value another recipe than the one it got when it was made.
@@ -119,9 +122,10 @@ class Policy {
   virtual std::optional<RecipePtr> reconsider(const Value& value, const Offer& offer, const BlockInfo& block) const;
 
   /// The place of an op in the step that the policy was made for, which Node::place then says; no_place if it has none
-  /// there. `next`: the place after that of the op recorded before; no_place from one without a place on. `begins`: the
-  /// op is the first of a model's call, or of a block's that is in no other, so that a step may begin with it whatever
-  /// else is under way. By default ops are counted.
+  /// there. Asked once more with its own answer as `next`, it gives the same. `next`: the place after that of the op
+  /// with a policy that was recorded before, 0 if nothing is under way; no_place from one without a place on. `begins`:
+  /// the op is the first of a model's call, or of a block's that is in no other, so that a step may begin with it
+  /// whatever else is under way. By default ops are counted.
   virtual std::size_t place(const Op& /*op*/, std::size_t next, bool /*begins*/) const { return next; }
 
   /// True if the policy has something to do for a block in which this op is recorded. See idle_policies().

@@ -25,8 +25,10 @@ Handle::Handle(ValuePtr held, std::shared_ptr<Tape> recorded_on)
 Handle::~Handle() {
   --value->state().handles;
   if (tape != nullptr) tape->let_go(*value);
-  const ValueState& state = value->state();
-  if (value->leaf() && state.handles == 0 && state.readers == 0 && state.pins == 0) value->state().storage.reset();
+  ValueState& state = value->state();
+  if (!value->leaf() || state.handles > 0) return;
+  forget_unread(*value);
+  if (state.readers == 0 && state.pins == 0) state.storage.reset();
 }
 
 Tensor Tensor::empty(const Shape& shape, Dtype dtype, Device device, Tag tag) {

@@ -83,7 +83,7 @@ struct Node {
   PolicyPtr policy;       ///< of the innermost block that has one when the op is recorded; null: keep everything
   int depth = 0;          ///< blocks with policies around that block
   std::size_t index = 0;  ///< in the order in which the thread has recorded all that is under way
-  std::size_t place = 0;  ///< in the step as the policy counts (Policy::place)
+  std::size_t place = 0;  ///< in the step as the policy counts (Policy::place); no_place without a policy
   bool begins = false;    ///< whether it is the first op of a model's call, or of a block's that is in no other
   /// True while it waits for a reader (apply_when_read): its output is absent until it runs, and its inputs are pinned.
   bool waits = false;

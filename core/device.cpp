@@ -1,6 +1,7 @@
 #include <palimpsest/core/device.hpp>
 
 #include <cstring>
+#include <utility>
 
 #if defined(PALIMPSEST_HAS_CUDA)
 #include <palimpsest/core/cuda/backend.hpp>
@@ -78,6 +79,13 @@ Pinned::~Pinned() {
   if (address_ != nullptr) cuda::unpin(address_);
 }
 
+RangeMark::RangeMark() {
+  require_device();
+  place_ = cuda::add_mark(*this);
+}
+
+RangeMark::~RangeMark() { cuda::remove_mark(*this); }
+
 #else
 
 const bool build::has_cuda = false;
@@ -93,8 +101,16 @@ std::unique_ptr<MemorySource> make_pinned_memory() { refuse(); }
 std::unique_ptr<DeviceTimer> make_device_timer() { refuse(); }
 Pinned::Pinned(void* address, std::size_t) : address_(address) { refuse(); }
 Pinned::~Pinned() = default;
+RangeMark::RangeMark() { refuse(); }
+RangeMark::~RangeMark() = default;
 
 #endif
+
+void RangeMark::take(unsigned mark) {
+  if (!std::exchange(ran_, false)) return;
+  left_ = mark != 0;
+  if (left_) ++times_found_;
+}
 
 void copy_bytes(void* to, Device to_device, const void* from, Device from_device, std::size_t bytes) {
   if (is_meta(to_device) || is_meta(from_device) || bytes == 0) return;

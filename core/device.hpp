@@ -49,6 +49,38 @@ inline void zero_bytes(void* to, Device device, std::size_t bytes) { fill_bytes(
 /// Does nothing on other devices than CUDA.
 void synchronize(Device device);
 
+/// Tells of one coupling of a model, step after step, whether its numbers have left the range in which they are exact
+/// (ops::couple on a grid). A kernel sets the mark on the CUDA device; the host knows when it reads from the device
+/// next. That read is a RangeError, unless all marks that were set had left the range before. So a step that is taken
+/// again knows of all that left it. A coupling counts as having left until it has run without.
+class RangeMark {
+ public:
+  /// Throws DeviceError if there is no CUDA device.
+  RangeMark();
+  ~RangeMark();
+  RangeMark(const RangeMark&) = delete;
+  RangeMark& operator=(const RangeMark&) = delete;
+
+  /// In its last run that the host knows of.
+  bool left() const { return left_; }
+  /// How often the host has found it set.
+  std::uint64_t times_found() const { return times_found_; }
+  /// The place of the mark, in device memory, for a kernel that is about to run.
+  unsigned* begin_run() {
+    ran_ = true;
+    return place_;
+  }
+
+  /// By the host, with the bytes that it has read there.
+  void take(unsigned mark);
+
+ private:
+  unsigned* place_ = nullptr;
+  bool ran_ = false;  // since the marks were read last
+  bool left_ = false;
+  std::uint64_t times_found_ = 0;
+};
+
 /// Copies from pinned host memory to the CUDA device beside the computation. A group of copies is begun, ended, and
 /// used by the kernels that come after use(); all without the host waiting.
 class Upload {

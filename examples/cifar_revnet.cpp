@@ -10,15 +10,16 @@ using namespace palimpsest;
 int main(int argc, char** argv) {
   std::int64_t depth = 110;
   bool bottleneck = false;
-  std::optional<int> grid;
+  std::string grid;
 
   flags::Example example("cifar_revnet", "Trains a reversible residual network on 32x32 images.");
   example.add("--depth", depth, "N", "layers")->check(flags::whole_numbers(1, 20000));
   example.add_switch("--bottleneck", bottleneck, "residual functions of three convolutions instead of two");
   example
       .add("--grid", grid, "S",
-           "round streams to multiples of 2^-S: they are then reversed without error (default: off)")
-      ->check(flags::whole_numbers(0, 23));
+           "round streams to multiples of 2^-S: they are then reversed without error; auto: the finest grid that each "
+           "stage's streams allow (default: off)")
+      ->check(flags::whole_numbers(0, 23, "auto"));
 
   flags::Options& options = example.options();
   options.batch_size = 100;
@@ -31,7 +32,8 @@ int main(int argc, char** argv) {
     nn::ResidualOptions spec = nn::RevNet::cifar(layers, bottleneck);
     spec.image_channels = data.channels;
     spec.classes = data.classes;
-    spec.grid = grid;
+    spec.chooses_grid = grid == "auto";
+    if (!grid.empty() && !spec.chooses_grid) spec.grid = std::stoi(grid);
     return std::make_unique<nn::RevNet>(spec, std::move(init));
   };
   example.depths = [&] {

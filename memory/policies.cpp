@@ -17,6 +17,11 @@ class StoreAll : public Policy {
   bool keeps_optional(const Value&, const Op&, const BlockInfo&) const override { return true; }
 };
 
+class StoreAllOfModel : public StoreAll {
+ public:
+  bool covers_the_rest() const override { return true; }
+};
+
 /// An arena forgets what it held, so every value in one is made again from the last that is kept, and a chain of n such
 /// values would take n^2 / 2 runs. A value is kept if bringing it back would write more than so many times its bytes.
 constexpr std::size_t most_rewritten = 8;
@@ -206,6 +211,10 @@ PolicyPtr compose(PolicyPtr outer, PolicyPtr inner) {
 }
 
 PolicyPtr store_all() { return built_in()[0]; }
+PolicyPtr store_all_of_model() {
+  static const PolicyPtr policy = std::make_shared<StoreAllOfModel>();
+  return policy;
+}
 PolicyPtr shared() { return built_in()[1]; }
 PolicyPtr checkpoint() { return built_in()[2]; }
 PolicyPtr reversible() { return built_in()[3]; }

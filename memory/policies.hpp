@@ -12,6 +12,8 @@ namespace palimpsest::memory {
 
 /// Keep everything that backward reads.
 PolicyPtr store_all();
+/// The same, set for a whole model also of what is outside every block, as a plan is (Policy::covers_the_rest).
+PolicyPtr store_all_of_model();
 
 /// Shared storage (Pleiss et al. 2017): what memory-bound ops make (concat, batch normalisation, ReLU) lives in arenas,
 /// concatenations in one and the rest in another, and is computed again in backward; what convolutions make is kept.

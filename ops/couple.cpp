@@ -1,15 +1,15 @@
 #include <palimpsest/ops/couple.hpp>
 
 #include <cmath>
-#include <limits>
+#include <memory>
 
+#include <palimpsest/core/device.hpp>
 #include <palimpsest/ops/check.hpp>
+#include <palimpsest/ops/couple_op.hpp>
 #include <palimpsest/ops/kernels/couple.hpp>
 
 namespace palimpsest::ops {
 namespace {
-
-int mantissa_bits(Dtype dtype) { return dtype == Dtype::Float64 ? 53 : 24; }
 
 void check_grid(std::string_view op, int grid, Dtype dtype) {
   if (grid >= 0 && grid < mantissa_bits(dtype)) return;
@@ -23,13 +23,9 @@ T range_limit(int grid) {
   return std::ldexp(T{1}, mantissa_bits(dtype_of<T>) - grid);
 }
 
-/// The limit that a kernel on CUDA is given where nothing will be solved for: it compares nothing then.
-template <class T>
-constexpr T no_limit = std::numeric_limits<T>::infinity();
-
 class Couple : public Op {
  public:
-  explicit Couple(std::optional<int> grid) : grid_(grid) {}
+  explicit Couple(std::optional<Grid> grid) : grid_(std::move(grid)) {}
 
   std::string_view name() const override { return "couple"; }
   Cost cost() const override { return Cost::Cheap; }
@@ -40,8 +36,16 @@ class Couple : public Op {
   std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override {
     check_same_float(name(), inputs);
     check_shape(name(), 1, inputs[1].shape, inputs[0].shape);
-    if (grid_) check_grid(name(), *grid_, inputs[0].dtype);
+    if (!grid_) return {inputs[0]};
+    check_grid(name(), grid_->bits, inputs[0].dtype);
+    if (grid_->largest) check_magnitudes(grid_->largest, inputs[0].dtype);
     return {inputs[0]};
+  }
+
+  void begin(ForwardContext& io) override {
+    if (!grid_ || !grid_->largest || !io.recorded()) return;
+    put_back_on_failure(io, grid_->largest);
+    notes_ = true;
   }
 
   void forward(ForwardContext& io) override {
@@ -49,16 +53,16 @@ class Couple : public Op {
     run_kernels(name(), io.device(), y.dtype, [&]<class T>(T) {
       const T* const x = io.input(0).as<T>();
       const T* const f = io.input(1).as<T>();
-      if (grid_) {
-        const T limit = io.recorded() ? range_limit<T>(*grid_) : no_limit<T>;
-        const T largest =
-            PALIMPSEST_RUN(io.device(), couple_forward_on_grid<T>(y.shape.count(), x, f, *grid_, limit, y.as<T>()));
-        if (!io.recorded()) return;
-        if (std::isnan(largest)) check_stream(y.shape.count(), x);
-        in_range_ = largest < limit;  // NaN is not. On CUDA the kernel has compared, and `largest` is 0.
-      } else {
+      if (!grid_) {
         PALIMPSEST_RUN(io.device(), couple_forward<T>(y.shape.count(), x, f, y.as<T>()));
+        return;
       }
+      const kernels::GridWatch<T> watch = watch_of<T>(io);
+      const T largest =
+          PALIMPSEST_RUN(io.device(), couple_forward_on_grid<T>(y.shape.count(), x, f, grid_->bits, watch, y.as<T>()));
+      if (io.device() == Device::Cuda || !io.recorded()) return;
+      if (std::isnan(largest)) check_stream(y.shape.count(), x);
+      in_range_ = largest < watch.limit;  // NaN is not
     });
   }
 
@@ -67,7 +71,7 @@ class Couple : public Op {
       const std::int64_t count = output.shape.count();
       const T* const f = inputs[1].as<T>();
       if (grid_) {
-        PALIMPSEST_RUN(output.device, couple_inverse_on_grid<T>(count, output.as<T>(), f, *grid_, solved.as<T>()));
+        PALIMPSEST_RUN(output.device, couple_inverse_on_grid<T>(count, output.as<T>(), f, grid_->bits, solved.as<T>()));
       } else {
         PALIMPSEST_RUN(output.device, couple_inverse<T>(count, output.as<T>(), f, solved.as<T>()));
       }
@@ -76,6 +80,10 @@ class Couple : public Op {
 
   bool can_solve() const override { return in_range_; }
   bool solves_exactly() const override { return grid_.has_value(); }
+
+  std::vector<View> state() const override {
+    return grid_ && grid_->largest ? std::vector{grid_->largest.value().view()} : std::vector<View>();
+  }
 
   void backward(BackwardContext& io) override {
     for (std::size_t i = 0; i < 2; ++i) {
@@ -88,51 +96,77 @@ class Couple : public Op {
   template <class T>
   void check_stream(std::int64_t count, const T* x) const {
     for (std::int64_t i = 0; i < count; ++i) {
-      const T scaled = std::ldexp(x[i], *grid_);
+      const T scaled = std::ldexp(x[i], grid_->bits);
       if (scaled == std::nearbyint(scaled) || std::isnan(scaled)) continue;
-      throw ValueError(concat_text("[couple] input 0 is not on the grid 2^-", *grid_, ": it holds ", x[i],
+      throw ValueError(concat_text("[couple] input 0 is not on the grid 2^-", grid_->bits, ": it holds ", x[i],
                                    "; pass it through round_to_grid() first"));
     }
   }
 
-  std::optional<int> grid_;
+  /// The things that the kernel looks for; on CUDA this takes what is known of the run before as the answer.
+  template <class T>
+  kernels::GridWatch<T> watch_of(const ForwardContext& io) {
+    kernels::GridWatch<T> watch{.checks = io.recorded(), .limit = range_limit<T>(grid_->bits)};
+    if (std::exchange(notes_, false)) watch.largest = grid_->largest.mutable_view().template as<T>() + grid_->stage;
+    if (RangeMark* const mark = io.mark()) {
+      in_range_ = !mark->left();
+      watch.mark = mark->begin_run();
+      watch.mark_is_fault = in_range_;
+    }
+    return watch;
+  }
+
+  void check_magnitudes(const Tensor& largest, Dtype dtype) const {
+    if (largest.dtype() != dtype) {
+      throw DtypeError(
+          concat_text("[couple] magnitudes are noted in ", largest.dtype(), ", expected ", dtype, " like input 0"));
+    }
+    if (grid_->stage >= 0 && grid_->stage < largest.shape().count()) return;
+    throw ValueError(concat_text("[couple] the stage is ", grid_->stage, ", expected one of the ",
+                                 largest.shape().count(), " whose magnitudes are noted"));
+  }
+
+  std::optional<Grid> grid_;
+  bool notes_ = false;    // its next forward is the first, which notes the largest magnitude
   bool in_range_ = true;  // the sum was exact
-};
-
-class RoundToGrid : public Op {
- public:
-  explicit RoundToGrid(int grid) : grid_(grid) {}
-
-  std::string_view name() const override { return "round_to_grid"; }
-  Cost cost() const override { return Cost::Cheap; }
-  int overwritable_input() const override { return 0; }
-  Needs needs() const override { return {}; }
-
-  std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override {
-    check_same_float(name(), inputs);
-    check_grid(name(), grid_, inputs[0].dtype);
-    return {inputs[0]};
-  }
-
-  void forward(ForwardContext& io) override {
-    const View& y = io.output();
-    run_kernels(name(), io.device(), y.dtype, [&]<class T>(T) {
-      // A number of any size is on the grid when it is rounded. Only couple can see if sums with it are exact.
-      PALIMPSEST_RUN(io.device(),
-                     round_to_grid<T>(y.shape.count(), io.input(0).as<T>(), grid_, no_limit<T>, y.as<T>()));
-    });
-  }
-
-  void backward(BackwardContext& io) override { io.pass_through(0); }
-
- private:
-  int grid_;
 };
 
 }  // namespace
 
-Tensor couple(Tensor x, Tensor f, std::optional<int> grid) {
-  return apply_single(std::make_unique<Couple>(grid), inputs_of(std::move(x), std::move(f)));
+void put_back_on_failure(const ForwardContext& io, const Tensor& buffer) {
+  if (!io.recorded()) return;
+  const Device device = buffer.device();
+  const std::size_t bytes = buffer.value().bytes();
+  // Undoing must not need memory.
+  const auto other = std::make_shared<Buffer>(device, bytes, Tag::Activation);
+  const auto passing = std::make_shared<Buffer>(device, bytes, Tag::Activation);
+  copy_bytes(other->data(), device, buffer.view().data, device, bytes);
+  // Undoing and making again both exchange the bytes that are there with those that are not.
+  const auto exchange = [buffer, other, passing, device, bytes] {
+    void* const there = buffer.mutable_view().data;
+    copy_bytes(passing->data(), device, there, device, bytes);
+    copy_bytes(there, device, other->data(), device, bytes);
+    copy_bytes(other->data(), device, passing->data(), device, bytes);
+  };
+  io.on_failure(exchange, exchange);
+}
+
+std::vector<TensorSpec> RoundToGrid::infer(std::span<const TensorSpec> inputs) const {
+  check_same_float(name(), inputs);
+  check_grid(name(), bits_, inputs[0].dtype);
+  return {inputs[0]};
+}
+
+void RoundToGrid::forward(ForwardContext& io) {
+  const View& y = io.output();
+  run_kernels(name(), io.device(), y.dtype, [&]<class T>(T) {
+    // A number of any size is on the grid when it is rounded. Only couple can see if sums with it are exact.
+    PALIMPSEST_RUN(io.device(), round_to_grid<T>(y.shape.count(), io.input(0).as<T>(), bits_, y.as<T>()));
+  });
+}
+
+Tensor couple(Tensor x, Tensor f, std::optional<Grid> grid) {
+  return apply_single(std::make_unique<Couple>(std::move(grid)), inputs_of(std::move(x), std::move(f)));
 }
 
 Tensor round_to_grid(Tensor x, int grid) {

@@ -46,6 +46,7 @@ class EvaluationMode {
 
 Training::Training(Task task, nn::Init init)
     : task_(complete(std::move(task))),
+      device_(init.device()),
       generator_(init.dropout_generator()),
       model_(made(task_.make_model(std::move(init)), task_, "make_model")),
       optimiser_(made(task_.make_optimiser(model_->parameters()), task_, "make_optimiser")),
@@ -54,6 +55,20 @@ Training::Training(Task task, nn::Init init)
 }
 
 Tensor Training::step(std::span<const Tensor> batch, const std::function<void(const Tensor& loss)>& before_backward) {
+  // The blocks know, after the first attempt, which streams have left the range: the second finds no others, unless the
+  // first was ended by a reading in the midst of it.
+  constexpr int most_attempts = 3;
+  for (int attempt = 1;; ++attempt) {
+    try {
+      return try_step(batch, before_backward);
+    } catch (const RangeError&) {
+      if (device_ != Device::Cuda || attempt == most_attempts) throw;
+    }
+  }
+}
+
+Tensor Training::try_step(std::span<const Tensor> batch,
+                          const std::function<void(const Tensor& loss)>& before_backward) {
   optimiser_->zero_grad();
   Tensor loss = this->loss(batch);
   if (!checked_) model_->check_registered({&loss, 1}, batch);

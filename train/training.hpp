@@ -25,7 +25,9 @@ class Training {
   /// The loss of a batch.
   Tensor loss(std::span<const Tensor> batch) { return task_.loss(*model_, batch); }
   /// Forward, loss, backward, what Task::gradients asks for, update. Returns the loss, which `before_backward` sees
-  /// first. An exception of any leaves parameters, buffers, random counters and the optimiser's state as they were.
+  /// first. An exception of any leaves parameters, buffers, random counters and the optimiser's state as they were. On
+  /// CUDA a step in which a stream has left its grid's range is taken again, with that stream kept (ops::couple): the
+  /// loss and `before_backward` are then called for the same batch once more.
   /// Throws NonFiniteError, naming the first parameter whose gradient is infinite or no number.
   Tensor step(std::span<const Tensor> batch, const std::function<void(const Tensor& loss)>& before_backward = nullptr);
   /// A step whose loss is read. Throws NonFiniteError, too, if that is infinite or no number, unless
@@ -38,7 +40,10 @@ class Training {
   Score evaluate(std::span<const Tensor> batch, const TakeScores& take = nullptr);
 
  private:
+  Tensor try_step(std::span<const Tensor> batch, const std::function<void(const Tensor& loss)>& before_backward);
+
   Task task_;
+  Device device_;
   std::shared_ptr<Generator> generator_;
   std::unique_ptr<nn::Module> model_;
   std::unique_ptr<nn::Optimiser> optimiser_;

@@ -10,6 +10,8 @@
 #include <palimpsest/autograd/engine/tape.hpp>
 #include <palimpsest/autograd/engine/value_state.hpp>
 #include <palimpsest/autograd/engine/verifier.hpp>
+#include <palimpsest/core/device.hpp>
+#include <palimpsest/core/error.hpp>
 
 namespace palimpsest {
 namespace {
@@ -53,7 +55,34 @@ bool Tape::frees_nothing(const Node& node, std::span<const Tensor> inputs, const
   return held_for_it >= output.bytes();
 }
 
-void Tape::make_offers(Node& node) {
+std::optional<RecipePtr> Tape::ask_about_stream(const Node& node) const {
+  const int solvable = node.op->solvable_input();
+  if (solvable < 0 || node.policy == nullptr) return std::nullopt;
+  const ValuePtr& stream = node.inputs[static_cast<std::size_t>(solvable)];
+  const bool only_once = std::count(node.inputs.begin(), node.inputs.end(), stream) == 1;
+  if (stream->leaf() || !only_once) return std::nullopt;
+  return node.policy->reconsider(*stream, {Offer::Kind::Solvable, &node}, *node.block);
+}
+
+RangeMark* Tape::mark_for(const Node& node) {
+  if (node.outputs[0]->device() != Device::Cuda) return nullptr;
+  auto& marks = node.block->marks;
+  const std::size_t number = recording_of_block()->marked++;
+  if (number == marks.size()) marks.push_back(std::make_shared<RangeMark>());
+  const std::shared_ptr<RangeMark>& mark = marks[number];
+  if (!mark->left()) relied_on_.emplace_back(mark, mark->times_found());
+  return mark.get();
+}
+
+void Tape::check_marks(Device device) const {
+  if (relied_on_.empty()) return;
+  synchronize(device);  // throws what a kernel has found, unless it was told before
+  const auto is_set = [](const auto& relied_on) { return relied_on.first->times_found() != relied_on.second; };
+  if (std::none_of(relied_on_.begin(), relied_on_.end(), is_set)) return;
+  throw RangeError("backward: a stream has left the range in which it can be solved for: run the step again");
+}
+
+void Tape::make_offers(Node& node, std::optional<RecipePtr> for_stream) {
   const int solvable = node.op->solvable_input();
   if (solvable < 0 || node.policy == nullptr) return;
   Value& stream = *node.inputs[static_cast<std::size_t>(solvable)];
@@ -69,13 +98,10 @@ void Tape::make_offers(Node& node) {
     }
   }
   recording.branch_start = node.index + 1;
-  const bool only_once = std::count(node.inputs.begin(), node.inputs.end(), stream.shared_from_this()) == 1;
-  if (stream.leaf() || !only_once) return;
-  std::optional<RecipePtr> recipe = node.policy->reconsider(stream, {Offer::Kind::Solvable, &node}, *node.block);
-  if (!recipe) return;
+  if (!for_stream) return;
   if (node.op->can_solve()) {
-    accept(stream, std::move(*recipe));
-  } else if (*recipe != nullptr) {
+    accept(stream, std::move(*for_stream));
+  } else if (*for_stream != nullptr) {
     ++unsolvable_;  // and it stays
   }
 }

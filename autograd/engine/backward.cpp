@@ -185,6 +185,7 @@ void Tape::run_backward(Value& root, const BeforeCommit& before_commit) {
     retire(nodes_[i]);
   }
   for (const ValuePtr& leaf : leaves_with_gradient_) complete_gradient(*leaf);
+  check_marks(root.device());
   if (verifier_ != nullptr) verifier_->conclude();
   commit_gradients(before_commit);
 }

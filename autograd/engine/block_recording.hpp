@@ -17,6 +17,7 @@ struct BlockRecording {
   std::vector<std::shared_ptr<Tape>> tapes = {};  ///< of the inputs and of what is recorded; nothing else may hold them
   bool begun = false;                             ///< something was recorded
   std::size_t branch_start = 0;                   ///< the index of the first node after the last coupling of this block
+  std::size_t marked = 0;                         ///< couplings of this block with a mark (BlockInfo::marks) so far
   std::size_t first_node = 0;                     ///< the index of the first node that can be recorded in it
 
   /// Something of that tape is in the block.

@@ -7,6 +7,7 @@
 #include <palimpsest/autograd/engine/tape.hpp>
 #include <palimpsest/autograd/engine/value_state.hpp>
 #include <palimpsest/autograd/engine/verifier.hpp>
+#include <palimpsest/autograd/observer.hpp>
 
 namespace palimpsest {
 namespace {
@@ -35,6 +36,7 @@ std::shared_ptr<Session> Session::current_or_new() {
   if (std::shared_ptr<Session> session = current()) return session;
   auto session = std::make_shared<Session>();
   current_session = session;
+  if (Observer* const there = observer()) there->session_begins();
   return session;
 }
 
@@ -171,6 +173,7 @@ void Tape::absorb(Tape& other) {
   }
   heavy_replays_ += other.heavy_replays_;
   unsolvable_ += other.unsolvable_;
+  relied_on_.insert(relied_on_.end(), other.relied_on_.begin(), other.relied_on_.end());
   interrupted_ = interrupted_ || other.interrupted_;
   partly_used_ = partly_used_ || other.partly_used_;
   if (!save_error_) save_error_ = other.save_error_;

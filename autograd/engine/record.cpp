@@ -218,14 +218,14 @@ Node& Tape::add_node(std::unique_ptr<Op> op, std::span<const Tensor> inputs, std
   Node& node = nodes_.add();
   node.op = std::move(op);
   node.index = session_->next_index++;
-  node.place = session_->next_place;
-  if (node.place != no_place) ++session_->next_place;
   BlockRecording* const outermost = outermost_recording();
   node.begins = outermost != nullptr && !std::exchange(outermost->begun, true);
   node.needs = node.op->needs();
   node.block = current_block();
   const BlockRecording* const deciding = current_recording != nullptr ? current_recording->with_policy() : nullptr;
   node.policy = deciding != nullptr ? deciding->block->policy : nullptr;
+  node.place = node.policy != nullptr ? session_->next_place : no_place;
+  if (node.place != no_place) ++session_->next_place;
   node.depth = deciding != nullptr ? deciding->depth() : 0;
   for (const Tensor& input : inputs) node.inputs.push_back(input.handle()->value);
   for (const Tensor& output : outputs) {
@@ -251,15 +251,17 @@ void Tape::run_first(Node& node, std::span<const Tensor> inputs) {
   PinSet pins(*this);
   const std::vector<View> input_views = views_of(node.inputs);
   std::vector<View> output_views;
+  std::optional<RecipePtr> for_stream = ask_about_stream(node);
+  RangeMark* const mark = for_stream && *for_stream != nullptr ? mark_for(node) : nullptr;
   Work work;
   const auto run = [&] {
     for (std::size_t o = 0; o < node.outputs.size(); ++o) output_views.push_back(place_output(node, inputs, o, pins));
-    ForwardContext io(input_views, output_views, node.outputs[0]->device(), this, node.inputs);
+    ForwardContext io(input_views, output_views, node.outputs[0]->device(), this, node.inputs, mark);
     if (!waited) node.op->begin(io);
     node.op->forward(io);
     work = io.work();
     note_readers(node);
-    make_offers(node);  // its releases are the op's
+    make_offers(node, std::move(for_stream));  // its releases are the op's
   };
   run_op({node, node.block.get(), RunKind::Forward}, input_views, run, [&] {
     work += node.op->forward_work(input_views, output_views);
@@ -377,6 +379,7 @@ std::shared_ptr<ValueCache>* ForwardContext::cache(std::size_t i) const {
 
 void ForwardContext::on_failure(std::function<void()> undo, std::function<void()> redo) const {
   if (tape_ != nullptr) return tape_->on_failure(tape_->nodes().back().index, std::move(undo), std::move(redo));
+  if (history_ == nullptr) return;  // a replay, which should have changed nothing: verification will say so
   const std::shared_ptr<Session> session = Session::current();
   if (!recording_enabled) {
     if (session != nullptr) session->changes.add_final(session->next_index, std::move(undo), std::move(redo));

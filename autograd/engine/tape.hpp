@@ -144,7 +144,15 @@ class Tape : public std::enable_shared_from_this<Tape> {
   /// True if an arena's next tenant may take this one's place.
   bool may_be_evicted(const Value& tenant) const;
   void note_readers(Node& node);
-  void make_offers(Node& node);
+  /// The policy's recipe for the stream that a node can be solved for; nullopt where there is none or it has none.
+  std::optional<RecipePtr> ask_about_stream(const Node& node) const;
+  /// `for_stream`: what ask_about_stream() has answered.
+  void make_offers(Node& node, std::optional<RecipePtr> for_stream);
+  /// The mark of a coupling, which tells that its stream cannot be solved for; null on devices whose kernels answer at
+  /// once.
+  RangeMark* mark_for(const Node& node);
+  /// Throws RangeError if a stream that was solved for could not be.
+  void check_marks(Device device) const;
   /// The recipe of a value that enters a block and that the block's policy would keep: another block's policy may have
   /// it covered. Null: it is kept; nullopt: it is as it should be.
   std::optional<RecipePtr> recipe_around(const BlockRecording& entered, Value& value) const;
@@ -212,6 +220,8 @@ class Tape : public std::enable_shared_from_this<Tape> {
   std::unordered_map<Value*, std::shared_ptr<Storage>> leaf_gradients_;
   std::size_t heavy_replays_ = 0;
   std::size_t unsolvable_ = 0;
+  /// Streams are solved for unless one of these is found set, which had been so often when the coupling was recorded.
+  std::vector<std::pair<std::shared_ptr<RangeMark>, std::uint64_t>> relied_on_;
   std::vector<const Value*> on_their_way_;  // fetched ahead of need, and not restored yet
   std::size_t looked_ahead_ = SIZE_MAX;     // nodes from this position on have been looked through for what to fetch
   std::exception_ptr save_error_;  // thrown by Recipe::save where it could not be reported; fails the next operation
@@ -233,6 +243,8 @@ void fail_history_on_error(const std::shared_ptr<Tape>& history, const Run& run)
 
 /// Runs the op that waits for a reader on this thread and is not recorded, if there is one (apply_when_read).
 void run_unread();
+/// Forgets it if this was to be its result, which nobody can read any more.
+void forget_unread(const Value& result) noexcept;
 /// The same where nothing may be thrown: an op that cannot run now waits on, and is tried again when it is read.
 void try_to_run_unread() noexcept;
 /// True if backward will go through an op on these inputs.

@@ -64,6 +64,11 @@ void run_unread() {
   unread.reset();
 }
 
+void forget_unread(const Value& result) noexcept {
+  if (!unread || unread->result.lock().get() != &result) return;
+  const std::optional<Unread> gone = std::exchange(unread, std::nullopt);
+}
+
 void try_to_run_unread() noexcept {
   try {
     run_unread();
@@ -150,7 +155,7 @@ void Tape::undo_waiting(Node& node) noexcept {
   // The place of a node of another block may already count there.
   if (node.index + 1 != session_->next_index || node.block != current_block()) return;
   session_->next_index = node.index;
-  session_->next_place = node.place;
+  if (node.policy != nullptr) session_->next_place = node.place;
   if (node.begins) outermost_recording()->begun = false;
   nodes_.pop_back();
 }

@@ -1,9 +1,12 @@
 #include <palimpsest/core/cuda/backend.hpp>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
+#include <unordered_map>
 
 #include <palimpsest/core/cuda/device.hpp>
 
@@ -63,12 +66,61 @@ class PinnedMemory : public MemorySource {
   bool on_host() const override { return false; }
 };
 
-/// The process's stream, the place for faults, and a mirror of it that the host can read. Never destroyed: tensors with
-/// static lifetime may outlive any order of destruction, and the driver cleans up after the process.
+/// The marks of all couplings.
+class Marks {
+ public:
+  Marks() {
+    void* address = nullptr;
+    PALIMPSEST_CUDA(cudaMalloc(&address, bytes));
+    marks_ = static_cast<unsigned*>(address);
+    PALIMPSEST_CUDA(cudaMallocHost(&address, bytes));
+    mirror_ = static_cast<unsigned*>(address);
+  }
+
+  void clear(cudaStream_t stream) { PALIMPSEST_CUDA(cudaMemsetAsync(marks_, 0, bytes, stream)); }
+
+  unsigned* add(RangeMark& mark) {
+    const std::lock_guard lock(mutex_);
+    const std::size_t place = next_++ % capacity;
+    known_.emplace(&mark, place);
+    return marks_ + place;
+  }
+  void remove(RangeMark& mark) {
+    const std::lock_guard lock(mutex_);
+    known_.erase(&mark);
+  }
+  /// True if a coupling has left its range that may be back.
+  bool any_left() {
+    const std::lock_guard lock(mutex_);
+    return std::any_of(known_.begin(), known_.end(), [](const auto& known) { return known.first->left(); });
+  }
+  /// Tells all what was found, and clears what they are read from.
+  void read(cudaStream_t stream) {
+    PALIMPSEST_CUDA(cudaMemcpyAsync(mirror_, marks_, bytes, cudaMemcpyDeviceToHost, stream));
+    PALIMPSEST_CUDA(cudaStreamSynchronize(stream));
+    clear(stream);
+    const std::lock_guard lock(mutex_);
+    for (const auto& [mark, place] : known_) mark->take(mirror_[place]);
+  }
+
+ private:
+  static constexpr std::size_t capacity = 4096;
+  static constexpr std::size_t bytes = capacity * sizeof(unsigned);
+
+  unsigned* marks_ = nullptr;
+  unsigned* mirror_ = nullptr;  // in pinned host memory
+  std::mutex mutex_;
+  std::unordered_map<RangeMark*, std::size_t> known_;
+  std::size_t next_ = 0;
+};
+
+/// The process's stream, the places for faults and marks, and mirrors of them that the host can read. Never destroyed:
+/// tensors with static lifetime may outlive any order of destruction, and the driver cleans up after the process.
 struct Context {
   cudaStream_t stream = nullptr;
   Fault* fault = nullptr;
   Fault* fault_mirror = nullptr;  // in pinned host memory
+  Marks marks;
 
   Context() {
     PALIMPSEST_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
@@ -78,6 +130,7 @@ struct Context {
     PALIMPSEST_CUDA(cudaMallocHost(&address, sizeof(Fault)));
     fault_mirror = static_cast<Fault*>(address);
     PALIMPSEST_CUDA(cudaMemsetAsync(fault, 0, sizeof(Fault), stream));
+    marks.clear(stream);
   }
 };
 
@@ -99,7 +152,7 @@ Context& context() {
   }
   throw RangeError(concat_text("[", fault.op, "] a value of magnitude ", fault.value, " leaves the range below 2^",
                                (is_double ? 53 : 24) - grid, " in which sums on the grid 2^-", grid, " are exact in ",
-                               is_double ? "float64" : "float32"));
+                               is_double ? "float64" : "float32", ": taken again, the step keeps its stream"));
 }
 
 /// Waits for the stream and throws what a kernel has found wrong in the data since the last time.
@@ -107,8 +160,9 @@ void wait() {
   Context& own = context();
   PALIMPSEST_CUDA(cudaMemcpyAsync(own.fault_mirror, own.fault, sizeof(Fault), cudaMemcpyDeviceToHost, own.stream));
   PALIMPSEST_CUDA(cudaStreamSynchronize(own.stream));
-  if (own.fault_mirror->kind == Fault::None) return;
   const Fault found = *own.fault_mirror;
+  if (found.kind != Fault::None || own.marks.any_left()) own.marks.read(own.stream);
+  if (found.kind == Fault::None) return;
   PALIMPSEST_CUDA(cudaMemsetAsync(own.fault, 0, sizeof(Fault), own.stream));
   throw_fault(found);
 }
@@ -302,6 +356,10 @@ std::unique_ptr<DeviceTimer> make_timer() { return std::make_unique<EventTimer>(
 void pin(void* address, std::size_t bytes) {
   PALIMPSEST_CUDA(cudaHostRegister(address, bytes, cudaHostRegisterDefault));
 }
+
+unsigned* add_mark(RangeMark& mark) { return context().marks.add(mark); }
+
+void remove_mark(RangeMark& mark) noexcept { context().marks.remove(mark); }
 
 void unpin(void* address) noexcept {
   if (cudaHostUnregister(address) != cudaSuccess) cudaGetLastError();

@@ -34,5 +34,9 @@ std::unique_ptr<MemorySource> make_pinned_memory();
 std::unique_ptr<DeviceTimer> make_timer();
 void pin(void* address, std::size_t bytes);
 void unpin(void* address) noexcept;
+/// Gives a mark a place in device memory, which it may share with others where there are thousands: then what one tells
+/// is told of all.
+unsigned* add_mark(RangeMark& mark);
+void remove_mark(RangeMark& mark) noexcept;
 
 }  // namespace palimpsest::cuda

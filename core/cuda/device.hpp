@@ -23,7 +23,8 @@ cudaStream_t stream();
 /// Something wrong in the data that only a kernel can see, where the CPU's kernel would have told its caller. The first
 /// fault is kept on the device. From then on SGD and the update of running statistics do nothing, so that parameters
 /// stay as they were, until the host reads anything from the device: that read throws what the fault stands for
-/// (RangeError, ValueError) and clears it.
+/// (RangeError, ValueError) and clears it. Range tells of one coupling; all that left the range have set their marks
+/// (RangeMark).
 struct Fault {
   enum Kind : unsigned { None = 0, Range, OffGrid, Label };
 

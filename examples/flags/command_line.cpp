@@ -60,13 +60,16 @@ CLI::Validator one_of(std::vector<std::string> names) {
 
 // CLI11's own conversion lets a negative number wrap round.
 template <class Integer>
-CLI::Validator whole_numbers_of(Integer low, Integer high) {
-  const auto check = [low, high](std::string& given) {
+CLI::Validator whole_numbers_of(Integer low, Integer high, const std::string& word = "") {
+  const auto check = [low, high, word](std::string& given) {
+    if (!word.empty() && given == word) return std::string();
     Integer number = 0;
     const char* const end = given.data() + given.size();
     const auto [stop, error] = std::from_chars(given.data(), end, number);
     const bool fits = error == std::errc() && stop == end && number >= low && number <= high;
-    return fits ? std::string() : concat_text("'", given, "' is not a whole number from ", low, " to ", high);
+    return fits ? std::string()
+                : concat_text("'", given, "' is not a whole number from ", low, " to ", high,
+                              word.empty() ? "" : ", nor '" + word + "'");
   };
   return CLI::Validator(check, "");
 }
@@ -125,7 +128,9 @@ std::string one_line(std::string text) {
 
 }  // namespace
 
-CLI::Validator whole_numbers(std::int64_t low, std::int64_t high) { return whole_numbers_of(low, high); }
+CLI::Validator whole_numbers(std::int64_t low, std::int64_t high, const std::string& word) {
+  return whole_numbers_of(low, high, word);
+}
 
 CLI::Validator magnitudes() {
   const auto check = [](std::string& given) {

@@ -64,8 +64,8 @@ class CommandLine {
   void add_output_flags();
 };
 
-/// Accepts whole numbers from `low` to `high`.
-CLI::Validator whole_numbers(std::int64_t low, std::int64_t high);
+/// Accepts whole numbers from `low` to `high` and, if there is one, a word.
+CLI::Validator whole_numbers(std::int64_t low, std::int64_t high, const std::string& word = "");
 /// Accepts finite numbers of at least 0.
 CLI::Validator magnitudes();
 

@@ -121,6 +121,14 @@ train::Options run_options(const Options& options, Device device) {
                     .resume = "--resume"}};
 }
 
+Example::Value Example::value_of(const std::string& text) {
+  if (text.empty()) return {};
+  std::int64_t number = 0;
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, number);
+  return error == std::errc() && stop == end ? Value(number) : Value(text);
+}
+
 int Example::run(int argc, const char* const* argv) {
   const std::string& program = command_line_.name();
   // A file that may grow no further (ulimit -f) is then an error with the file's name, not a silent end of the process.

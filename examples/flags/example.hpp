@@ -78,6 +78,8 @@ class Example {
   }
   static Value value_of(int value) { return std::int64_t{value}; }
   static std::string text_of(const Value& value);
+  /// None if it is empty; a whole number if it is one.
+  static Value value_of(const std::string& text);
   template <class T>
   static Value value_of(const std::optional<T>& value) {
     return value ? value_of(*value) : Value();

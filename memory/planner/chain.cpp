@@ -4,27 +4,40 @@
 
 namespace palimpsest::memory {
 
-std::optional<Chain> Chain::find(const StepTrace& step, int most_links) {
-  const int ops = static_cast<int>(step.ops.size());
+namespace {
+
+/// The ops of a session between which one value alone is passed on, but for the last, and which of their outputs it is.
+std::vector<std::pair<int, int>> ends_of_links(const StepTrace& step, int first, int end) {
   std::vector<int> last_use(step.values.size(), -1);
-  for (int op = 0; op < ops; ++op) {
+  for (int op = first; op < end; ++op) {
     for (const int input : step.op(op).inputs) last_use[static_cast<std::size_t>(input)] = op;
   }
   // How many values are made before an op and read by it or a later one.
-  std::vector<int> passed_on(static_cast<std::size_t>(ops) + 1);
+  std::vector<int> passed_on(static_cast<std::size_t>(end) + 1);
   for (std::size_t v = 0; v < step.values.size(); ++v) {
-    for (int op = step.values[v].op + 1; step.values[v].op >= 0 && op <= last_use[v]; ++op)
+    for (int op = step.values[v].op + 1; step.values[v].op >= first && op <= last_use[v]; ++op)
       ++passed_on[static_cast<std::size_t>(op)];
   }
-  std::vector<std::pair<int, int>> ends;  // op and output
-  for (int op = 0; op + 1 < ops; ++op) {
-    if (passed_on[static_cast<std::size_t>(op) + 1] != 1) continue;
+  std::vector<std::pair<int, int>> ends;
+  for (int op = first; op + 1 < end; ++op) {
+    if (passed_on[static_cast<std::size_t>(op) + 1] != 1 || !step.op(op).has_policy) continue;
     for (const int output : step.op(op).outputs) {
       const StepTrace::Value& value = step.value(output);
       if (last_use[static_cast<std::size_t>(output)] > op && !value.user_holds) ends.emplace_back(op, value.output);
     }
   }
+  return ends;
+}
+
+}  // namespace
+
+std::optional<Chain> Chain::find(const StepTrace& step, std::size_t session, int most_links) {
+  const Stretch range = step.sessions().at(session).ops;
+  const int end = static_cast<int>(range.end);
   Chain chain;
+  chain.session_ = session;
+  chain.first_op_ = static_cast<int>(range.begin);
+  const std::vector<std::pair<int, int>> ends = ends_of_links(step, chain.first_op_, end);
   const std::size_t cuts = std::min(ends.size(), static_cast<std::size_t>(most_links) - 1);
   for (std::size_t i = 1; i <= cuts; ++i) {
     const auto [op, output] = ends[i * ends.size() / cuts - 1];
@@ -32,26 +45,36 @@ std::optional<Chain> Chain::find(const StepTrace& step, int most_links) {
     chain.output_.push_back(output);
   }
   if (chain.last_op_.size() < 2) return std::nullopt;
-  chain.last_op_.push_back(ops - 1);
+  chain.last_op_.push_back(end - 1);
   chain.output_.push_back(0);
   int link = 0;
-  for (int op = 0; op < ops; ++op) {
+  for (int op = chain.first_op_; op < end; ++op) {
     if (op > chain.last_op_[static_cast<std::size_t>(link)]) ++link;
     chain.link_of_op_.push_back(link);
   }
   return chain;
 }
 
+int Chain::link_of(int op) const {
+  const bool own = op >= first_op_ && op <= last_op_.back();
+  return own ? link_of_op_[static_cast<std::size_t>(op - first_op_)] : -1;
+}
+
 int Chain::link_that_ends_in(int op, int output) const {
-  const auto link = static_cast<std::size_t>(link_of(op));
-  return last_op_[link] == op && output_[link] == output ? static_cast<int>(link) : -1;
+  const int link = link_of(op);
+  if (link < 0) return -1;
+  const auto at = static_cast<std::size_t>(link);
+  return last_op_[at] == op && output_[at] == output ? link : -1;
 }
 
 /// The links as one rehearsal shows them.
 class Chain::Reading {
  public:
   Reading(const Chain& chain, Rehearsed rehearsed)
-      : chain_(chain), plan_(std::move(rehearsed.plan)), step_(std::move(rehearsed.step)) {
+      : chain_(chain),
+        plan_(std::move(rehearsed.plan)),
+        step_(std::move(rehearsed.step)),
+        session_(step_.sessions().at(chain.session_)) {
     live_.push_back(static_cast<std::int64_t>(step_.live_before));
     for (const StepTrace::Event& event : step_.events) {
       const auto bytes = static_cast<std::int64_t>(event.bytes);
@@ -78,8 +101,9 @@ class Chain::Reading {
   Stretch events_of(Stretch runs) const {
     return {step_.runs[runs.begin].first_event, step_.runs[runs.end - 1].last_event};
   }
-  std::size_t end() const { return step_.events.size(); }
-  std::size_t first_forward() const { return step_.runs.front().first_event; }
+  std::size_t begin() const { return session_.events.begin; }
+  std::size_t end() const { return session_.events.end; }
+  std::size_t first_forward() const { return step_.runs[session_.runs.begin].first_event; }
 
   bool keeps(int link) const {
     return plan_.at(chain_.last_op_[index(link)], chain_.output_[index(link)]).way == Way::Keep;
@@ -99,7 +123,7 @@ class Chain::Reading {
     std::vector<std::size_t> ends(links);           // events
     std::vector<std::size_t> last_backward(links);  // one more than the run
     replayed_.resize(links);
-    for (std::size_t r = 0; r < step_.runs.size(); ++r) {
+    for (std::size_t r = session_.runs.begin; r < session_.runs.end; ++r) {
       const StepTrace::Run& run = step_.runs[r];
       const std::size_t link = index(chain_.link_of(run.op));
       if (run.kind == RunKind::Forward) ends[link] = std::max(ends[link], run.last_event);
@@ -114,12 +138,13 @@ class Chain::Reading {
     for (std::size_t link = 0; link < links; ++link) {
       forward_.push_back({link == 0 ? first_forward() : ends[link - 1], ends[link]});
       if (last_backward[link] == 0 || forward_[link].end < forward_[link].begin) complete_ = false;
+      if (link > 0 && last_backward[link] >= last_backward[link - 1]) complete_ = false;
       if (!complete_) return;
       const std::size_t end = last_backward[link];
       std::size_t begin = end - 1;
-      const int first_op = link == 0 ? 0 : chain_.last_op_[link - 1] + 1;
+      const int first_op = link == 0 ? chain_.first_op_ : chain_.last_op_[link - 1] + 1;
       const bool one_op = first_op == chain_.last_op_[link];
-      while (!one_op && begin > 0 && step_.runs[begin - 1].kind != RunKind::Forward &&
+      while (!one_op && begin > session_.runs.begin && step_.runs[begin - 1].kind != RunKind::Forward &&
              index(chain_.link_of(step_.runs[begin - 1].op)) == link)
         --begin;
       backward_.push_back({begin, end});
@@ -129,6 +154,7 @@ class Chain::Reading {
   const Chain& chain_;
   Plan plan_;
   StepTrace step_;
+  StepTrace::Session session_;
   std::vector<std::int64_t> live_;  // before each event, and at the end
   std::vector<Stretch> forward_;
   std::vector<Stretch> backward_;
@@ -141,8 +167,8 @@ std::vector<ChainLink> Chain::read_needs(const StepTrace& step) const {
   std::vector<ChainLink> chain(last_op_.size());
   const int last = count() - 1;
   for (const StepTrace::Value& value : step.values) {
-    if (value.op < 0) continue;
     const int maker = link_of(value.op);
+    if (maker < 0) continue;
     const bool is_result = link_that_ends_in(value.op, value.output) >= 0;
     if (is_result && maker < last)
       chain[static_cast<std::size_t>(maker)].bytes = static_cast<std::int64_t>(value.bytes);
@@ -179,7 +205,7 @@ std::optional<std::vector<ChainLink>> Chain::measure(const Rates& rates, const R
     made.replay_bytes = none_kept.most(events) - none_kept.live_at(events.begin);
     made.replay_seconds = none_kept.seconds(again, rates);
   }
-  floor_ = std::max(all_kept.most({0, all_kept.first_forward()}),
+  floor_ = std::max(all_kept.most({all_kept.begin(), all_kept.first_forward()}),
                     all_kept.most({all_kept.events_of(all_kept.backward(0)).end, all_kept.end()}));
   return chain;
 }

@@ -21,15 +21,11 @@ class PlannedPolicy : public Policy {
   bool covers_the_rest() const override { return true; }
 
   std::size_t place(const Op& op, std::size_t next, bool begins) const override {
-    const std::vector<std::string>& names = plan_.op_names();
-    if (next < names.size() && names[next] == op.name()) return next;
-    if (begins) {
-      // A step has begun, with a model's call, beside what else is under way.
-      const auto first = std::find(names.begin(), names.end(), op.name());
-      if (first != names.end()) return static_cast<std::size_t>(first - names.begin());
-    }
-    if (next != no_place) say(op, next);
-    return no_place;
+    std::size_t place = plan_.order().follow(op.name(), next);
+    // A step may have begun, with a model's call, beside what else is under way.
+    if (place == no_place && begins) place = plan_.order().beginning(op.name());
+    if (place == no_place && next != no_place) say(op, next);
+    return place;
   }
 
   RecipePtr decide(const Value& value, const Op& op, const BlockInfo& block) const override {
@@ -51,6 +47,7 @@ class PlannedPolicy : public Policy {
   }
 
   std::optional<RecipePtr> reconsider(const Value& value, const Offer& offer, const BlockInfo& block) const override {
+    if (value.producer()->policy == nullptr) return std::nullopt;  // made outside of the model
     const Choice* const choice = choice_of(value);
     if (choice == nullptr) return fallback_->policy->reconsider(value, offer, block);
     if (offer.kind == Offer::Kind::Solvable && choice->way == Way::Invert) return invert(*offer.node);
@@ -61,17 +58,17 @@ class PlannedPolicy : public Policy {
   /// Null if the plan does not know the op that makes the value.
   const Choice* choice_of(const Value& value) const {
     const Node& maker = *value.producer();
-    const std::vector<std::string>& names = plan_.op_names();
-    if (maker.place >= names.size() || names[maker.place] != maker.op->name()) return nullptr;
-    return &plan_.at(static_cast<int>(maker.place), static_cast<int>(value.output()));
+    const PlannedOrder& order = plan_.order();
+    const bool known = maker.place < order.size() && order.name(maker.place) == maker.op->name();
+    return known ? plan_.at_place(maker.place, value.output()) : nullptr;
   }
 
   void say(const Op& op, std::size_t next) const {
     if (fallback_->said.exchange(true)) return;
-    const std::vector<std::string>& names = plan_.op_names();
+    const PlannedOrder& order = plan_.order();
     const std::string text =
         concat_text("memory policy '", name_, "' was made for another step: op ", next, " is ", op.name(),
-                    ", planned was ", next < names.size() ? names[next] : "none", "; such steps go on by '",
+                    ", planned was ", next < order.size() ? order.name(next) : "none", "; such steps go on by '",
                     fallback_->policy->name(), "' and may need more memory than planned");
     if (fallback_->say) {
       fallback_->say(text);
@@ -88,14 +85,30 @@ class PlannedPolicy : public Policy {
 
 }  // namespace
 
-Plan::Plan(const StepTrace& step) {
-  auto names = std::make_shared<std::vector<std::string>>();
-  for (const StepTrace::Op& op : step.ops) {
-    first_.push_back(choices_.size());
-    choices_.resize(choices_.size() + op.outputs.size());
-    names->push_back(op.name);
+Plan::Plan(const StepTrace& step) : order_(std::make_shared<PlannedOrder>(step)) {
+  std::vector<std::size_t> outputs(order_->size());
+  for (std::size_t op = 0; op < step.ops.size(); ++op) {
+    const std::size_t place = order_->place_of(static_cast<int>(op));
+    if (place != no_place) outputs[place] = std::max(outputs[place], step.ops[op].outputs.size());
   }
-  op_names_ = std::move(names);
+  first_.push_back(0);
+  for (const std::size_t count : outputs) first_.push_back(first_.back() + count);
+  choices_.resize(first_.back());
+}
+
+const Choice* Plan::at_place(std::size_t place, std::size_t output) const {
+  return place < order_->size() && output < first_[place + 1] - first_[place] ? &choices_[first_[place] + output]
+                                                                              : nullptr;
+}
+
+Choice Plan::at(int op, int output) const {
+  const Choice* const choice = at_place(order_->place_of(op), static_cast<std::size_t>(output));
+  return choice != nullptr ? *choice : Choice{};
+}
+
+void Plan::set(int op, int output, const Choice& choice) {
+  const std::size_t place = order_->place_of(op);
+  if (place != no_place) choices_[first_[place] + static_cast<std::size_t>(output)] = choice;
 }
 
 std::size_t Plan::count(Way way) const {

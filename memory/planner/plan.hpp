@@ -8,6 +8,7 @@
 
 #include <palimpsest/autograd/policy.hpp>
 #include <palimpsest/memory/offload.hpp>
+#include <palimpsest/memory/planner/planned_order.hpp>
 #include <palimpsest/memory/planner/step_trace.hpp>
 #include <palimpsest/memory/policies.hpp>
 
@@ -31,38 +32,38 @@ struct PlanFallback {
   std::atomic<bool> said = false;
 };
 
-/// A recipe for each value of a step, in the order in which the step records them.
+/// A recipe for each value that a step makes under a policy, by the place of its op in the step's order. Ops of the
+/// same place share their recipes.
 class Plan {
  public:
-  /// Keeps everything that the step in this record makes.
+  /// Keeps everything that the step in this record makes, which has run under store_all_of_model().
   explicit Plan(const StepTrace& step);
 
   static constexpr int most_nesting = 255;
-  const Choice& at(int op, int output) const { return choices_[index(op, output)]; }
-  void set(int op, int output, const Choice& choice) { choices_[index(op, output)] = choice; }
-  /// The number of values that cross in this way.
+  const PlannedOrder& order() const { return *order_; }
+  /// The choice for an output of an op of the step; set() leaves those alone that are made outside of the model.
+  Choice at(int op, int output) const;
+  void set(int op, int output, const Choice& choice);
+  /// The choice for an output of the op at a place; null for one that the plan does not know.
+  const Choice* at_place(std::size_t place, std::size_t output) const;
+  /// The number of values that cross in this way; those of one place are one.
   std::size_t count(Way way) const;
-  /// The names of the planned step's ops, in order.
-  const std::vector<std::string>& op_names() const { return *op_names_; }
 
   /// Equal choices: the plans are of one step.
   friend bool operator==(const Plan& a, const Plan& b) { return a.choices_ == b.choices_; }
 
-  /// The policy that follows the plan. It covers the whole model, what is outside every block included; other shapes (a
-  /// smaller last batch) are all right, and so is a step that begins anew while another is under way. A step that
+  /// The policy that follows the plan. It covers the whole model, or each of the step's models, what is outside every
+  /// block included; other shapes (a smaller last batch), more or fewer sessions that are alike (micro-batches) and
+  /// sessions in another order are all right, and so is a step that begins anew while another is under way. A step that
   /// records other ops than the planned one (blocks left out, evaluation mode) goes on by `fallback` from the first
   /// difference. Offloaded values go to the options' folder.
   PolicyPtr policy(std::string name, std::shared_ptr<const OffloadOptions> options = std::make_shared<OffloadOptions>(),
                    std::shared_ptr<PlanFallback> fallback = std::make_shared<PlanFallback>()) const;
 
  private:
-  std::size_t index(int op, int output) const {
-    return first_[static_cast<std::size_t>(op)] + static_cast<std::size_t>(output);
-  }
-
+  std::shared_ptr<const PlannedOrder> order_;
   std::vector<Choice> choices_;
-  std::vector<std::size_t> first_;                            // choice of each op's first output
-  std::shared_ptr<const std::vector<std::string>> op_names_;  // for comparison with the step
+  std::vector<std::size_t> first_;  // choice of the first output, at each place and behind the last
 };
 
 }  // namespace palimpsest::memory

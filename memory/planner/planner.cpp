@@ -112,7 +112,7 @@ Planner::Planner(const Rehearsal& rehearsal, const Rates& rates, const std::opti
     ++rehearsals_;
     return rehearse(rehearsal, policy);
   };
-  const StepTrace step = watch(store_all());
+  const StepTrace step = watch(store_all_of_model());
   const auto options = std::make_shared<const OffloadOptions>(offloading.value_or(OffloadOptions{}));
   const auto fallback = std::make_shared<PlanFallback>();
   const auto policy_of = [&](const Plan& plan) { return plan.policy(std::string(planned_name), options, fallback); };

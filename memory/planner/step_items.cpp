@@ -1,22 +1,20 @@
 #include <palimpsest/memory/planner/step_items.hpp>
 
+#include <algorithm>
+
 #include <palimpsest/memory/policies.hpp>
 
 namespace palimpsest::memory {
 
-StepItems::StepItems(const StepTrace& step, const Rates& rates) : step_(step), item_of_value_(step.values.size(), -1) {
+StepItems::StepItems(const StepTrace& step, const Rates& rates)
+    : step_(step), kept_(step), op_at_place_(kept_.order().size(), -1), item_of_value_(step.values.size(), -1) {
   std::vector<double> seconds(step.ops.size());
   for (const StepTrace::Run& run : step.runs) {
     if (run.kind == RunKind::Forward) seconds[static_cast<std::size_t>(run.op)] = rates.seconds(run.work);
   }
-  for (std::size_t o = 0; o < step.ops.size(); ++o) {
-    for (const int output : step.ops[o].outputs) {
-      // Optional outputs are never made: a kernel that works them out as it reads is faster than their bytes.
-      if (step.value(output).optional) continue;
-      item_of_value_[static_cast<std::size_t>(output)] = static_cast<int>(items_.size());
-      add(step.ops[o], step.value(output), static_cast<int>(o), seconds[o]);
-    }
-  }
+  std::vector<StepTrace::Session> sessions = step.sessions();
+  std::stable_sort(sessions.begin(), sessions.end(), [](const auto& a, const auto& b) { return a.peak > b.peak; });
+  for (const StepTrace::Session& session : sessions) add_session(session, seconds);
   crossing_bytes_.resize(step.ops.size() + 1);
   for (std::size_t i = 0; i < items_.size(); ++i) {
     const Item& item = items_[i];
@@ -24,6 +22,41 @@ StepItems::StepItems(const StepTrace& step, const Rates& rates) : step_(step), i
     for (int position = item.op + 1; position <= item.last_use; ++position)
       crossing_bytes_[static_cast<std::size_t>(position)] += item.bytes;
   }
+}
+
+void StepItems::add_session(const StepTrace::Session& session, std::span<const double> seconds) {
+  for (std::size_t o = session.ops.begin; o < session.ops.end; ++o) {
+    const StepTrace::Op& op = step_.ops[o];
+    const int number = static_cast<int>(o);
+    const std::size_t place = kept_.order().place_of(number);
+    if (place == no_place) continue;
+    int& first = op_at_place_[place];
+    if (first < 0) first = number;
+    for (std::size_t i = 0; i < op.outputs.size(); ++i) {
+      const StepTrace::Value& value = step_.value(op.outputs[i]);
+      int& item = item_of_value_[static_cast<std::size_t>(op.outputs[i])];
+      // Optional outputs are never made: a kernel that works them out as it reads is faster than their bytes.
+      if (value.optional) continue;
+      if (first == number) {
+        item = static_cast<int>(items_.size());
+        add(op, value, number, seconds[o]);
+      } else if (i < step_.op(first).outputs.size()) {
+        item = item_of(step_.op(first).outputs[i]);
+        if (item >= 0 && !value.read_by.empty()) items_[static_cast<std::size_t>(item)].needed = true;
+      }
+    }
+  }
+}
+
+bool StepItems::leads(const StepTrace::Session& session) const {
+  bool any = false;
+  for (int op = static_cast<int>(session.ops.begin); op < static_cast<int>(session.ops.end); ++op) {
+    const std::size_t place = kept_.order().place_of(op);
+    if (place == no_place) continue;
+    if (op_at_place_[place] != op) return false;
+    any = true;
+  }
+  return any;
 }
 
 void StepItems::add(const StepTrace::Op& op, const StepTrace::Value& value, int number, double seconds) {
@@ -38,7 +71,7 @@ void StepItems::add(const StepTrace::Op& op, const StepTrace::Value& value, int 
   for (const int input : op.inputs) {
     if (item_of(input) < 0) continue;
     Item& source = items_[static_cast<std::size_t>(item_of(input))];
-    source.last_use = number;
+    if (step_.op(source.op).session == op.session) source.last_use = number;
     input_bytes += source.bytes;
     ++streams;
     if (!source.needed) item.return_cost += source.return_cost;
@@ -108,7 +141,7 @@ Plan StepItems::complete(const Draft& draft) const {
   for (std::size_t i = 0; i < items_.size(); ++i) {
     if (draft.choices[i].way == Way::Invert) mark(step_.op(items_[i].coupling).inputs);
   }
-  Plan plan(step_);
+  Plan plan = kept_;
   for (std::size_t i = items_.size(); i-- > 0;) {
     const Item& item = items_[i];
     Choice choice = draft.choices[i];

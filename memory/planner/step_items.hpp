@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <span>
 #include <vector>
 
 #include <palimpsest/memory/planner/plan.hpp>
@@ -8,7 +9,8 @@
 
 namespace palimpsest::memory {
 
-/// A value that an op of the step makes, and the cost of doing without its bytes.
+/// A value that an op of the step makes, and the cost of doing without its bytes. Values of one place in a plan are one
+/// item: that of the session with the highest peak.
 struct Item {
   int op = 0;
   int output = 0;
@@ -28,16 +30,19 @@ struct Draft {
   std::vector<bool> fixed;      ///< kept, for others to be replayed from
 };
 
-/// The items of a step in which everything is kept, in the order in which they are made, and drafts of plans for them.
+/// The items of a step in which everything is kept, in the order in which each session makes them, and drafts of plans
+/// for them. Values that no policy decides about are not among them.
 class StepItems {
  public:
-  /// `step` must outlive the items.
+  /// `step`, which has run under store_all_of_model(), must outlive the items.
   StepItems(const StepTrace& step, const Rates& rates);
 
   std::size_t size() const { return items_.size(); }
   std::size_t ops() const { return step_.ops.size(); }
   const Item& operator[](std::size_t i) const { return items_[i]; }
   const std::vector<Item>& all() const { return items_; }
+  /// True if the items of the session's values are all its own, and there are some.
+  bool leads(const StepTrace::Session& session) const;
   /// Those that can be solved for, in order.
   const std::vector<std::size_t>& couplings() const { return couplings_; }
   /// Bytes of all that gradients read.
@@ -54,12 +59,15 @@ class StepItems {
   Plan complete(const Draft& draft) const;
 
  private:
+  void add_session(const StepTrace::Session& session, std::span<const double> seconds);
   void add(const StepTrace::Op& op, const StepTrace::Value& value, int number, double seconds);
   int item_of(int value) const { return item_of_value_[static_cast<std::size_t>(value)]; }
   /// Positions in the step, each before an op.
   std::vector<int> cuts(std::size_t segment_bytes) const;
 
   const StepTrace& step_;
+  Plan kept_;
+  std::vector<int> op_at_place_;
   std::vector<Item> items_;
   std::vector<int> item_of_value_;
   std::vector<std::size_t> crossing_bytes_;  // alive at each position

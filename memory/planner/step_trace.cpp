@@ -47,6 +47,34 @@ TagBytes StepTrace::older_after(std::size_t event) const {
   return bytes;
 }
 
+std::vector<StepTrace::Session> StepTrace::sessions() const {
+  std::vector<Session> found;
+  for (std::size_t i = 0; i < ops.size(); ++i) {
+    if (i == 0 || ops[i].session != ops[i - 1].session) found.emplace_back().ops.begin = i;
+    found.back().ops.end = i + 1;
+  }
+  if (found.empty()) return found;
+  std::size_t at = 0;
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    for (; static_cast<std::size_t>(runs[i].op) >= found[at].ops.end; ++at) {
+      found[at].runs.end = found[at + 1].runs.begin = i;
+      found[at].events.end = found[at + 1].events.begin = runs[i].first_event;
+    }
+  }
+  found[at].runs.end = runs.size();
+  found[at].events.end = events.size();
+  std::size_t live = live_before;
+  for (Session& session : found) {
+    session.peak = live;
+    for (std::size_t i = session.events.begin; i < session.events.end; ++i) {
+      live += events[i].allocates ? events[i].bytes : 0;
+      live -= events[i].allocates ? 0 : events[i].bytes;
+      session.peak = std::max(session.peak, live);
+    }
+  }
+  return found;
+}
+
 Work StepTrace::work() const {
   Work all;
   for (const Run& run : runs) all += run.work;
@@ -83,21 +111,38 @@ StepTrace StepRecorder::take() {
 
 double StepRecorder::now() const { return std::chrono::duration<double, std::micro>(Clock::now() - start_).count(); }
 
+void StepRecorder::session_begins() {
+  if (stopped_) return;
+  if (!record_.ops.empty()) ++session_;
+  values_.clear();
+  numbers_.clear();
+}
+
+int StepRecorder::add(const palimpsest::Value& value) {
+  const int number = static_cast<int>(record_.values.size());
+  StepTrace::Value& made = record_.values.emplace_back();
+  made.shape = value.shape();
+  made.dtype = value.dtype();
+  made.bytes = value.bytes();
+  made.requires_grad = value.requires_grad();
+  values_[&value] = number;
+  return number;
+}
+
 int StepRecorder::number_of(const palimpsest::Value& value) {
-  const auto [entry, is_new] = values_.try_emplace(&value, static_cast<int>(record_.values.size()));
-  if (is_new) {
-    StepTrace::Value& made = record_.values.emplace_back();
-    made.shape = value.shape();
-    made.dtype = value.dtype();
-    made.bytes = value.bytes();
-    made.requires_grad = value.requires_grad();
-  }
-  return entry->second;
+  const auto entry = values_.find(&value);
+  // A leaf may be where an op's output was that is gone.
+  const bool is_new = entry == values_.end() || (value.leaf() && record_.value(entry->second).op >= 0);
+  return is_new ? add(value) : entry->second;
 }
 
 int StepRecorder::place_of(const Node& node) {
   const auto [entry, is_new] = numbers_.try_emplace(node.index, static_cast<int>(record_.ops.size()));
   if (is_new) record_.ops.emplace_back();
+  StepTrace::Op& op = record_.ops[static_cast<std::size_t>(entry->second)];
+  op.session = session_;
+  op.has_policy = node.policy != nullptr;
+  op.begins = node.begins;
   return entry->second;
 }
 
@@ -110,7 +155,7 @@ int StepRecorder::number_of(const Node& node) {
     op.cost = node.op->cost();
     for (const ValuePtr& input : node.inputs) op.inputs.push_back(number_of(*input));
     for (std::size_t o = 0; o < node.outputs.size(); ++o) {
-      op.outputs.push_back(number_of(*node.outputs[o]));
+      op.outputs.push_back(add(*node.outputs[o]));
       StepTrace::Value& output = record_.value(op.outputs.back());
       output.op = number;
       output.recipe = "keep";
@@ -168,7 +213,9 @@ void StepRecorder::backward_begins(const Nodes& nodes) {
     const int number = number_of(node);
     const auto reads = [&](const ValuePtr& value) {
       std::vector<int>& readers = record_.value(number_of(*value)).read_by;
-      if (readers.empty() || readers.back() != number) readers.push_back(number);
+      // In order; a part of what stays after one backward is told of by the next once more.
+      const auto at = std::lower_bound(readers.begin(), readers.end(), number);
+      if (at == readers.end() || *at != number) readers.insert(at, number);
     };
     for (std::size_t i = 0; i < node.inputs.size(); ++i) {
       if (node.needs.input(i)) reads(node.inputs[i]);

@@ -20,6 +20,9 @@ struct StepTrace {
     std::string name;
     std::string block;  ///< empty outside every block
     Cost cost = Cost::Free;
+    int session = 0;           ///< how many others were over when nothing was under way and its session began
+    bool has_policy = false;   ///< Node::policy: one decides about its outputs
+    bool begins = false;       ///< Node::begins
     std::vector<int> inputs;   ///< values
     std::vector<int> outputs;  ///< values
   };
@@ -96,6 +99,21 @@ struct StepTrace {
   std::size_t backward_event = 0;  ///< events from here on happened in backward
   std::size_t backward_run = 0;
 
+  /// All that happened from the first op that was recorded while nothing was under way to the next such op: a step with
+  /// several backward calls, one after the other, has as many. Ranges of ops, runs and events, the ends not included;
+  /// what happened before the first session counts to it.
+  struct Session {
+    struct Range {
+      std::size_t begin = 0;
+      std::size_t end = 0;
+    };
+    Range ops;
+    Range runs;
+    Range events;
+    std::size_t peak = 0;  ///< live bytes
+  };
+  std::vector<Session> sessions() const;
+
   /// The moment of the highest live bytes: the index of the event that reached it, and those bytes.
   struct Peak {
     std::size_t event = 0;
@@ -124,6 +142,7 @@ class StepRecorder : public Observer, public AllocationListener {
   /// The record. Ends the recording. Throws std::bad_alloc if memory did not suffice for the record.
   StepTrace take();
 
+  void session_begins() override;
   void run_begins(const OpRun& run) override;
   void run_ends(const Work& work) noexcept override;
   void placed(const palimpsest::Value& value) override;
@@ -136,6 +155,8 @@ class StepRecorder : public Observer, public AllocationListener {
   using Clock = std::chrono::steady_clock;
 
   int number_of(const palimpsest::Value& value);
+  /// A number for a value that nothing has been told of yet.
+  int add(const palimpsest::Value& value);
   int number_of(const Node& node);
   /// The number of an op of which nothing else need be known yet.
   int place_of(const Node& node);
@@ -145,6 +166,8 @@ class StepRecorder : public Observer, public AllocationListener {
 
   Device device_;
   StepTrace record_;
+  int session_ = 0;
+  // Numbers in this session: another one may use addresses of values and indices of nodes again.
   std::unordered_map<const palimpsest::Value*, int> values_;
   std::unordered_map<std::size_t, int> numbers_;  // of ops, by Node::index: others may have been recorded before
   std::unordered_map<const void*, int> live_;     // address -> allocation

@@ -18,7 +18,8 @@ std::vector<Draft> segment_drafts(const StepItems& items, const std::optional<Of
 /// The first couplings are inverted and their branches replayed; the rest is kept, or replayed in segments.
 std::vector<Draft> inversion_drafts(const StepItems& items);
 
-/// If the step is a chain: its best schedules (memory/planner/chain_schedule.hpp). `watch` rehearses a plan.
+/// The best schedules of those sessions of the step that are chains (memory/planner/chain_schedule.hpp), all within the
+/// same peak. `watch` rehearses a plan.
 std::vector<Draft> chain_drafts(const StepItems& items, const StepTrace& step, const Rates& rates,
                                 const std::function<StepTrace(const Plan& plan)>& watch);
 

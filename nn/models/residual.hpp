@@ -18,6 +18,9 @@ struct ResidualOptions {
   std::int64_t classes = 10;
   /// Fractional bits of the grid on which reversal is exact (see ops::couple); none: plain sums. RevNet only.
   std::optional<int> grid = std::nullopt;
+  /// Every stage has a grid of its own, chosen from the magnitude of its streams (see ops::StageGrids). RevNet only,
+  /// and without `grid`.
+  bool chooses_grid = false;
 
   /// Channels that leave stage `s`.
   std::int64_t stage_channels(std::size_t s) const { return filters[s] * (bottleneck ? 4 : 1); }

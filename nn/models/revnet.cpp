@@ -32,26 +32,34 @@ RevNetUnit::RevNetUnit(Init& init, const UnitShape& shape, bool bottleneck, bool
   add_module("shortcut2", shortcut2_);
 }
 
-Tensor RevNetUnit::carry(const Shortcut& shortcut, Tensor x) const {
+Tensor RevNetUnit::carry(const Shortcut& shortcut, Tensor x, const std::optional<ops::Grid>& grid) const {
   Tensor carried = shortcut(std::move(x));
-  return grid_ && changes_shape_ ? ops::round_to_grid(std::move(carried), *grid_) : carried;
+  return grid && changes_shape_ ? ops::round_to_grid(std::move(carried), grid->bits) : carried;
 }
 
 Streams RevNetUnit::forward(Streams x) {
+  std::optional<ops::Grid> grid = std::move(x.grid);
+  if (!grid && grid_) grid = *grid_;
   Tensor f = f_(x.b);
-  Tensor y1 = ops::couple(carry(shortcut1_, std::move(x.a)), std::move(f), grid_);
+  Tensor y1 = ops::couple(carry(shortcut1_, std::move(x.a), grid), std::move(f), grid);
   Tensor g = g_(y1);
-  Tensor y2 = ops::couple(carry(shortcut2_, std::move(x.b)), std::move(g), grid_);
+  Tensor y2 = ops::couple(carry(shortcut2_, std::move(x.b), grid), std::move(g), grid);
   return {std::move(y1), std::move(y2)};
 }
 
 RevNet::RevNet(const ResidualOptions& spec, Init init)
-    : ResidualNetwork(spec, init), stem_channels_(spec.stem_channels), grid_(spec.grid) {
+    : ResidualNetwork(spec, init), stages_(spec.units.size()), stem_channels_(spec.stem_channels), grid_(spec.grid) {
+  if (spec.chooses_grid && spec.grid) throw ValueError("RevNet: a grid that is given cannot be chosen");
+  if (spec.chooses_grid) {
+    chosen_ = ops::StageGrids::make(static_cast<std::int64_t>(spec.units.size()), init.dtype(), init.device());
+    add_buffer("grid", chosen_->bits);
+    add_buffer("grid_largest", chosen_->largest);
+  }
   for (std::size_t s = 0; s < spec.units.size(); ++s) {
     for (std::int64_t u = 0; u < spec.units[s]; ++u) {
       const UnitShape shape = halved(unit_shape(spec, s, u));
-      units_.push_back(std::make_unique<RevNetUnit>(init, shape, spec.bottleneck, s > 0 || u > 0, spec.grid));
-      add_module(concat_text("stage", s + 1, ".unit", u + 1), *units_.back());
+      stages_[s].push_back(std::make_unique<RevNetUnit>(init, shape, spec.bottleneck, s > 0 || u > 0, spec.grid));
+      add_module(concat_text("stage", s + 1, ".unit", u + 1), *stages_[s].back());
     }
   }
   add_head(spec, init);
@@ -70,12 +78,24 @@ ResidualOptions RevNet::cifar(std::int64_t depth, bool bottleneck) {
 
 Tensor RevNet::forward(Tensor images) {
   Tensor x = stem(std::move(images));
-  if (grid_) x = ops::round_to_grid(std::move(x), *grid_);
+  std::vector<ops::Grid> grids;
+  if (chosen_) {
+    ops::OnStageGrids rounded = ops::round_to_stage_grids(std::move(x), *chosen_, training());
+    x = std::move(rounded.x);
+    grids = std::move(rounded.grids);
+  } else if (grid_) {
+    x = ops::round_to_grid(std::move(x), *grid_);
+  }
   const std::array<std::int64_t, 2> halves = {stem_channels_ / 2, stem_channels_ / 2};
   std::vector<Tensor> parts = ops::split(x, halves);
   x = {};
   Streams streams{std::move(parts[0]), std::move(parts[1])};
-  for (const auto& unit : units_) streams = (*unit)(std::move(streams));
+  for (std::size_t s = 0; s < stages_.size(); ++s) {
+    for (const auto& unit : stages_[s]) {
+      if (!grids.empty()) streams.grid = grids[s];
+      streams = (*unit)(std::move(streams));
+    }
+  }
   return head(ops::concat(std::vector<Tensor>{std::move(streams.a), std::move(streams.b)}));
 }
 

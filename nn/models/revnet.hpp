@@ -2,6 +2,7 @@
 
 #include <palimpsest/nn/block.hpp>
 #include <palimpsest/nn/models/residual.hpp>
+#include <palimpsest/ops/stage_grids.hpp>
 
 namespace palimpsest::nn {
 
@@ -9,6 +10,7 @@ namespace palimpsest::nn {
 struct Streams {
   Tensor a;
   Tensor b;
+  std::optional<ops::Grid> grid = std::nullopt;  ///< that a unit is to work on, if not on its own
 };
 
 inline std::vector<Tensor> tensors_of(const Streams& streams) { return {streams.a, streams.b}; }
@@ -24,7 +26,7 @@ class RevNetUnit : public Block<Streams(Streams)> {
 
  private:
   /// D, put back on the grid where pooling or a projection has left it.
-  Tensor carry(const Shortcut& shortcut, Tensor x) const;
+  Tensor carry(const Shortcut& shortcut, Tensor x, const std::optional<ops::Grid>& grid) const;
 
   Residual f_, g_;
   Shortcut shortcut1_, shortcut2_;
@@ -33,7 +35,8 @@ class RevNetUnit : public Block<Streams(Streams)> {
 };
 
 /// Reversible residual network for CIFAR (Gomez et al. 2017). With a grid (ResidualOptions::grid) the streams enter
-/// every stage as multiples of 2^-grid and reversal is exact.
+/// every stage as multiples of 2^-grid and reversal is exact. A grid that is chosen (ResidualOptions::chooses_grid) is
+/// in the buffers "grid" and "grid_largest" (ops::StageGrids).
 class RevNet : public ResidualNetwork {
  public:
   /// Throws ValueError as ResNet does, and unless every number of channels can be halved.
@@ -48,9 +51,10 @@ class RevNet : public ResidualNetwork {
   Tensor forward(Tensor images) override;
 
  private:
-  std::vector<std::unique_ptr<RevNetUnit>> units_;
+  std::vector<std::vector<std::unique_ptr<RevNetUnit>>> stages_;
   std::int64_t stem_channels_;
   std::optional<int> grid_;
+  std::optional<ops::StageGrids> chosen_;
 };
 
 }  // namespace palimpsest::nn

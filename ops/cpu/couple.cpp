@@ -68,15 +68,18 @@ void couple_inverse(std::int64_t count, const T* y, const T* f, T* x) {
 }
 
 template <class T>
-T couple_forward_on_grid(std::int64_t count, const T* x, const T* f, int fraction_bits, T, T* y) {
+T couple_forward_on_grid(std::int64_t count, const T* x, const T* f, int fraction_bits, const GridWatch<T>& watch,
+                         T* y) {
   const T offset = rounding_offset<T>(fraction_bits);
-  return largest_magnitude<T>(count, [=](std::int64_t i) {
+  const T largest = largest_magnitude<T>(count, [=](std::int64_t i) {
     const T stream = x[i];
     const T sum = stream + rounded(f[i], offset);
     y[i] = sum;
     const bool on_grid = rounded(stream, offset) == stream || stream != stream;
     return on_grid ? sum : static_cast<T>(__builtin_nan(""));
   });
+  if (watch.largest != nullptr && magnitude_bits(largest) > magnitude_bits(*watch.largest)) *watch.largest = largest;
+  return largest;
 }
 
 template <class T>
@@ -89,9 +92,12 @@ void couple_inverse_on_grid(std::int64_t count, const T* y, const T* f, int frac
 }
 
 template <class T>
-T round_to_grid(std::int64_t count, const T* x, int fraction_bits, T, T* y) {
+void round_to_grid(std::int64_t count, const T* x, int fraction_bits, T* y) {
   const T offset = rounding_offset<T>(fraction_bits);
-  return largest_magnitude<T>(count, [=](std::int64_t i) { return y[i] = rounded(x[i], offset); });
+  parallel_elements(count, [&](std::int64_t begin, std::int64_t end) {
+#pragma GCC ivdep
+    for (std::int64_t i = begin; i < end; ++i) y[i] = rounded(x[i], offset);
+  });
 }
 
 PALIMPSEST_COUPLE_KERNELS(float)

@@ -1,3 +1,5 @@
+#include <cstring>
+
 #include <palimpsest/core/cuda/kernels.hpp>
 #include <palimpsest/ops/kernels/add.hpp>
 #include <palimpsest/ops/kernels/couple.hpp>
@@ -25,28 +27,48 @@ struct Grid {
   }
 };
 
-/// Reports values that are not below a limit; an infinite one guards nothing.
+// The bits of a magnitude: ordered as the magnitudes are, infinity above them, NaN above infinity.
+__device__ inline unsigned magnitude_bits(float value) {
+  unsigned bits = 0;
+  memcpy(&bits, &value, sizeof bits);
+  return bits & 0x7fffffffU;
+}
+__device__ inline unsigned long long magnitude_bits(double value) {
+  unsigned long long bits = 0;
+  memcpy(&bits, &value, sizeof bits);
+  return bits & 0x7fffffffffffffffULL;
+}
+
+/// A coupling's numbers, looked at while they are made.
 template <class T>
-struct RangeGuard {
+struct Watcher {
+  using Magnitude = decltype(magnitude_bits(T{}));
+
+  GridWatch<T> watch;
   const char* op;
-  T limit;
   int detail;
   Fault* fault;
 
-  RangeGuard(const char* name, T below, int fraction_bits)
-      : op(name),
-        limit(below),
-        detail(sizeof(T) == 4 ? fraction_bits : -fraction_bits - 1),
-        fault(std::isinf(below) ? nullptr : cuda::fault()) {}
+  Watcher(const char* name, const GridWatch<T>& what, int fraction_bits)
+      : watch(what), op(name), detail(sizeof(T) == 4 ? fraction_bits : -fraction_bits - 1), fault(cuda::fault()) {}
 
   __device__ void check_on_grid(const Grid<T>& grid, T stream) const {
-    if (fault != nullptr && grid.round(stream) != stream && stream == stream) {
+    if (watch.checks && grid.round(stream) != stream && stream == stream) {
       raise(fault, Fault::OffGrid, op, detail, 0, static_cast<double>(stream));
     }
   }
-  __device__ void check(T value) const {
-    if (fault != nullptr && !(fabs(value) < limit))
-      raise(fault, Fault::Range, op, detail, 0, static_cast<double>(fabs(value)));
+  __device__ void check(T value, Magnitude& largest) const {
+    const Magnitude here = magnitude_bits(value);
+    largest = here > largest ? here : largest;
+    if (watch.mark == nullptr || fabs(value) < watch.limit) return;
+    *watch.mark = 1;
+    if (watch.mark_is_fault) raise(fault, Fault::Range, op, detail, 0, static_cast<double>(fabs(value)));
+  }
+  /// The largest of all threads does not depend on their order. Most find that it has been told already.
+  __device__ void tell(Magnitude largest) const {
+    if (watch.largest == nullptr) return;
+    auto* const told = reinterpret_cast<Magnitude*>(watch.largest);
+    if (largest > *static_cast<volatile Magnitude*>(told)) atomicMax(told, largest);
   }
 };
 
@@ -61,17 +83,19 @@ __global__ void subtract_kernel(Index packs, const T* y, const T* f, T* x) {
 }
 
 template <int Width, class T>
-__global__ void add_on_grid_kernel(Index packs, const T* x, const T* f, Grid<T> grid, RangeGuard<T> guard, T* y) {
+__global__ void add_on_grid_kernel(Index packs, const T* x, const T* f, Grid<T> grid, Watcher<T> watcher, T* y) {
+  typename Watcher<T>::Magnitude largest = 0;
   for (Index i = first_item(); i < packs; i += item_step()) {
     Pack<T, Width> pack = load<Width>(x + i * Width);
     const Pack<T, Width> branch = load<Width>(f + i * Width);
     for (int lane = 0; lane < Width; ++lane) {
-      guard.check_on_grid(grid, pack[lane]);
+      watcher.check_on_grid(grid, pack[lane]);
       pack[lane] += grid.round(branch[lane]);
-      guard.check(pack[lane]);
+      watcher.check(pack[lane], largest);
     }
     store(y + i * Width, pack);
   }
+  watcher.tell(largest);
 }
 
 template <int Width, class T>
@@ -85,13 +109,10 @@ __global__ void subtract_on_grid_kernel(Index packs, const T* y, const T* f, Gri
 }
 
 template <int Width, class T>
-__global__ void round_kernel(Index packs, const T* x, Grid<T> grid, RangeGuard<T> guard, T* y) {
+__global__ void round_kernel(Index packs, const T* x, Grid<T> grid, T* y) {
   for (Index i = first_item(); i < packs; i += item_step()) {
     Pack<T, Width> pack = load<Width>(x + i * Width);
-    for (int lane = 0; lane < Width; ++lane) {
-      pack[lane] = grid.round(pack[lane]);
-      guard.check(pack[lane]);
-    }
+    for (int lane = 0; lane < Width; ++lane) pack[lane] = grid.round(pack[lane]);
     store(y + i * Width, pack);
   }
 }
@@ -112,11 +133,12 @@ void couple_inverse(std::int64_t count, const T* y, const T* f, T* x) {
 }
 
 template <class T>
-T couple_forward_on_grid(std::int64_t count, const T* x, const T* f, int fraction_bits, T limit, T* y) {
+T couple_forward_on_grid(std::int64_t count, const T* x, const T* f, int fraction_bits, const GridWatch<T>& watch,
+                         T* y) {
   with_width<T>(count, [&](auto width) {
     const Index packs = count / width();
     PALIMPSEST_LAUNCH(geometry(gpu_geometry::linear(packs)), (add_on_grid_kernel<width(), T>), packs, x, f,
-                      Grid<T>(fraction_bits), RangeGuard<T>("couple", limit, fraction_bits), y);
+                      Grid<T>(fraction_bits), Watcher<T>("couple", watch, fraction_bits), y);
   });
   return 0;
 }
@@ -131,13 +153,12 @@ void couple_inverse_on_grid(std::int64_t count, const T* y, const T* f, int frac
 }
 
 template <class T>
-T round_to_grid(std::int64_t count, const T* x, int fraction_bits, T limit, T* y) {
+void round_to_grid(std::int64_t count, const T* x, int fraction_bits, T* y) {
   with_width<T>(count, [&](auto width) {
     const Index packs = count / width();
     PALIMPSEST_LAUNCH(geometry(gpu_geometry::linear(packs)), (round_kernel<width(), T>), packs, x,
-                      Grid<T>(fraction_bits), RangeGuard<T>("round_to_grid", limit, fraction_bits), y);
+                      Grid<T>(fraction_bits), y);
   });
-  return 0;
 }
 
 PALIMPSEST_COUPLE_KERNELS(float)

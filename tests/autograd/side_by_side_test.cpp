@@ -96,6 +96,7 @@ Tensor loss_of(const Tensor& features) {
 /// Replays what the step of a net makes, but for every third value.
 PolicyPtr plan_of_a_step() {
   Net net(1, 3, 3);
+  net.set_memory(memory::store_all_of_model());
   memory::StepRecorder recorder(device());
   loss_of(net(images(1))).backward();
   const memory::StepTrace step = recorder.take();

@@ -10,7 +10,9 @@
 
 #include <palimpsest/core/device.hpp>
 #include <palimpsest/core/generator.hpp>
+#include <palimpsest/memory/policies.hpp>
 #include <palimpsest/nn/sgd.hpp>
+#include <palimpsest/ops/add.hpp>
 #include <palimpsest/ops/batch_norm.hpp>
 #include <palimpsest/ops/conv2d.hpp>
 #include <palimpsest/ops/couple.hpp>
@@ -202,17 +204,19 @@ TEST_F(CudaTest, RunningStatisticsAgreeWithTheCpus) {
 /// A linear layer behind a normalisation, and its optimiser. Two classes.
 class Training {
  public:
-  /// Looking at the gradients' numbers reads from the device.
-  explicit Training(bool check_finite = false)
-      : sgd_({{"weight", weight_}, {"bias", bias_}}, {.learning_rate = 0.1, .check_finite = check_finite}) {}
+  /// Looking at the gradients' numbers reads from the device, and so does solving for streams.
+  explicit Training(bool check_finite = false, PolicyPtr policy = nullptr)
+      : block_(std::make_shared<BlockInfo>(BlockInfo{"block", std::move(policy)})),
+        sgd_({{"weight", weight_}, {"bias", bias_}}, {.learning_rate = 0.1, .check_finite = check_finite}) {}
 
   /// A step that the host follows without reading anything from the device, unless it looks at the gradients.
   Tensor step(std::int32_t second_label, float input = 1) {
     Tensor x = Tensor::from_vector<float>({2, 3}, {1, 2, 3, -1, 0, input}, Device::Cuda);
     x.requires_grad();  // only what is recorded is checked
+    const BlockScope scope(block_, {});
     const Tensor labels = Tensor::from_vector<std::int32_t>({2}, {0, second_label}, Device::Cuda);
     sgd_.zero_grad();
-    const Tensor on_grid = ops::couple(Tensor::zeros({2, 3}, Dtype::Float32, Device::Cuda), x, 12);
+    const Tensor on_grid = ops::couple(ops::scale(x, 0), x, 12);
     const Tensor normal = ops::batch_norm(on_grid, scale_, scale_, running_, {});
     const Tensor loss = ops::cross_entropy(ops::linear(normal, weight_, bias_), labels);
     loss.backward();
@@ -230,6 +234,7 @@ class Training {
     return Tensor(Tensor::from_vector(shape, values, Device::Cuda, Tag::Parameter)).requires_grad();
   }
 
+  std::shared_ptr<const BlockInfo> block_;
   Tensor weight_ = parameter({2, 3}, {0.5F, -0.25F, 0.125F, 1, 2, 3});
   Tensor bias_ = parameter({2}, {0.5F, -0.5F});
   Tensor scale_ = Tensor::from_vector<float>({3}, {1, 1, 1}, Device::Cuda);
@@ -281,28 +286,34 @@ TEST_F(CudaTest, TrainingGoesOnAfterAFaultAsIfTheStepHadNotBeen) {
   expect_same_bits(faulty.parameters(), clean.parameters(), "parameter");
 }
 
-TEST_F(CudaTest, AValueOffTheGridsRangeIsToldByTheNextReadAndChangesNoState) {
-  Training training;
+TEST_F(CudaTest, AValueOffTheGridsRangeIsToldByBackwardAndChangesNoState) {
+  Training training(false, memory::reversible());
   training.step(1);
   const auto before = training.parameters();
   const auto statistics = training.statistics();
-  training.step(1, 1e6F);
-  // Nothing happens after the value that is too large: neither the statistics nor the optimiser's step.
   expect_error<RangeError>("[couple] a value of magnitude 1e+06 leaves the range below 2^12",
-                           [&] { training.parameters(); });
+                           [&] { training.step(1, 1e6F); });
   EXPECT_EQ(training.parameters(), before);
   EXPECT_EQ(training.statistics(), statistics);
-  training.step(1);
+  training.step(1, 1e6F);  // the stream is kept
   EXPECT_NE(training.parameters(), before);
+  EXPECT_NE(training.statistics(), statistics);
+}
+
+TEST_F(CudaTest, WhereNothingIsSolvedForNoRangeMatters) {
+  for (const PolicyPtr& policy : {PolicyPtr(), memory::store_all(), memory::checkpoint()}) {
+    Training training(true, policy);
+    EXPECT_NO_THROW(training.step(1, 1e6F));
+  }
 }
 
 TEST_F(CudaTest, TheFirstFaultIsToldOnce) {
-  Tensor huge = Tensor::from_vector<double>({2}, {1e300, 0}, Device::Cuda);
-  huge.requires_grad();  // only what is recorded is checked
+  Tensor between = Tensor::from_vector<double>({2}, {0.3, 0}, Device::Cuda);
+  between.requires_grad();  // only what is recorded is checked
   const Tensor logits = Tensor::zeros({1, 3}, Dtype::Float32, Device::Cuda);
-  ops::couple(huge, huge, 4);
+  ops::couple(between, between, 4);
   ops::cross_entropy(logits, Tensor::from_vector<std::int32_t>({1}, {5}, Device::Cuda));
-  expect_error<RangeError>("[couple] a value of magnitude 2e+300 leaves the range below 2^49",
+  expect_error<ValueError>("[couple] input 0 is not on the grid 2^-4: it holds 0.3",
                            [&] { synchronize(Device::Cuda); });
   EXPECT_NO_THROW(synchronize(Device::Cuda));
 }

@@ -152,6 +152,13 @@ inline unsigned atomicCAS(unsigned* address, unsigned compare, unsigned value) {
   return old;
 }
 
+template <class Unsigned>
+inline Unsigned atomicMax(Unsigned* address, Unsigned value) {
+  const Unsigned old = *address;
+  if (value > old) *address = value;
+  return old;
+}
+
 inline unsigned long long atomicAdd(unsigned long long* address, unsigned long long value) {
   const unsigned long long old = *address;
   *address = old + value;

@@ -151,7 +151,7 @@ def test_usage_errors(_):
     fails_with([DENSENET, "--data", "imagenet"], 2, "imagenet", "cifar10")
     fails_with([DENSENET, "--batch-size", "0"], 2, "--batch-size")
     fails_with([DENSENET, "--grid", "16"], 2, "--grid")
-    fails_with([*ANY_REVNET, "--grid", "24"], 2, "--grid", "23")
+    fails_with([*ANY_REVNET, "--grid", "24"], 2, "--grid", "23", "auto")
     fails_with([REVNET, "--lr", "fast"], 2, "--lr")
 
 
@@ -249,6 +249,20 @@ def test_leaving_the_grid_costs_memory_and_not_the_run(folder):
         assert errors.count("leave the range of --grid") == 1, errors
         assert f"kept streams   {kept['streams']} in {kept['steps']} step" in summary, summary
     assert len(digests) == 1, "the bits do not depend on the policy"
+
+
+def test_a_chosen_grid_is_the_same_under_every_policy(folder):
+    command = [*SMALL_REVNET[:3], "--grid", "auto", *SMALL, "--max-steps", "6"]
+    reports = [report_of(folder, [*command, "--memory", memory, "--threads", threads]) for memory, threads in
+               (("store-all", "1"), ("store-all", "2"), ("checkpoint", "1"), ("reversible", "2"), ("budget=90%", "1"))]
+    for report in reports:
+        assert report["grid"] == "auto"
+        assert report["state_digest"] == reports[0]["state_digest"], report["policy"]
+        assert report["peak_bytes"]["total"] == report["predicted_peak_bytes"], report["policy"]
+    fixed = report_of(folder, [*SMALL_REVNET, "--max-steps", "6"])
+    assert fixed["state_digest"] != reports[0]["state_digest"]
+    rows = plan_of(command)
+    assert rows["reversible"][9] == "yes", rows
 
 
 def test_interrupt_writes_the_report(folder):

@@ -73,6 +73,26 @@ def test_revnet(folder):
     like_the_cpu(folder, command)
 
 
+def test_leaving_the_grid_costs_memory_and_not_the_run(folder):
+    # 2^-23 holds magnitudes below 2. The step that finds out is taken again; a chosen grid becomes coarser.
+    for grid in ("23", "auto"):
+        command = [REVNET, "--depth", "14", "--grid", grid, *SMALL, "--lr", "1", "--quiet"]
+        reports = {}
+        for policy in ("store-all", "checkpoint", "reversible"):
+            path = folder / "report.json"
+            code, summary, errors = run([*command, "--memory", policy, "--report", str(path)], timeout=TIMEOUT)
+            assert code == 0, f"{policy}: {errors}"
+            reports[policy] = json.loads(path.read_text())
+            kept = reports[policy]["kept_streams"]
+            if grid == "auto" or policy != "reversible":
+                continue
+            assert kept["first_step"] == 1 and kept["steps"] == 6 and kept["streams"] >= 6, kept
+            assert errors.count("leave the range of --grid") == 1, errors
+            assert f"kept streams   {kept['streams']} in 6 steps" in summary, summary
+        assert len({report["state_digest"] for report in reports.values()}) == 1, grid
+        assert reports["store-all"]["kept_streams"]["streams"] == 0
+
+
 def test_auto_takes_the_device_and_tf32_is_accepted(folder):
     command = [DENSENET, "--depth", "10", "--growth", "4", *SMALL, "--device", "auto", "--precision", "tf32", "--max-steps", "1"]
     report = report_of(folder, command)

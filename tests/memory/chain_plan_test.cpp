@@ -236,7 +236,7 @@ class ChainPlanTest : public TapeTest, public testing::WithParamInterface<Net> {
 
   /// The best schedules by dynamic programming, as plans leave them.
   std::vector<ChainSchedule> best_schedules() const {
-    std::optional<Chain> chain = Chain::find(step_, 128);
+    std::optional<Chain> chain = Chain::find(step_, 0, 128);
     if (!chain || static_cast<std::size_t>(chain->count()) != step_.ops.size()) return {};  // not a link for each op
     const auto links = chain->measure(rates_, [&](const Chain::Keeps& keeps) {
       std::vector<int> nesting;

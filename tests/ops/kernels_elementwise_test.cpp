@@ -86,7 +86,7 @@ TYPED_TEST(KernelsTest, Couple) {
   expect_elementwise<T>(
       0, [&](double x, double f) { return x + rounded(f); },
       [](Isa isa, std::int64_t count, const T* x, const T* f, T* y) {
-        CALL_ON(isa, couple_forward_on_grid<T>(count, x, f, 5, T{INFINITY}, y));
+        CALL_ON(isa, couple_forward_on_grid<T>(count, x, f, 5, {}, y));
       });
   expect_elementwise<T>(
       0, [&](double y, double f) { return y - rounded(f); },
@@ -127,8 +127,7 @@ TYPED_TEST(KernelsTest, RoundToGridIsRightForAllMagnitudes) {
     }
     expect_on_every_isa<T>(expected, 0, [&](Isa isa) {
       std::vector<T> y(x.size());
-      const T largest = CALL_ON(isa, round_to_grid<T>(count, x.data(), fraction_bits, T{INFINITY}, y.data()));
-      EXPECT_EQ(largest, std::numeric_limits<T>::max());
+      CALL_ON(isa, round_to_grid<T>(count, x.data(), fraction_bits, y.data()));
       for (const T value : y) EXPECT_FALSE(value == 0 && std::signbit(value));
       return y;
     });
@@ -143,10 +142,10 @@ TYPED_TEST(KernelsTest, CouplingOnAGridInvertsExactly) {
   const std::vector<T> f = random_values<T>(count, 2, -1000, 1000);
   on_every_isa<T>(
       [&](Isa isa) {
-        CALL_ON(isa, round_to_grid<T>(count, x.data(), fraction_bits, T{INFINITY}, x.data()));
+        CALL_ON(isa, round_to_grid<T>(count, x.data(), fraction_bits, x.data()));
         std::vector<T> y = x;
         const T largest =
-            CALL_ON(isa, couple_forward_on_grid<T>(count, y.data(), f.data(), fraction_bits, T{INFINITY}, y.data()));
+            CALL_ON(isa, couple_forward_on_grid<T>(count, y.data(), f.data(), fraction_bits, {}, y.data()));
         T expected = 0;
         for (const T value : y) expected = std::max(expected, std::abs(value));
         EXPECT_EQ(largest, expected);
@@ -165,10 +164,9 @@ TYPED_TEST(KernelsTest, GridReportsWhatIsNotFinite) {
         std::vector<T> f(20001, T{1});
         std::vector<T> y(f.size());
         f[position] = bad;
-        EXPECT_FALSE(std::isfinite(CALL_ON(isa, round_to_grid<T>(20001, f.data(), 8, T{INFINITY}, y.data()))));
         const std::vector<T> x(f.size(), T{3});
-        EXPECT_FALSE(std::isfinite(
-            CALL_ON(isa, couple_forward_on_grid<T>(20001, x.data(), f.data(), 8, T{INFINITY}, y.data()))));
+        EXPECT_FALSE(
+            std::isfinite(CALL_ON(isa, couple_forward_on_grid<T>(20001, x.data(), f.data(), 8, {}, y.data()))));
       }
     }
   }
