@@ -25,7 +25,7 @@ void prepare_offload(const train::Options& options) {
 void check(const train::Options& options, const Files& files) {
   train::rates_for(options);
   const WholeFile report(files.report);
-  const WholeFile weights(options.save_weights);
+  const WholeFile weights = storage::safetensors_file(options.save_weights);
   const StepPictures pictures(files);
   if (!files.log_dir.empty()) check_log(files.log_dir, /*resumed=*/false);
   const std::vector<std::string> names = {files.report, files.page, files.snapshot, files.trace, options.save_weights};

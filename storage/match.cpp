@@ -54,7 +54,7 @@ ByName by_name(const SafetensorsReader& reader, Names names) {
   return found;
 }
 
-/// The names to look for in the file, and what it has.
+/// The names to look for in a file, and the tensors that it has.
 struct Sought {
   std::vector<std::string> names;
   ByName file;
@@ -64,18 +64,26 @@ struct Sought {
   }
 };
 
+Sought seek(const SafetensorsReader& reader, const std::vector<nn::NamedTensor>& tensors, Names names) {
+  return {names_in_file(tensors, names), by_name(reader, names)};
+}
+
+/// By the names that were asked for, or those of which the file has more.
 Sought seek(const SafetensorsReader& reader, const std::vector<nn::NamedTensor>& tensors,
-            const std::optional<Names>& asked) {
-  Sought own{{}, by_name(reader, Names::Own)};
-  for (const nn::NamedTensor& tensor : tensors) own.names.push_back(tensor.name);
-  if (asked == Names::Own) return own;
-  std::optional<std::vector<std::string>> torchvision = torchvision_names(tensors);
-  if (!torchvision) {
-    if (asked) throw ValueError("torchvision has names for DenseNets and ResNets, and this is neither");
-    return own;
-  }
-  Sought theirs{std::move(*torchvision), by_name(reader, Names::Torchvision)};
-  return asked || theirs.hits() > own.hits() ? theirs : own;
+            const std::optional<Names>& names) {
+  if (names) return seek(reader, tensors, *names);
+  Sought own = seek(reader, tensors, Names::Own);
+  if (!torchvision_names(tensors)) return own;
+  Sought theirs = seek(reader, tensors, Names::Torchvision);
+  return theirs.hits() > own.hits() ? theirs : own;
+}
+
+/// The form of a stored tensor that does not fit; empty for one that does.
+std::string misfit(const StoredTensor& stored, const nn::NamedTensor& own) {
+  const Tensor& tensor = own.tensor;
+  if (stored.shape == extents_of(tensor.shape()) && fits(stored.type, tensor.dtype())) return "";
+  return concat_text(own.name, " is ", to_string(stored.type), " (", join(stored.shape), "), expected ",
+                     to_string(element_type(tensor.dtype())), " ", tensor.shape());
 }
 
 std::string listed(const char* what, const std::vector<std::string>& names) {
@@ -83,6 +91,15 @@ std::string listed(const char* what, const std::vector<std::string>& names) {
 }
 
 }  // namespace
+
+std::vector<std::string> names_in_file(const std::vector<nn::NamedTensor>& tensors, Names names) {
+  std::vector<std::string> own;
+  for (const nn::NamedTensor& tensor : tensors) own.push_back(tensor.name);
+  if (names == Names::Own) return own;
+  std::optional<std::vector<std::string>> theirs = torchvision_names(tensors);
+  if (!theirs) throw ValueError("torchvision has names for DenseNets and ResNets, and this is neither");
+  return std::move(*theirs);
+}
 
 std::vector<std::int64_t> extents_of(const Shape& shape) {
   std::vector<std::int64_t> extents;
@@ -110,10 +127,8 @@ Match match_tensors(const SafetensorsReader& reader, const std::vector<nn::Named
       continue;
     }
     const StoredTensor& stored = *found.mapped();
-    if (stored.shape != extents_of(tensor.shape()) || !fits(stored.type, tensor.dtype())) {
-      misshapen.push_back(concat_text(name, " is ", to_string(stored.type), " (", join(stored.shape), "), expected ",
-                                      to_string(element_type(tensor.dtype())), " ", tensor.shape()));
-    }
+    const std::string offence = misfit(stored, tensors[i]);
+    if (!offence.empty()) misshapen.push_back(offence);
     match.pairs.emplace_back(&tensor, &stored);
     match.report.taken.push_back(name);
   }

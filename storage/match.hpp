@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -19,6 +20,10 @@ struct Match {
 /// does not fit, ValueError for a pattern that matches nothing.
 Match match_tensors(const SafetensorsReader& reader, const std::vector<nn::NamedTensor>& tensors,
                     const LoadOptions& options);
+
+/// The names that these tensors have in a file, in this order. Throws ValueError for Names::Torchvision of another
+/// model than it has.
+std::vector<std::string> names_in_file(const std::vector<nn::NamedTensor>& tensors, Names names);
 
 std::vector<std::int64_t> extents_of(const Shape& shape);
 

@@ -179,8 +179,10 @@ void SafetensorsReader::verify() {
 }
 
 void write_safetensors(const std::string& file, std::vector<TensorToStore> tensors, const Metadata& metadata) {
-  stage_safetensors(WholeFile(file), std::move(tensors), metadata).commit();
+  stage_safetensors(safetensors_file(file), std::move(tensors), metadata).commit();
 }
+
+WholeFile safetensors_file(const std::string& name) { return WholeFile(name); }
 
 PendingFile stage_safetensors(const WholeFile& file, std::vector<TensorToStore> tensors, Metadata metadata) {
   const std::vector<TensorToStore> ordered = in_file_order(std::move(tensors));

@@ -92,8 +92,11 @@ struct TensorToStore {
 /// format or the checksums, and for a tensor that hands over more or fewer bytes than it has; Error where the file
 /// cannot be written, which is then as it was, and in a build without the libraries that this takes.
 void write_safetensors(const std::string& file, std::vector<TensorToStore> tensors, const Metadata& metadata = {});
-/// The first part of it: the tensors are not read any more when it returns, and PendingFile::commit(), which may wait
-/// for the disk on another thread, gives the file its name.
+/// The file for a later write. Finds out at once whether that can be: throws Error as WholeFile does, and in a build
+/// without the libraries that this takes. An empty name makes a file that ignores what it is given.
+WholeFile safetensors_file(const std::string& name);
+/// The first part of a write: the tensors are not read any more when it returns, and PendingFile::commit(), which may
+/// wait for the disk on another thread, gives the file its name.
 PendingFile stage_safetensors(const WholeFile& file, std::vector<TensorToStore> tensors, Metadata metadata = {});
 
 }  // namespace palimpsest::storage

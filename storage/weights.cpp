@@ -11,7 +11,6 @@
 #include <palimpsest/core/error.hpp>
 #include <palimpsest/core/layout.hpp>
 #include <palimpsest/storage/match.hpp>
-#include <palimpsest/storage/torchvision_names.hpp>
 
 namespace palimpsest::storage {
 namespace {
@@ -84,17 +83,6 @@ void read_elements(SafetensorsReader& reader, const StoredTensor& stored, const 
   if (!host.empty()) copy_bytes(to.data, to.device, host.data(), Device::Cpu, host.size() * sizeof(T));
 }
 
-std::vector<std::string> names_in_file(const std::vector<nn::NamedTensor>& tensors, Names names) {
-  if (names == Names::Torchvision) {
-    std::optional<std::vector<std::string>> torchvision = torchvision_names(tensors);
-    if (!torchvision) throw ValueError("torchvision has names for DenseNets and ResNets, and this is neither");
-    return std::move(*torchvision);
-  }
-  std::vector<std::string> own;
-  for (const nn::NamedTensor& tensor : tensors) own.push_back(tensor.name);
-  return own;
-}
-
 }  // namespace
 
 std::vector<nn::NamedTensor> state_of(const nn::Module& module) {
@@ -128,7 +116,7 @@ PendingFile stage_weights(const WholeFile& file, const std::vector<nn::NamedTens
 
 void save_weights(const std::string& file, const std::vector<nn::NamedTensor>& tensors, const Metadata& metadata,
                   Names names) {
-  stage_weights(WholeFile(file), tensors, metadata, names).commit();
+  stage_weights(safetensors_file(file), tensors, metadata, names).commit();
 }
 
 void save_weights(const std::string& file, const nn::Module& module, const Metadata& metadata, Names names) {

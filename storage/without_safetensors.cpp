@@ -18,10 +18,19 @@ SafetensorsReader::SafetensorsReader(const std::string& file) { refuse("read " +
 void SafetensorsReader::read(const StoredTensor& tensor, std::uint64_t /*first*/, std::span<std::byte> /*to*/) {
   refuse("read " + tensor.name);
 }
+void SafetensorsReader::read_all(const StoredTensor& tensor,
+                                 const std::function<void(std::span<const std::byte> piece)>& /*take*/) {
+  refuse("read " + tensor.name);
+}
+std::string SafetensorsReader::checksum(const StoredTensor& tensor) { refuse("read " + tensor.name); }
 void SafetensorsReader::verify() { refuse("read " + file_); }
 
 void write_safetensors(const std::string& file, std::vector<TensorToStore> /*tensors*/, const Metadata& /*metadata*/) {
   refuse("write " + file);
+}
+WholeFile safetensors_file(const std::string& name) {
+  if (!name.empty()) refuse("write " + name);
+  return WholeFile(name);
 }
 PendingFile stage_safetensors(const WholeFile& /*file*/, std::vector<TensorToStore> /*tensors*/,
                               Metadata /*metadata*/) {

@@ -70,7 +70,7 @@ Trainer::Trainer(Task task, Options options, const MemoryChoice& memory)
       before_(allocator(trained_on(options_.device)).stats()),
       training_(task_, nn::Init(options_.seed, options_.device, Dtype::Float32, options_.products)),
       batches_(task_.training.open ? opened(task_.training, options_) : nullptr),
-      weights_(options_.save_weights),
+      weights_(storage::safetensors_file(options_.save_weights)),
       meter_(options_.device, before_) {
   if (task_.schedule) schedule_ = task_.schedule(length_.steps);
   memory.apply(training_.model());

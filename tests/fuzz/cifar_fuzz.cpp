@@ -11,35 +11,34 @@ using namespace palimpsest;
 
 namespace {
 
-/// A folder whose data files are links to one file, which each input replaces.
+/// A folder whose data files are links to one file in memory.
 class Folder {
  public:
-  Folder() : path_(std::filesystem::temp_directory_path() / ("palimpsest_fuzz_" + std::to_string(getpid()))) {
+  Folder()
+      : path_(std::filesystem::temp_directory_path() / ("palimpsest_fuzz_" + std::to_string(getpid()))), file_("") {
     std::filesystem::create_directories(path_);
+    for (const char* name : {"test_batch.bin", "test.bin"}) std::filesystem::create_symlink(file_.path(), path_ / name);
   }
   ~Folder() { std::filesystem::remove_all(path_); }
   Folder(const Folder&) = delete;
   Folder& operator=(const Folder&) = delete;
 
-  const std::filesystem::path& with(const fuzz::MemoryFile& file) {
-    for (const char* name : {"test_batch.bin", "test.bin"}) {
-      std::filesystem::remove(path_ / name);
-      std::filesystem::create_symlink(file.path(), path_ / name);
-    }
+  const std::filesystem::path& with(std::string_view bytes) const {
+    file_.assign(bytes);
     return path_;
   }
 
  private:
   std::filesystem::path path_;
+  fuzz::MemoryFile file_;
 };
 
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static Folder folder;
+  static const Folder folder;
   if (size == 0) return 0;
-  const fuzz::MemoryFile file(fuzz::text_of(data, size).substr(1));
-  const std::filesystem::path& place = folder.with(file);
+  const std::filesystem::path& place = folder.with(fuzz::text_of(data, size).substr(1));
   try {
     const bool hundred = data[0] % 2 == 1;
     const datasets::ImageSet set = hundred ? datasets::read_cifar100(place, datasets::Split::Test)

@@ -14,12 +14,16 @@ namespace palimpsest::fuzz {
 /// A file in memory, for readers that take a path.
 class MemoryFile {
  public:
-  explicit MemoryFile(std::string_view bytes) : file_(memfd_create("input", MFD_CLOEXEC)) {
-    if (file_ < 0 || write(file_, bytes.data(), bytes.size()) != static_cast<ssize_t>(bytes.size())) std::abort();
-  }
+  explicit MemoryFile(std::string_view bytes) : file_(memfd_create("input", MFD_CLOEXEC)) { assign(bytes); }
   ~MemoryFile() { close(file_); }
   MemoryFile(const MemoryFile&) = delete;
   MemoryFile& operator=(const MemoryFile&) = delete;
+
+  /// Replaces what is in it.
+  void assign(std::string_view bytes) const {
+    const auto size = static_cast<ssize_t>(bytes.size());
+    if (ftruncate(file_, 0) != 0 || pwrite(file_, bytes.data(), bytes.size(), 0) != size) std::abort();
+  }
 
   std::string path() const { return "/proc/self/fd/" + std::to_string(file_); }
 
