@@ -28,7 +28,7 @@ void check(const train::Options& options, const Files& files) {
   const WholeFile report(files.report);
   const WholeFile weights = storage::safetensors_file(options.save_weights);
   const StepPictures pictures(files);
-  if (!files.log_dir.empty()) check_log(files.log_dir, /*resumed=*/false);
+  if (!files.log_dir.empty()) check_log(files.log_dir, !options.resume.empty());
   const std::vector<std::string> names = {files.report, files.page, files.snapshot, files.trace, options.save_weights};
   check_files_differ(names);
   if (!options.weights.empty()) const storage::SafetensorsReader readable(options.weights);
@@ -107,8 +107,8 @@ bool Run::train_and_report(std::ostream& out, const std::vector<Field>& fields) 
   }
   std::optional<RunLog> log;
   if (!files_.log_dir.empty()) {
-    const std::optional<std::int64_t> resumed_at =
-        trainer.resumed_from().empty() ? std::nullopt : std::optional<std::int64_t>(trainer.record().steps.size());
+    std::optional<std::int64_t> resumed_at;
+    if (!options_.resume.empty()) resumed_at = static_cast<std::int64_t>(trainer.record().steps.size());
     log.emplace(files_.log_dir, log_facts(task_, options_), resumed_at,
                 [&](const std::string& line) { trainer.warn(line); });
     log->follow(trainer);

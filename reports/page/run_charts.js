@@ -109,12 +109,22 @@ class Chart {
     }
   }
 
+  // Policies that give the same bits give the same lines: those are drawn in turns, so that each is seen.
+  dashes(run) {
+    const values = run[this.quantity.key];
+    const same = runs.filter(other => other.shown && other[this.quantity.key].length === values.length &&
+      other[this.quantity.key].every((value, i) => value === values[i]));
+    if (same.length === 1) return run.dashed ? {'stroke-dasharray': '6 4'} : {};
+    const each = 14;
+    return {'stroke-dasharray': `${each} ${each * (same.length - 1)}`, 'stroke-dashoffset': -each * same.indexOf(run)};
+  }
+
   addRun(root, run) {
     const values = run[this.quantity.key];
     const steps = stepsOf(run, this.quantity);
-    const style = {stroke: run.colour, 'stroke-dasharray': run.dashed ? '6 4' : 'none', 'data-run': run.number};
+    const style = {stroke: run.colour, 'data-run': run.number, ...this.dashes(run)};
     const mean = smooth && smoothable(run, this.quantity);
-    root.append(svg('path', {class: `raw ${mean ? 'behind' : ''}`, d: this.line(steps, values), ...style}));
+    root.append(svg('path', {d: this.line(steps, values), ...style, class: `raw ${mean ? 'behind' : ''}`}));
     if (mean) root.append(svg('path', {class: 'mean', d: this.line(steps, runningMean(values)), ...style}));
     if (!this.quantity.steps || steps.length > 60) return;
     values.forEach((value, i) => {

@@ -12,7 +12,10 @@ const first = runs[0];
 const lastStep = Math.max(1, ...runs.map(run => run.steps[run.steps.length - 1] ?? 0), ...runs.flatMap(run => run.evaluated));
 
 const isNumber = number => typeof number === 'number';
-const round = (number, digits) => String(Number(number.toPrecision(digits)));
+function round(number, digits) {
+  const rounded = Number(number.toPrecision(digits));
+  return rounded !== 0 && Math.abs(rounded) < 1e-4 ? rounded.toExponential() : String(rounded);
+}
 const words = name => name.charAt(0).toUpperCase() + name.slice(1);
 // What all runs agree on; '' where they differ.
 const common = key => runs.every(run => run.facts[key] === first.facts[key]) ? first.facts[key] : '';
@@ -27,7 +30,7 @@ const quantities = [
   {key: 'metric', name: `Test ${metric}`, wide: true, steps: 'evaluated', text: metricText,
     tick: inPercent ? number => `${round(number * 100, 4)} %` : number => round(number, 4),
     none: 'Nothing has been evaluated yet.'},
-  {key: 'learning_rate', name: 'Learning rate', floor: 0, stairs: true, tick: number => round(number, 3), text: number => round(number, 5)},
+  {key: 'learning_rate', name: 'Learning rate', floor: 0, stairs: true, tick: number => round(number, 3), text: number => round(number, 4)},
   {key: 'rate', name: `${words(unit)} per second`, floor: 0, smoothed: true, tick: count,
     text: number => number >= 100 ? count(Math.round(number)) : number >= 1 ? number.toFixed(1) : number.toPrecision(3)},
   {key: 'peak', name: 'Peak memory, MiB', floor: 0, scale: 2 ** 20, tick: count, text: mebibytes},

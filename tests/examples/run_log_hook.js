@@ -45,6 +45,8 @@
     seen.steps = [1, 2, 3, seen.last].map(at);
     seen.pointed = pointAtMiddle();
     seen.lines = lines();
+    seen.inTurns = all('#charts section').filter(section => section.querySelector('path[stroke-dashoffset]'))
+      .map(section => section.dataset.quantity);
     seen.facts = Object.fromEntries(all('#facts > div').map(fact => {
       const number = fact.querySelector('[data-value], [data-bytes]');
       return [fact.dataset.fact, number ? Number(number.dataset.value ?? number.dataset.bytes) : null];

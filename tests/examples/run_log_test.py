@@ -166,6 +166,7 @@ def test_a_page_of_several_runs_compares_them(folder):
         check_seen(seen, width, dark, logs)
         assert seen["title"] == "2 training runs" and "under" not in seen["subtitle"], seen["subtitle"]
         assert [row["name"] for row in seen["rows"]] == ["store-all", "checkpoint"]
+        assert seen["inTurns"] == ["loss", "metric", "learning_rate"], "the same bits are drawn in turns"
         for row, log in zip(seen["rows"], logs):
             steps, evaluations = rows_of(log)
             accuracies = [each["test_accuracy"] for each in evaluations]
