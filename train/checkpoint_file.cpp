@@ -9,38 +9,27 @@
 #include <utility>
 
 #include <palimpsest/storage/weights.hpp>
+#include <palimpsest/train/checkpoint_reader.hpp>
 
 namespace palimpsest::train {
 namespace {
 
-constexpr std::int64_t format_version = 1;
-constexpr const char* version_key = "checkpoint_version";
-constexpr const char* steps_key = "steps";
-constexpr const char* setting_prefix = "setting ";
-constexpr const char* optimiser_prefix = "optimiser/";
-constexpr const char* record_prefix = "record/";
-constexpr const char* generator_name = "random/counters";
-
 // --- The record in columns -------------------------------------------------------------------------------------------
-
-template <class T>
-constexpr storage::ElementType element_of =
-    std::is_same_v<T, double> ? storage::ElementType::F64 : storage::ElementType::I64;
 
 template <class T>
 storage::TensorToStore column(const std::string& name, std::vector<T> values) {
   const auto rows = static_cast<std::int64_t>(values.size());
-  return {name, element_of<T>, {rows}, [values = std::move(values)](const storage::PutBytes& put) {
+  return {name, checkpoint::element_of<T>, {rows}, [values = std::move(values)](const storage::PutBytes& put) {
             put(std::as_bytes(std::span<const T>(values)));
           }};
 }
 
 template <class Row, class Field>
 auto column_of(const char* name, const std::vector<Row>& rows, Field Row::*field) {
-  using T = std::conditional_t<std::is_floating_point_v<Field>, double, std::int64_t>;
+  using T = checkpoint::ColumnType<Field>;
   std::vector<T> values;
   for (const Row& row : rows) values.push_back(static_cast<T>(row.*field));
-  return column(std::string(record_prefix) + name, std::move(values));
+  return column(std::string(checkpoint::record_prefix) + name, std::move(values));
 }
 
 std::vector<storage::TensorToStore> record_to_store(const RunRecord& record) {
@@ -53,91 +42,6 @@ std::vector<storage::TensorToStore> record_to_store(const RunRecord& record) {
           column_of("evaluated_after", record.evaluations, &Evaluation::step),
           column_of("metric", record.evaluations, &Evaluation::metric)};
 }
-
-/// The part of the file behind its checksums.
-class Checkpoint {
- public:
-  explicit Checkpoint(const std::string& file) : reader_(file) {
-    const std::optional<std::int64_t> version = number(version_key);
-    if (!version) fail("is no checkpoint of a run");
-    if (*version != format_version) {
-      fail(concat_text("has version ", *version, " of the format, expected ", format_version));
-    }
-    if (!number(steps_key) || *number(steps_key) < 0) fail("does not say how many steps were done");
-  }
-
-  storage::SafetensorsReader& reader() { return reader_; }
-  std::int64_t steps() const { return *number(steps_key); }
-
-  std::map<std::string, std::string> settings() const {
-    std::map<std::string, std::string> all;
-    for (const auto& [key, value] : reader_.metadata()) {
-      if (key.starts_with(setting_prefix)) all.emplace(key.substr(std::strlen(setting_prefix)), value);
-    }
-    return all;
-  }
-
-  /// A column of whole numbers or of float64.
-  template <class T>
-  std::vector<T> values(const std::string& name) {
-    const storage::StoredTensor& stored = tensor(name);
-    if (stored.type != element_of<T> || stored.shape.size() != 1) {
-      fail(concat_text(name, " is ", to_string(stored.type), ", expected one dimension of ", to_string(element_of<T>)));
-    }
-    std::vector<T> all(stored.bytes / sizeof(T));
-    reader_.read(stored, 0, std::as_writable_bytes(std::span<T>(all)));
-    return all;
-  }
-
-  RunRecord record() {
-    RunRecord record;
-    record.steps.resize(static_cast<std::size_t>(tensor("record/loss").shape.at(0)));
-    record.evaluations.resize(static_cast<std::size_t>(tensor("record/metric").shape.at(0)));
-    fill("loss", record.steps, &StepResult::loss);
-    fill("milliseconds", record.steps, &StepResult::milliseconds);
-    fill("samples", record.steps, &StepResult::samples);
-    fill("kept_streams", record.steps, &StepResult::kept_streams);
-    fill("learning_rate", record.steps, &StepResult::learning_rate);
-    fill("peak_bytes", record.steps, &StepResult::peak);
-    fill("evaluated_after", record.evaluations, &Evaluation::step);
-    fill("metric", record.evaluations, &Evaluation::metric);
-    if (static_cast<std::int64_t>(record.steps.size()) != steps()) {
-      fail(concat_text("has a record of ", record.steps.size(), " steps, expected ", steps()));
-    }
-    return record;
-  }
-
-  [[noreturn]] void fail(const std::string& why) const { throw DataError(concat_text(reader_.file(), " ", why)); }
-
- private:
-  storage::SafetensorsReader reader_;
-
-  std::optional<std::int64_t> number(const char* key) const {
-    const auto found = reader_.metadata().find(key);
-    if (found == reader_.metadata().end()) return std::nullopt;
-    std::int64_t value = 0;
-    const char* const end = found->second.data() + found->second.size();
-    const auto [parsed, error] = std::from_chars(found->second.data(), end, value);
-    return error == std::errc() && parsed == end ? std::optional(value) : std::nullopt;
-  }
-
-  const storage::StoredTensor& tensor(const std::string& name) const {
-    for (const storage::StoredTensor& stored : reader_.tensors()) {
-      if (stored.name == name && !stored.shape.empty()) return stored;
-    }
-    fail(concat_text("has no ", name));
-  }
-
-  template <class Row, class Field>
-  void fill(const char* name, std::vector<Row>& rows, Field Row::*field) {
-    using T = std::conditional_t<std::is_floating_point_v<Field>, double, std::int64_t>;
-    const std::vector<T> read = values<T>(std::string(record_prefix) + name);
-    if (read.size() != rows.size()) {
-      fail(concat_text("has ", read.size(), " values of ", name, ", expected ", rows.size()));
-    }
-    for (std::size_t i = 0; i < rows.size(); ++i) rows[i].*field = static_cast<Field>(read[i]);
-  }
-};
 
 // --- The settings ----------------------------------------------------------------------------------------------------
 
@@ -173,7 +77,7 @@ std::optional<std::string> different_rate(const RunRecord& record,
   return std::nullopt;
 }
 
-void check_settings(const Checkpoint& checkpoint, const RunRecord& record, const RunState& state) {
+void check_settings(const CheckpointReader& checkpoint, const RunRecord& record, const RunState& state) {
   std::vector<std::string> different = differences(checkpoint.settings(), state.settings);
   // A rate that follows from a setting needs no line of its own.
   const std::optional<std::string> rate = different_rate(record, state.learning_rate);
@@ -226,7 +130,7 @@ std::optional<Shape> shape_of(const std::vector<std::int64_t>& extents) {
 }
 
 /// A tensor like one in the file, of zeros.
-Tensor zeros_like(const Checkpoint& checkpoint, const storage::StoredTensor& stored, Device device) {
+Tensor zeros_like(const CheckpointReader& checkpoint, const storage::StoredTensor& stored, Device device) {
   const std::optional<Dtype> dtype = dtype_of(stored.type);
   const std::optional<Shape> shape = shape_of(stored.shape);
   if (!dtype || !shape) {
@@ -237,11 +141,12 @@ Tensor zeros_like(const Checkpoint& checkpoint, const storage::StoredTensor& sto
 }
 
 /// Zeros for all of the optimiser's state that the file has.
-std::vector<nn::NamedTensor> zeroed_optimiser(Checkpoint& checkpoint, Device device) {
+std::vector<nn::NamedTensor> zeroed_optimiser(CheckpointReader& checkpoint, Device device) {
   std::vector<nn::NamedTensor> zeros;
   for (const storage::StoredTensor& stored : checkpoint.reader().tensors()) {
-    if (!stored.name.starts_with(optimiser_prefix)) continue;
-    zeros.push_back({stored.name.substr(std::strlen(optimiser_prefix)), zeros_like(checkpoint, stored, device)});
+    if (!stored.name.starts_with(checkpoint::optimiser_prefix)) continue;
+    zeros.push_back(
+        {stored.name.substr(std::strlen(checkpoint::optimiser_prefix)), zeros_like(checkpoint, stored, device)});
   }
   return zeros;
 }
@@ -265,8 +170,8 @@ std::vector<nn::NamedTensor> joined(std::vector<nn::NamedTensor> all, const std:
 }
 
 /// Seed and offset of every random counter that the run has.
-std::vector<std::int64_t> checked_counters(Checkpoint& checkpoint, const RunState& state) {
-  std::vector<std::int64_t> counters = checkpoint.values<std::int64_t>(generator_name);
+std::vector<std::int64_t> checked_counters(CheckpointReader& checkpoint, const RunState& state) {
+  std::vector<std::int64_t> counters = checkpoint.counters();
   if (counters.size() != 2 * state.generators.size()) {
     checkpoint.fail(concat_text("has ", counters.size() / 2, " random counters, expected ", state.generators.size()));
   }
@@ -277,18 +182,19 @@ std::vector<std::int64_t> checked_counters(Checkpoint& checkpoint, const RunStat
 
 PendingFile stage_checkpoint(const std::string& file, const RunState& state, std::int64_t steps) {
   std::vector<storage::TensorToStore> tensors = storage::tensors_to_store(
-      joined(storage::state_of(state.model), prefixed(state.optimiser.state(), optimiser_prefix)));
+      joined(storage::state_of(state.model), prefixed(state.optimiser.state(), checkpoint::optimiser_prefix)));
   std::vector<std::int64_t> counters;
   for (const std::shared_ptr<Generator>& generator : state.generators) {
     counters.push_back(static_cast<std::int64_t>(generator->seed));
     counters.push_back(static_cast<std::int64_t>(generator->offset));
   }
-  tensors.push_back(column(generator_name, std::move(counters)));
+  tensors.push_back(column(checkpoint::counters_name, std::move(counters)));
   if (state.record != nullptr) {
     for (storage::TensorToStore& part : record_to_store(*state.record)) tensors.push_back(std::move(part));
   }
-  storage::Metadata metadata{{version_key, std::to_string(format_version)}, {steps_key, std::to_string(steps)}};
-  for (const auto& [name, value] : state.settings) metadata.emplace(setting_prefix + name, value);
+  storage::Metadata metadata{{checkpoint::version_key, std::to_string(checkpoint::version)},
+                             {checkpoint::steps_key, std::to_string(steps)}};
+  for (const auto& [name, value] : state.settings) metadata.emplace(checkpoint::setting_prefix + name, value);
   return storage::stage_safetensors(WholeFile(file), std::move(tensors), std::move(metadata));
 }
 
@@ -301,32 +207,34 @@ std::size_t checkpoint_bytes(const nn::Module& model, const nn::Optimiser& optim
 }
 
 void verify_checkpoint(const std::string& file) {
-  Checkpoint checkpoint(file);
+  CheckpointReader checkpoint(file);
   if (!checkpoint.reader().has_checksums()) checkpoint.fail("has no checksums");
   checkpoint.reader().verify();
 }
 
 std::vector<std::string> beside_the_model(const storage::SafetensorsReader& reader) {
-  if (!reader.metadata().contains(version_key)) return {};
-  return patterns_of(reader, {optimiser_prefix, record_prefix, generator_name});
+  if (!reader.metadata().contains(checkpoint::version_key)) return {};
+  return patterns_of(reader, {checkpoint::optimiser_prefix, checkpoint::record_prefix, checkpoint::counters_name});
 }
 
 std::int64_t read_checkpoint(const std::string& file, const RunState& state) {
-  Checkpoint checkpoint(file);
+  CheckpointReader checkpoint(file);
   storage::SafetensorsReader& reader = checkpoint.reader();
   RunRecord record = state.record != nullptr ? checkpoint.record() : RunRecord();
   check_settings(checkpoint, record, state);
   const std::vector<std::int64_t> counters = checked_counters(checkpoint, state);
   const std::vector<nn::NamedTensor> model = storage::state_of(state.model);
-  const storage::LoadOptions options{.except = patterns_of(reader, {record_prefix, generator_name}),
-                                     .names = storage::Names::Own};
+  const storage::LoadOptions options{
+      .except = patterns_of(reader, {checkpoint::record_prefix, checkpoint::counters_name}),
+      .names = storage::Names::Own};
   {
     const std::vector<nn::NamedTensor> zeros =
         zeroed_optimiser(checkpoint, model.empty() ? Device::Cpu : model.front().tensor.device());
-    storage::load_weights(reader, shapes_of(joined(model, prefixed(zeros, optimiser_prefix))), options);
+    storage::load_weights(reader, shapes_of(joined(model, prefixed(zeros, checkpoint::optimiser_prefix))), options);
     state.optimiser.set_state(zeros);  // which finds out whether it has such a state
   }
-  storage::load_weights(reader, joined(model, prefixed(state.optimiser.state(), optimiser_prefix)), options);
+  storage::load_weights(reader, joined(model, prefixed(state.optimiser.state(), checkpoint::optimiser_prefix)),
+                        options);
   for (std::size_t i = 0; i < state.generators.size(); ++i) {
     *state.generators[i] = {static_cast<std::uint64_t>(counters[2 * i]),
                             static_cast<std::uint64_t>(counters[2 * i + 1])};
