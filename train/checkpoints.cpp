@@ -237,16 +237,13 @@ void Checkpoints::save(const RunState& state, std::int64_t steps) {
 }
 
 void Checkpoints::write_if(bool due, const RunState& state, std::int64_t steps) {
-  if (!*this) return;
-  due_ = due_ || due;
-  if (!due_) return;
-  settle(false);
+  if (!*this || !due) return;
+  settle(interval_.unit != CheckpointInterval::Unit::Seconds);
   if (!disk_.valid()) write(state, steps);
 }
 
 void Checkpoints::write(const RunState& state, std::int64_t steps) {
   if (steps == staged_steps_) return;
-  due_ = false;
   last_time_ = Clock::now();
   try {
     std::error_code ignored;

@@ -49,9 +49,10 @@ Resumed resume(const std::string& folder, const RunState& state);
 ///     }
 ///     checkpoints.save(state, 10'000);
 ///
-/// Training waits while the state is handed to the system; another thread waits for the disk. A file has its name only
-/// when it is whole: a kill at any moment leaves the one before. A checkpoint that cannot be written is told and tried
-/// again the next time.
+/// Training waits while the state is handed to the system; another thread waits for the disk. If it is still waiting
+/// when the next one is due, so does training; or, where the interval is one of time, the next one comes later. A file
+/// has its name only when it is whole: a kill at any moment leaves the one before. A checkpoint that cannot be written
+/// is told and tried again the next time.
 class Checkpoints {
  public:
   /// Nothing is kept without a folder. The folder is this object's as long as it lives, and no other process's. Throws
@@ -96,7 +97,6 @@ class Checkpoints {
   bool smaller_is_better_ = false;
   std::unique_ptr<Lock> lock_;
   Clock::time_point last_time_;
-  bool due_ = false;                // it was time for one while the disk was busy
   std::int64_t staged_steps_ = -1;  // of the one that was written last
   std::string staged_;
   std::future<void> disk_;  // waits for it
