@@ -15,12 +15,20 @@ void for_each_element(const Shape& shape, std::int64_t first, std::int64_t count
   const std::int64_t channels = shape.rank() == Shape::max_rank ? shape.c() : 1;
   const std::int64_t plane = shape.count() / (shape.n() * channels);
   const std::int64_t end = first + count;
-  for (std::int64_t logical = first; logical < end;) {
-    const std::int64_t row = logical / plane;  // of pixels: one channel of one image
-    const std::int64_t n = row / channels;
-    const std::int64_t row_end = std::min(end, (row + 1) * plane);
-    std::int64_t memory = (n * plane + logical % plane) * channels + row % channels;
+  if (channels == 1 || plane == 1) {
+    for (std::int64_t logical = first; logical < end; ++logical) visit(logical, logical);
+    return;
+  }
+  std::int64_t n = first / plane / channels;
+  std::int64_t channel = first / plane % channels;
+  std::int64_t pixel = first % plane;
+  for (std::int64_t logical = first; logical < end; pixel = 0) {
+    const std::int64_t row_end = std::min(end, logical + plane - pixel);  // one channel of one image
+    std::int64_t memory = (n * plane + pixel) * channels + channel;
     for (; logical < row_end; ++logical, memory += channels) visit(logical, memory);
+    if (++channel < channels) continue;
+    channel = 0;
+    ++n;
   }
 }
 

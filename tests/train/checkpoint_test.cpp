@@ -49,8 +49,8 @@ Task dropout_task(int workers = 1) {
     options.dropout = 0.2;
     return std::make_unique<nn::DenseNet>(options, std::move(init));
   });
-  task.training = image_data("synthetic", images,
-                             {.seed = 5, .augmentation = {.flip = true, .pad = 4}, .workers = workers});
+  task.training =
+      image_data("synthetic", images, {.seed = 5, .augmentation = {.flip = true, .pad = 4}, .workers = workers});
   task.evaluation = image_data("synthetic", images, {.shuffle = false});
   task.schedule = [](std::int64_t) { return nn::Schedule::step(0.1, {4}); };
   return task;
@@ -89,7 +89,7 @@ Outcome outcome_of(const Task& task, const Options& options, std::int64_t last =
 }
 
 TEST(Checkpoint, ResumesToTheBitAfterEveryStepUnderEveryPolicy) {
-  const std::vector<std::string> policies = {"store-all",         "shared", "checkpoint", "dense1=shared,*=checkpoint",
+  const std::vector<std::string> policies = {"store-all",         "shared",  "checkpoint", "dense1=shared,*=checkpoint",
                                              "checkpoint+shared", "offload", "budget=6MiB"};
   const Outcome undisturbed = outcome_of(dropout_task(), run_of("store-all"));
   ASSERT_EQ(undisturbed.losses.size(), 9U);
@@ -275,8 +275,8 @@ TEST(Checkpoint, TheLastAndTheBestAreKept) {
     std::vector<std::string> names;
     for (const std::string& file : checkpoints_in(folder / "run")) names.push_back(fs::path(file).filename().string());
     const std::string best = smaller_is_better ? "checkpoint-00000006.safetensors" : "checkpoint-00000009.safetensors";
-    EXPECT_EQ(names, (std::vector<std::string>{"checkpoint-00000018.safetensors", "checkpoint-00000015.safetensors",
-                                               best}));
+    EXPECT_EQ(names,
+              (std::vector<std::string>{"checkpoint-00000018.safetensors", "checkpoint-00000015.safetensors", best}));
   }
 }
 
