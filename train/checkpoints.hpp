@@ -66,9 +66,9 @@ class Checkpoints {
 
   explicit operator bool() const { return !options_.folder.empty(); }
 
-  /// Where messages about what went wrong go: standard error, if nothing else is said.
+  /// Messages about what went wrong go there; to standard error, if nothing else is said.
   void set_warn(std::function<void(const std::string&)> warn) { warn_ = std::move(warn); }
-  /// Whether a smaller metric is the better one.
+  /// The best metric is the smallest, or, as long as nothing is said, the largest.
   void set_smaller_is_better(bool on) { smaller_is_better_ = on; }
 
   /// Takes up the run in the folder: the number of steps that it has done; 0, and nothing has changed, if there is

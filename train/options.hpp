@@ -25,7 +25,7 @@ struct OptionNames {
   std::string resume = "Options::resume";
 };
 
-/// Where a run is kept, and how often.
+/// The keeping of a run: in which folder, and how often.
 struct CheckpointOptions {
   std::string folder = "";       ///< made if its parent is there; empty: nowhere
   std::string every = "1epoch";  ///< steps, seconds, minutes, hours or epochs: "500steps", "90s", "10min", "2h"

@@ -107,7 +107,7 @@ Trainer::Trainer(Task task, Options options, const MemoryChoice& memory)
   resume();
 }
 
-/// What the bits of a run depend on, apart from its learning rates, which are compared step by step.
+/// All that the bits of a run depend on but its learning rates, which are compared step by step.
 std::vector<Setting> Trainer::settings() const {
   std::vector<Setting> all = {{"the model", task_.name},
                               {options_.names.batch_size, std::to_string(options_.batch_size)},
@@ -134,7 +134,7 @@ void Trainer::resume() {
     for (const auto& [file, why] : resumed.damaged) warn(why);
     resumed_from_ = resumed.file;
   }
-  // Where the same folder is given for both, a program that is started again and again needs no other first time.
+  // The same folder may be given for both: a program that is started again and again needs no other first time.
   if (resumed_from_.empty() && !goes_on) refuse_to_resume(options_);
 }
 
