@@ -60,6 +60,7 @@ Dropout::Dropout(Init& init, double probability) : probability_(probability), ge
 
 Tensor Dropout::operator()(Tensor x) const {
   return located([&] {
+    check_hears_of_mode();
     return training() && probability_ > 0 ? ops::dropout(std::move(x), probability_, generator_) : std::move(x);
   });
 }

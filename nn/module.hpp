@@ -99,6 +99,7 @@ class Module {
   /// unless a module inside has said so.
   template <class Body>
   auto located(const Body& body) const {
+    const Call call;
     try {
       return body();
     } catch (Error& error) {
@@ -106,6 +107,10 @@ class Module {
       throw;
     }
   }
+
+  /// For a module whose work depends on training(): throws ValueError if it works inside another and is registered
+  /// nowhere, so that evaluation mode would never reach it.
+  void check_hears_of_mode() const;
 
   /// The block or model as policies see it; null for a module that is neither.
   const std::shared_ptr<BlockInfo>& scope_info() const { return info_; }
@@ -115,6 +120,16 @@ class Module {
   static std::vector<Tensor> trained_inputs(const std::vector<Tensor>& inputs);
 
  private:
+  /// The work of a module, on this thread.
+  class Call {
+   public:
+    Call() { ++depth; }
+    ~Call() { --depth; }
+    Call(const Call&) = delete;
+    Call& operator=(const Call&) = delete;
+
+    static thread_local int depth;  ///< modules that are at work
+  };
   struct Part {
     std::string name;
     Module* module;

@@ -78,6 +78,7 @@ DenseLayer::DenseLayer(Init& init, const DenseNetOptions& spec, std::int64_t in)
   conv1_ = std::make_unique<Conv2d>(init, in, width, same_size(spec.bottleneck ? 1 : 3));
   add_module("norm1", *norm1_);
   add_module("conv1", *conv1_);
+  add_module("dropout", dropout_);
   if (!spec.bottleneck) return;
   norm2_ = std::make_unique<BatchNorm2d>(init, width, norm_relu);
   conv2_ = std::make_unique<Conv2d>(init, width, spec.growth_rate, same_size(3));
@@ -107,6 +108,7 @@ Transition::Transition(Init& init, std::int64_t in, std::int64_t out, double dro
     : norm_(init, in, norm_relu), conv_(init, in, out, same_size(1)), dropout_(init, dropout) {
   add_module("norm", norm_);
   add_module("conv", conv_);
+  add_module("dropout", dropout_);
 }
 
 Tensor Transition::forward(Tensor x) { return ops::avg_pool2d(dropout_(conv_(norm_(std::move(x)))), 2, 2); }

@@ -5,6 +5,7 @@ Arguments: the paths of cifar_densenet and cifar_revnet, which must have a devic
 """
 
 import json
+import pathlib
 import sys
 
 from program_checks import TAGS, run, run_checks
@@ -91,6 +92,25 @@ def test_leaving_the_grid_costs_memory_and_not_the_run(folder):
             assert f"kept streams   {kept['streams']} in 6 steps" in summary, summary
         assert len({report["state_digest"] for report in reports.values()}) == 1, grid
         assert reports["store-all"]["kept_streams"]["streams"] == 0
+
+
+def test_a_run_goes_on_under_another_policy(folder):
+    densenet = [DENSENET, "--depth", "10", "--growth", "4", "--dropout", "0.2"]
+    revnet = [REVNET, "--depth", "14", "--grid", "auto"]
+    for program, policies in ((densenet, ["store-all", "shared", "checkpoint", "offload"]),
+                              (revnet, ["store-all", "reversible", "checkpoint", "reversible+shared"])):
+        command = [*program, *SMALL, "--schedule", "constant"]
+        whole = report_of(folder, command)
+        for steps in range(1, 6):
+            kept = str(folder / f"{pathlib.Path(program[0]).name}-{steps}")
+            before, after = policies[steps % 4], policies[(2 * steps + 1) % 4]
+            report_of(folder, [*command, "--memory", before, "--max-steps", str(steps), "--checkpoint", kept])
+            report = report_of(folder, [*command, "--memory", after, "--resume", kept])
+            assert report["state_digest"] == whole["state_digest"], (steps, before, after)
+            assert [step["loss"] for step in report["steps"]] == [step["loss"] for step in whole["steps"]]
+            # The last step of an epoch has one image.
+            predicted = report["predicted_peak_bytes"]
+            assert report["peak_bytes"]["total"] == predicted or steps == 5, (steps, before, after)
 
 
 def test_auto_takes_the_device_and_tf32_is_accepted(folder):

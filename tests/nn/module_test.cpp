@@ -197,6 +197,46 @@ TEST_F(ModuleTest, AModuleThatIsUsedButNotRegisteredIsAnError) {
   EXPECT_EQ(live_bytes(), live);
 }
 
+/// A block with a dropout layer that is one of its parts, or is not.
+class Dropping : public nn::Block<Tensor(Tensor)> {
+ public:
+  Dropping(nn::Init& init, bool registered) : dropout_(init, 0.5) {
+    if (registered) add_module("dropout", dropout_);
+  }
+
+ protected:
+  Tensor forward(Tensor x) override { return dropout_(std::move(x)); }
+
+ private:
+  nn::Dropout dropout_;
+};
+
+TEST_F(ModuleTest, DropoutThatWouldNotHearOfEvaluationModeIsAnError) {
+  nn::Init init(1, device());
+  const Tensor x = random_tensor({2, 8}, 1);
+  Dropping forgotten(init, false);
+  EXPECT_THROW(forgotten(x), ValueError);
+  Dropping heard(init, true);
+  EXPECT_NE(bits_of(heard(x)), bits_of(x));
+  heard.train(false);
+  EXPECT_EQ(bits_of(heard(x)), bits_of(x));
+  const nn::Dropout alone(init, 0.5);
+  EXPECT_NE(bits_of(alone(x)), bits_of(x));
+}
+
+TEST_F(ModuleTest, ADenseNetInEvaluationModeDropsNothing) {
+  nn::DenseNetOptions options = nn::DenseNetOptions::cifar(10, 4);
+  options.dropout = 0.5;
+  nn::Init init(1, device());
+  const std::shared_ptr<Generator> generator = init.dropout_generator();
+  nn::DenseNet net(options, std::move(init));
+  net.train(false);
+  const NoGrad no_grad;
+  const Tensor images = random_tensor({2, 3, 32, 32}, 1);
+  EXPECT_EQ(bits_of(net(images)), bits_of(net(images)));
+  EXPECT_EQ(generator->offset, 0U);
+}
+
 TEST_F(ModuleTest, AGradientOfTheInputIsNoError) {
   TwoConvolutions model(nn::Init(1, device()), true);
   const Tensor images = random_parameter({2, 3, 4, 4}, 2);

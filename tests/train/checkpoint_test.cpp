@@ -119,6 +119,7 @@ TEST(Checkpoint, TakesNothingOfTheMemoryThatWasForeseen) {
   options.checkpoints = {.folder = folder / "run", .every = "1steps"};
   const Task task = dropout_task();
   const MemoryChoice memory = choose_memory(task, options);
+  allocator(Device::Cpu).release_cached();  // of the tests before
   const Forecast forecast = rehearse(task, options, memory);
   Trainer trainer(task, options, memory);
   trainer.run();
