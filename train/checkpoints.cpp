@@ -177,7 +177,7 @@ Checkpoints::Checkpoints(CheckpointOptions options)
       last_time_(Clock::now()) {
   if (options_.folder.empty()) return;
   std::error_code error;
-  fs::create_directory(options_.folder, error);
+  fs::create_directories(options_.folder, error);
   if (!fs::is_directory(options_.folder)) {
     throw Error(concat_text("cannot make the folder ", options_.folder, ": ",
                             error ? error.message() : "there is something else of that name"));
@@ -247,7 +247,7 @@ void Checkpoints::write(const RunState& state, std::int64_t steps) {
   last_time_ = Clock::now();
   try {
     std::error_code ignored;
-    fs::create_directory(options_.folder, ignored);  // it may have gone
+    fs::create_directories(options_.folder, ignored);  // it may have gone
     staged_ = path_of(options_.folder, steps);
     PendingFile pending = stage_checkpoint(staged_, state, steps);
     staged_steps_ = steps;

@@ -27,7 +27,7 @@ struct OptionNames {
 
 /// The keeping of a run: in which folder, and how often.
 struct CheckpointOptions {
-  std::string folder = "";       ///< made if its parent is there; empty: nowhere
+  std::string folder = "";       ///< made if it is missing; empty: nowhere
   std::string every = "1epoch";  ///< steps, seconds, minutes, hours or epochs: "500steps", "90s", "10min", "2h"
   std::int64_t keep = 3;         ///< the last so many stay, and the one with the best evaluation
 };

@@ -205,7 +205,9 @@ void CommandLine::refuse_vain_flags() const {
 void CommandLine::refuse_what_trains() const {
   if (options.plan) throw UsageError("--plan and --evaluate exclude each other");
   if (!options.evaluate) throw UsageError("--evaluate and --no-eval exclude each other");
-  const std::pair<const char*, const std::string&> files[] = {{"--memory-report", options.files.page},
+  const std::pair<const char*, const std::string&> files[] = {{"--checkpoint", options.checkpoints.folder},
+                                                              {"--resume", options.resume},
+                                                              {"--memory-report", options.files.page},
                                                               {"--memory-snapshot", options.files.snapshot},
                                                               {"--trace", options.files.trace},
                                                               {"--log-dir", options.files.log_dir},

@@ -282,6 +282,55 @@ def test_interrupt_writes_the_report(folder):
     assert report["test_accuracy"] is None
 
 
+def test_a_run_is_kept_and_taken_up_again(folder):
+    kept = folder / "runs" / "a"
+    reports = folder / "reports"
+    reports.mkdir()
+    command = [*SMALL_DENSENET, "--schedule", "constant", "--epochs", "2", "--dropout", "0.1"]
+    whole = report_of(reports, command)
+    log = ["--log-dir", str(folder / "log")]
+    report_of(reports, [*command, *log, "--max-steps", "3", "--checkpoint", str(kept), "--checkpoint-every", "1steps"])
+    fails_with([*command, "--checkpoint", str(kept)], 2, "has the checkpoints of a run", "--resume")
+    fails_with([*command, "--resume", str(kept), "--lr", "0.2", "--seed", "9", "--depth", "16"], 2,
+               "--lr is 0.2, 0.1 in the checkpoint", "--seed is 9, 0 in the checkpoint", "--depth is 16, 10")
+    fails_with([*command, "--resume", str(folder / "none")], 1, "no checkpoint in")
+    assert not (folder / "none").exists()
+    resumed = report_of(reports, [*command, *log, "--resume", str(kept), "--memory", "checkpoint"])
+    assert resumed["state_digest"] == whole["state_digest"]
+    assert [step["loss"] for step in resumed["steps"]] == [step["loss"] for step in whole["steps"]]
+    assert resumed["peak_bytes"]["total"] == resumed["predicted_peak_bytes"]
+    rows = (folder / "log" / "steps.csv").read_text().splitlines()[1:]
+    assert [int(row.split(",")[0]) for row in rows] == list(range(1, len(whole["steps"]) + 1))
+    newest = sorted(kept.glob("*.safetensors"))[-1]
+    assert report_of(reports, [*command, "--evaluate", "--weights", str(newest)])["test_accuracy"] == whole["test_accuracy"]
+    code, listed, _ = run([INSPECT, str(newest)])
+    assert code == 0 and "optimiser/conv0.weight.velocity" in listed and "all checksums right" in listed, listed
+
+
+def test_flags_of_checkpoints_that_would_do_nothing_are_refused(folder):
+    fails_with([*SMALL_DENSENET, "--keep", "2"], 2, "--keep", "--checkpoint or --resume")
+    fails_with([*SMALL_DENSENET, "--checkpoint-every", "5steps"], 2, "--checkpoint-every")
+    fails_with([*SMALL_DENSENET, "--checkpoint", str(folder / "a"), "--checkpoint-every", "soon"], 2, "soon", "10min")
+    fails_with([*SMALL_DENSENET, "--checkpoint", str(folder / "a"), "--plan"], 2, "--checkpoint", "--plan")
+    fails_with([*SMALL_DENSENET, "--checkpoint", str(folder / "a"), "--evaluate"], 2, "--checkpoint", "--evaluate")
+    (folder / "file").write_text("text")
+    fails_with([*SMALL_DENSENET, "--checkpoint", str(folder / "file")], 1, "cannot make the folder", "file")
+
+
+def test_signals_end_a_run_after_the_step_with_a_checkpoint(folder):
+    for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        kept = folder / str(status)
+        command = [*SMALL_DENSENET, "--epochs", "1000000", "--no-eval", "--checkpoint", str(kept), "--checkpoint-every", "1h"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            give_up = time.monotonic() + TIMEOUT
+            while "epoch 1/" not in process.stdout.readline():
+                assert time.monotonic() < give_up and process.poll() is None, "no epoch has ended"
+            process.send_signal(number)
+            process.communicate(timeout=TIMEOUT)
+        assert process.returncode == status, process.returncode
+        assert len(list(kept.glob("*.safetensors"))) == 1
+
+
 def test_cuda_is_explained(_):
     code, _, errors = run([*SMALL_DENSENET, "--device", "cuda", "--max-steps", "1", "--quiet"])
     assert code in (0, 1)

@@ -309,7 +309,7 @@ TEST(Checkpoint, AFolderThatCannotBeWrittenIsAnErrorBeforeTheFirstStep) {
   const Folder folder;
   std::ofstream(folder / "file") << "text";
   EXPECT_THROW(Checkpoints({.folder = folder / "file"}), Error);
-  EXPECT_THROW(Checkpoints({.folder = folder / "missing/run"}), Error);
+  EXPECT_THROW(Checkpoints({.folder = folder / "file/run"}), Error);
   EXPECT_THROW(Checkpoints({.folder = folder / "run", .keep = 0}), ValueError);
   EXPECT_THROW(Checkpoints({.folder = folder / "run", .every = "soon"}), ValueError);
 }
