@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include <palimpsest/autograd/engine/tape.hpp>
+#include <palimpsest/autograd/engine/unread.hpp>
 #include <palimpsest/autograd/engine/value_state.hpp>
 #include <palimpsest/core/device.hpp>
 #include <palimpsest/core/layout.hpp>
@@ -26,9 +27,7 @@ Handle::~Handle() {
   --value->state().handles;
   if (tape != nullptr) tape->let_go(*value);
   ValueState& state = value->state();
-  if (!value->leaf() || state.handles > 0) return;
-  forget_unread(*value);
-  if (state.readers == 0 && state.pins == 0) state.storage.reset();
+  if (value->leaf() && state.handles == 0 && state.readers == 0 && state.pins == 0) state.storage.reset();
 }
 
 Tensor Tensor::empty(const Shape& shape, Dtype dtype, Device device, Tag tag) {
@@ -69,12 +68,9 @@ Value& Tensor::value() const {
 
 ConstView Tensor::view() const {
   Value& held = value();
+  if (held.state().unread != nullptr) held.state().unread->run(held);
   if (!held.present()) {
-    if (held.leaf()) {
-      run_unread();
-    } else {
-      handle_->tape->restore(held);
-    }
+    if (!held.leaf()) handle_->tape->restore(held);
     if (!held.present()) throw StateError("the bytes of this tensor are gone");
   }
   return held.view();

@@ -76,7 +76,7 @@ fs::path file_target(const std::string& name) {
 }
 
 PendingFile::PendingFile(std::string name, fs::path path)
-    : name_(std::move(name)), path_(std::move(path)), temporary_(path_.string() + ".tmp") {
+    : name_(std::move(name)), path_(std::move(path)), temporary_(path_.string() + temporary_suffix) {
   file_ = open_locked(name_, temporary_);
   if (ftruncate(file_, 0) == 0) return;
   const int error = errno;

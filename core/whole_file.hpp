@@ -7,6 +7,9 @@
 
 namespace palimpsest {
 
+/// The end of the names of temporaries.
+inline constexpr const char* temporary_suffix = ".tmp";
+
 /// The file that a write to this name replaces: the end of its links, which may lead nowhere yet, as
 /// one path whatever it was called.
 std::filesystem::path file_target(const std::string& name);

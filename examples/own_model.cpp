@@ -229,7 +229,7 @@ int run(int argc, char** argv) {
                     .trace = flags["--trace"]});
   std::cout << run.announcement() << std::flush;  // the peak, before anything runs
   if (run.train(std::cout)) return 0;
-  return run.record().interrupted ? 130 : 1;
+  return run.record().interrupted ? 128 + run.record().signal : 1;
   // [run]
 }
 

@@ -20,6 +20,12 @@ void prepare_offload(const train::Options& options) {
   if (asked || !options.offload_dir.empty()) memory::prepare_offload(train::offload_options(options));
 }
 
+LogResumed log_resumed(const train::RunRecord& record) {
+  LogResumed resumed{.steps = static_cast<std::int64_t>(record.steps.size())};
+  for (const train::StepResult& step : record.steps) resumed.losses.push_back(step.loss);
+  return resumed;
+}
+
 }  // namespace
 
 void check(const train::Options& options, const Files& files) {
@@ -70,9 +76,9 @@ std::string Run::announcement() const {
   std::string text = concat_text(task_.name, " under ", options_.memory, " will need ",
                                  format_mebibytes(forecast_.peak.total), " at its peak\n");
   text += thrift_advice(task_, options_, forecast_.peak.total);
-  if (!options_.checkpoints.folder.empty()) {
-    text += concat_text("a checkpoint takes ", format_mebibytes(forecast_.checkpoint), " in ",
-                        options_.checkpoints.folder, "\n");
+  const std::string& kept_in = options_.checkpoints.folder.empty() ? options_.resume : options_.checkpoints.folder;
+  if (!kept_in.empty()) {
+    text += concat_text("a checkpoint takes ", format_mebibytes(forecast_.checkpoint), " in ", kept_in, "\n");
   }
   if (memory_.planned != nullptr) text += train::describe(memory_.recipes, options_.names) + "\n";
   if (weights_) text += concat_text("weights of ", options_.weights, ": ", weights_->describe(), "\n");
@@ -107,9 +113,9 @@ bool Run::train_and_report(std::ostream& out, const std::vector<Field>& fields) 
   }
   std::optional<RunLog> log;
   if (!files_.log_dir.empty()) {
-    std::optional<std::int64_t> resumed_at;
-    if (!options_.resume.empty()) resumed_at = static_cast<std::int64_t>(trainer.record().steps.size());
-    log.emplace(files_.log_dir, log_facts(task_, options_), resumed_at,
+    std::optional<LogResumed> resumed;
+    if (!options_.resume.empty()) resumed = log_resumed(trainer.record());
+    log.emplace(files_.log_dir, log_facts(task_, options_), resumed,
                 [&](const std::string& line) { trainer.warn(line); });
     log->follow(trainer);
   }
@@ -128,7 +134,7 @@ bool Run::train_and_report(std::ostream& out, const std::vector<Field>& fields) 
   const RunReport done = report_of(task_, options_, forecast_, trainer, fields);
   print_summary(out, done);
   if (file) file.write(to_json(done));
-  return !trainer.record().interrupted && !pictures_failed_ && logged;
+  return !trainer.record().interrupted && trainer.kept() && !pictures_failed_ && logged;
 }
 
 /// The facts of the page that are known before the step has run.

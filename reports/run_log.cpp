@@ -78,6 +78,23 @@ Kept kept_lines(const LogFile& file, const std::string& header, StepOf step_of, 
   return kept;
 }
 
+/// Compares the rows of steps with the losses that the run has had in them.
+void check_losses(const LogFile& rows, const std::vector<double>& losses) {
+  const std::string text = rows.content();
+  std::size_t begin = 0;
+  for (std::size_t end = 0; (end = text.find('\n', begin)) != std::string::npos; begin = end + 1) {
+    const std::string_view line = std::string_view(text).substr(begin, end - begin);
+    const std::optional<std::int64_t> step = step_of_csv(line);
+    if (!step || *step < 1 || *step > static_cast<std::int64_t>(losses.size())) continue;
+    const std::size_t comma = line.find(',') + 1;
+    const std::string_view loss = line.substr(comma, line.find(',', comma) - comma);
+    const std::string expected = text_of(losses[static_cast<std::size_t>(*step) - 1]);
+    if (loss == expected) continue;
+    throw DataError(concat_text(rows.path().string(), " is the log of another run: in step ", *step, " its loss is ",
+                                loss, ", and this run's was ", expected));
+  }
+}
+
 }  // namespace
 
 void check_log(const std::string& folder, bool resumed) {
@@ -93,20 +110,22 @@ void check_log(const std::string& folder, bool resumed) {
   const WholeFile page(fs::path(folder) / LogNames::page);
 }
 
-RunLog::RunLog(const std::string& folder, LogFacts facts, std::optional<std::int64_t> resumed_at, Warn warn)
+RunLog::RunLog(const std::string& folder, LogFacts facts, const std::optional<LogResumed>& resumed, Warn warn)
     : folder_(folder), facts_(std::move(facts)), warn_(std::move(warn)) {
   if (!warn_) warn_ = [](const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); };
-  check_log(folder, resumed_at.has_value());
+  check_log(folder, resumed.has_value());
   step_rows_.emplace(path(LogNames::steps), steps_header(facts_) + "\n");
   evaluation_rows_.emplace(path(LogNames::evaluations), evaluations_header(facts_) + "\n");
   lines_.emplace(path(LogNames::lines), "");
   events_.emplace(path(LogNames::events), event_file_begin(seconds_since_1970()));
-  if (resumed_at) resume(*resumed_at);
+  if (resumed) resume(*resumed);
   WholeFile(path(LogNames::facts)).write(to_json(facts_));
 }
 
 /// Nothing is cut before everything has been read: a log of another run stays as it was.
-void RunLog::resume(std::int64_t done) {
+void RunLog::resume(const LogResumed& resumed) {
+  const std::int64_t done = resumed.steps;
+  check_losses(*step_rows_, resumed.losses);
   const Kept steps = kept_lines(*step_rows_, steps_header(facts_), step_of_csv, done);
   const Kept evaluations = kept_lines(*evaluation_rows_, evaluations_header(facts_), step_of_csv, done);
   const Kept lines = kept_lines(*lines_, "", step_of_json, done);

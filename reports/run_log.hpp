@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include <palimpsest/reports/log_file.hpp>
 #include <palimpsest/reports/run_history.hpp>
@@ -21,6 +22,12 @@ struct LogStep {
   double learning_rate = 0;
   std::int64_t samples = 0;  ///< of its batch
   std::size_t peak = 0;      ///< bytes in use at once, at most: train::PeakMeter::take_lap()
+};
+
+/// The run so far, where a log goes on with one.
+struct LogResumed {
+  std::int64_t steps = 0;           ///< that were done, which may be none
+  std::vector<double> losses = {};  ///< of these steps, if they are known: by them a log of another run is found out
 };
 
 /// Finds out whether a folder, which is made if need be, can have a log. Throws Error, naming the file and the reason,
@@ -41,11 +48,11 @@ class RunLog {
  public:
   using Warn = std::function<void(const std::string&)>;
 
-  /// `resumed_at`: the steps done before, if the run goes on where an earlier one has left off, which may be 0 of them.
-  /// Rows of later steps are then dropped and so is a row without an end; rows that should be there and are not are
-  /// warned of. `warn` gets a line at a time; by default it goes to standard error. Throws as check_log(); DataError,
-  /// naming the line, if the folder has a log that this is not, which then stays as it was.
-  RunLog(const std::string& folder, LogFacts facts, std::optional<std::int64_t> resumed_at = std::nullopt,
+  /// `resumed`: the run goes on where an earlier one has left off. Rows of later steps are then dropped and so is a row
+  /// without an end; rows that should be there and are not are warned of. `warn` gets a line at a time; by default it
+  /// goes to standard error. Throws as check_log(); DataError, naming the line, if the folder has a log that is not
+  /// this run's, which then stays as it was.
+  RunLog(const std::string& folder, LogFacts facts, const std::optional<LogResumed>& resumed = std::nullopt,
          Warn warn = nullptr);
   ~RunLog();
   RunLog(const RunLog&) = delete;
@@ -82,7 +89,7 @@ class RunLog {
   bool page_failed_ = false;
 
   std::array<LogFile*, 4> files() { return {&*step_rows_, &*evaluation_rows_, &*lines_, &*events_}; }
-  void resume(std::int64_t done);
+  void resume(const LogResumed& resumed);
   void add(LogFile& file, const std::string& row);
   void tell();
   std::string path(const char* name) const;

@@ -1,9 +1,9 @@
 #include <palimpsest/train/checkpoint_file.hpp>
 
 #include <algorithm>
-#include <charconv>
-#include <cmath>
+#include <cerrno>
 #include <cstring>
+#include <fstream>
 #include <map>
 #include <optional>
 #include <utility>
@@ -66,22 +66,19 @@ std::vector<std::string> differences(const std::map<std::string, std::string>& s
 }
 
 /// The same for the first step whose learning rate is another than it was.
-std::optional<std::string> different_rate(const RunRecord& record,
-                                          const std::function<double(std::int64_t)>& learning_rate) {
-  for (std::size_t step = 0; learning_rate && step < record.steps.size(); ++step) {
-    const double now = learning_rate(static_cast<std::int64_t>(step));
+std::optional<std::string> different_rate(const RunRecord& record, const RunState& state) {
+  for (std::size_t step = 0; state.learning_rate && step < record.steps.size(); ++step) {
+    const double now = state.learning_rate(static_cast<std::int64_t>(step));
     if (now == record.steps[step].learning_rate) continue;
     return concat_text("the learning rate of step ", step + 1, " is ", now, ", ", record.steps[step].learning_rate,
-                       " in the checkpoint");
+                       " in the checkpoint", state.rate_follows_from);
   }
   return std::nullopt;
 }
 
 void check_settings(const CheckpointReader& checkpoint, const RunRecord& record, const RunState& state) {
   std::vector<std::string> different = differences(checkpoint.settings(), state.settings);
-  // A rate that follows from a setting needs no line of its own.
-  const std::optional<std::string> rate = different_rate(record, state.learning_rate);
-  if (different.empty() && rate) different.push_back(*rate);
+  if (const std::optional<std::string> rate = different_rate(record, state)) different.push_back(*rate);
   if (different.empty()) return;
   throw ResumeError(concat_text("the run of the checkpoint was another: ", join(different, "; ")));
 }
@@ -178,6 +175,21 @@ std::vector<std::int64_t> checked_counters(CheckpointReader& checkpoint, const R
   return counters;
 }
 
+/// The file must have all of the state that the optimiser has already.
+void check_optimiser(const CheckpointReader& checkpoint, const std::vector<nn::NamedTensor>& there,
+                     const std::vector<nn::NamedTensor>& stored) {
+  for (const nn::NamedTensor& tensor : there) {
+    const auto is_it = [&](const nn::NamedTensor& one) {
+      return one.name == tensor.name && one.tensor.shape() == tensor.tensor.shape() &&
+             one.tensor.dtype() == tensor.tensor.dtype();
+    };
+    if (std::none_of(stored.begin(), stored.end(), is_it)) {
+      checkpoint.fail(concat_text("has no ", checkpoint::optimiser_prefix, tensor.name, " of ", tensor.tensor.dtype(),
+                                  " ", tensor.tensor.shape()));
+    }
+  }
+}
+
 }  // namespace
 
 PendingFile stage_checkpoint(const std::string& file, const RunState& state, std::int64_t steps) {
@@ -206,10 +218,20 @@ std::size_t checkpoint_bytes(const nn::Module& model, const nn::Optimiser& optim
   return bytes;
 }
 
-void verify_checkpoint(const std::string& file) {
-  CheckpointReader checkpoint(file);
-  if (!checkpoint.reader().has_checksums()) checkpoint.fail("has no checksums");
-  checkpoint.reader().verify();
+void verify_checkpoint(const std::string& file, std::optional<std::int64_t> steps) {
+  if (!std::ifstream(file)) throw Error(concat_text(file, ": cannot be opened: ", std::strerror(errno)));
+  try {
+    CheckpointReader checkpoint(file);
+    if (!checkpoint.reader().has_checksums()) checkpoint.fail("has no checksums");
+    checkpoint.reader().verify();
+    if (steps && checkpoint.steps() != *steps) {
+      checkpoint.fail(concat_text("is of the run after ", checkpoint.steps(), " steps, expected ", *steps));
+    }
+  } catch (const LaterVersion&) {
+    throw;
+  } catch (const DataError& error) {
+    throw DamagedCheckpoint(error.what());
+  }
 }
 
 std::vector<std::string> beside_the_model(const storage::SafetensorsReader& reader) {
@@ -231,7 +253,12 @@ std::int64_t read_checkpoint(const std::string& file, const RunState& state) {
     const std::vector<nn::NamedTensor> zeros =
         zeroed_optimiser(checkpoint, model.empty() ? Device::Cpu : model.front().tensor.device());
     storage::load_weights(reader, shapes_of(joined(model, prefixed(zeros, checkpoint::optimiser_prefix))), options);
-    state.optimiser.set_state(zeros);  // which finds out whether it has such a state
+    check_optimiser(checkpoint, state.optimiser.state(), zeros);
+    try {
+      state.optimiser.set_state(zeros);  // which finds out whether it has such a state
+    } catch (const Error& error) {
+      checkpoint.fail(concat_text("has the state of another optimiser: ", error.what()));
+    }
   }
   storage::load_weights(reader, joined(model, prefixed(state.optimiser.state(), checkpoint::optimiser_prefix)),
                         options);

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,12 @@ class ResumeError : public ValueError {
   using ValueError::ValueError;
 };
 
+/// A checkpoint is not as it was written.
+class DamagedCheckpoint : public DataError {
+ public:
+  using DataError::DataError;
+};
+
 /// All that a run is between two steps. A program's own loop fills in the first line, and, with random numbers beside
 /// them, the second.
 struct RunState {
@@ -35,6 +42,7 @@ struct RunState {
   std::vector<Setting> settings = {};                       ///< must be the same when the run goes on
   /// The learning rate of a step, from 0: must be the recorded one in all steps that were done. Null: the optimiser's.
   std::function<double(std::int64_t step)> learning_rate = nullptr;
+  std::string rate_follows_from = "";  ///< for the end of a message about it: " (it follows from --epochs)"
 };
 
 /// Puts a run that has done `steps` steps into a file, as far as the system's memory for files: the run may go on when
@@ -44,9 +52,10 @@ PendingFile stage_checkpoint(const std::string& file, const RunState& state, std
 /// Bytes of the tensors in a checkpoint; the record adds 48 for every step, and a header names them.
 std::size_t checkpoint_bytes(const nn::Module& model, const nn::Optimiser& optimiser);
 
-/// Compares the checksums of all parts. Throws DataError, naming the file and the part that is damaged or the way in
-/// which it is no checkpoint, and for one that a later version has written.
-void verify_checkpoint(const std::string& file);
+/// Compares the checksums of all parts, and the steps done with `steps`, if there are any. Throws DamagedCheckpoint,
+/// naming the file and the part that is damaged or the way in which it is no checkpoint; DataError for a file that a
+/// later version has written, Error for one that cannot be opened.
+void verify_checkpoint(const std::string& file, std::optional<std::int64_t> steps = std::nullopt);
 
 /// Patterns (storage::LoadOptions::except) of all in a checkpoint that is not the model's; none for any other file.
 std::vector<std::string> beside_the_model(const storage::SafetensorsReader& reader);

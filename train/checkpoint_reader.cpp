@@ -4,8 +4,6 @@
 #include <cstring>
 #include <span>
 
-#include <palimpsest/core/error.hpp>
-
 namespace palimpsest::train {
 
 using checkpoint::ColumnType;
@@ -15,7 +13,8 @@ CheckpointReader::CheckpointReader(const std::string& file) : reader_(file) {
   const std::optional<std::int64_t> version = number(checkpoint::version_key);
   if (!version) fail("is no checkpoint of a run");
   if (*version != checkpoint::version) {
-    fail(concat_text("has version ", *version, " of the format, expected ", checkpoint::version));
+    throw LaterVersion(
+        concat_text(reader_.file(), " has version ", *version, " of the format, expected ", checkpoint::version));
   }
   if (!number(checkpoint::steps_key) || steps() < 0) fail("does not say how many steps were done");
 }

@@ -9,6 +9,7 @@
 #include <type_traits>
 #include <vector>
 
+#include <palimpsest/core/error.hpp>
 #include <palimpsest/storage/safetensors.hpp>
 #include <palimpsest/train/run_record.hpp>
 
@@ -32,6 +33,12 @@ inline constexpr storage::ElementType element_of =
     std::is_same_v<T, double> ? storage::ElementType::F64 : storage::ElementType::I64;
 
 }  // namespace checkpoint
+
+/// A checkpoint that a later version of the library has written.
+class LaterVersion : public DataError {
+ public:
+  using DataError::DataError;
+};
 
 /// A checkpoint that is open. Throws DataError, naming the file, for one that is none, and, from each function, for a
 /// part that is not as it should be.

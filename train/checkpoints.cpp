@@ -7,11 +7,13 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <set>
+#include <system_error>
 #include <utility>
 
 #include <palimpsest/core/error.hpp>
@@ -53,6 +55,7 @@ std::set<std::int64_t> steps_in(const std::string& folder) {
 std::optional<std::int64_t> best_of(const RunRecord* record, bool smaller) {
   if (record == nullptr || record->evaluations.empty()) return std::nullopt;
   const auto worse = [smaller](const Evaluation& a, const Evaluation& b) {
+    if (std::isnan(a.metric) || std::isnan(b.metric)) return std::isnan(a.metric) && !std::isnan(b.metric);
     return smaller ? a.metric > b.metric : a.metric < b.metric;
   };
   return std::max_element(record->evaluations.begin(), record->evaluations.end(), worse)->step;
@@ -69,7 +72,7 @@ void remove_old(const std::string& folder, std::int64_t keep, std::optional<std:
 
 /// Removes what a process that was killed while it wrote has left.
 void remove_torn(const std::string& folder) {
-  constexpr std::string_view temporary = ".tmp";  // core/whole_file.hpp
+  constexpr std::string_view temporary = temporary_suffix;
   std::vector<fs::path> torn;
   std::error_code error;
   for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
@@ -103,8 +106,8 @@ CheckpointInterval parse_interval(const std::string& text) {
   const std::string_view unit(end, static_cast<std::size_t>(text.data() + text.size() - end));
   constexpr std::int64_t most = 1'000'000'000;
   for (const Name& name : names) {
-    if (error == std::errc() && unit == name.name && count > 0 && count <= most)
-      return {count * name.factor, name.unit};
+    const bool fits = error == std::errc() && count > 0 && count <= most / name.factor;
+    if (fits && unit == name.name) return {count * name.factor, name.unit};
   }
   throw ValueError(concat_text("'", text,
                                "' is no interval between checkpoints, expected one like 500steps, 90s, "
@@ -121,8 +124,8 @@ Resumed resume(const std::string& folder, const RunState& state) {
   Resumed resumed;
   for (const std::string& file : checkpoints_in(folder)) {
     try {
-      verify_checkpoint(file);
-    } catch (const DataError& error) {
+      verify_checkpoint(file, steps_of(fs::path(file).filename().string()));
+    } catch (const DamagedCheckpoint& error) {
       resumed.damaged.push_back({file, error.what()});
       continue;
     }
@@ -176,13 +179,7 @@ Checkpoints::Checkpoints(CheckpointOptions options)
       warn_([](const std::string& what) { std::cerr << what << std::endl; }),
       last_time_(Clock::now()) {
   if (options_.folder.empty()) return;
-  std::error_code error;
-  fs::create_directories(options_.folder, error);
-  if (!fs::is_directory(options_.folder)) {
-    throw Error(concat_text("cannot make the folder ", options_.folder, ": ",
-                            error ? error.message() : "there is something else of that name"));
-  }
-  lock_ = std::make_unique<Lock>(options_.folder);
+  make_folder();
   remove_torn(options_.folder);
   const std::vector<std::string> there = checkpoints_in(options_.folder);
   storage::safetensors_file(path_of(options_.folder, 0));  // throws if files cannot be written
@@ -190,6 +187,19 @@ Checkpoints::Checkpoints(CheckpointOptions options)
 }
 
 Checkpoints::~Checkpoints() { settle(true); }
+
+/// Makes the folder, and it this run's: in the beginning, and again if it has gone.
+void Checkpoints::make_folder() {
+  std::error_code error;
+  if (lock_ != nullptr && fs::is_directory(options_.folder, error)) return;
+  fs::create_directories(options_.folder, error);
+  if (!fs::is_directory(options_.folder)) {
+    throw Error(concat_text("cannot make the folder ", options_.folder, ": ",
+                            error ? error.message() : "there is something else of that name"));
+  }
+  lock_.reset();
+  lock_ = std::make_unique<Lock>(options_.folder);
+}
 
 std::int64_t Checkpoints::resume(const RunState& state) {
   if (!*this) return 0;
@@ -200,7 +210,7 @@ std::int64_t Checkpoints::resume(const RunState& state) {
     warn_(concat_text(why, error ? "" : "; it is called .damaged now"));
   }
   last_ = resumed.file;
-  staged_steps_ = resumed.steps;
+  staged_ = {resumed.file, resumed.steps};
   last_time_ = Clock::now();
   return resumed.steps;
 }
@@ -229,11 +239,16 @@ void Checkpoints::after_evaluation(const RunState& state, std::int64_t steps) {
   write(state, steps);
 }
 
-void Checkpoints::save(const RunState& state, std::int64_t steps) {
-  if (!*this) return;
+bool Checkpoints::save(const RunState& state, std::int64_t steps) {
+  if (!*this) return true;
+  if (steps < staged_.steps) {
+    throw StateError(
+        concat_text("a checkpoint after ", steps, " steps of a run that has been kept after ", staged_.steps));
+  }
   settle(true);
-  write(state, steps);
-  settle(true);
+  write(state, steps, true);
+  settle(true, true);
+  return staged_.steps == steps;
 }
 
 void Checkpoints::write_if(bool due, const RunState& state, std::int64_t steps) {
@@ -242,35 +257,46 @@ void Checkpoints::write_if(bool due, const RunState& state, std::int64_t steps) 
   if (!disk_.valid()) write(state, steps);
 }
 
-void Checkpoints::write(const RunState& state, std::int64_t steps) {
-  if (steps == staged_steps_) return;
+void Checkpoints::write(const RunState& state, std::int64_t steps, bool ends) {
+  if (steps == staged_.steps) return;
   last_time_ = Clock::now();
+  const Written before = std::exchange(staged_, {path_of(options_.folder, steps), steps});
   try {
-    std::error_code ignored;
-    fs::create_directories(options_.folder, ignored);  // it may have gone
-    staged_ = path_of(options_.folder, steps);
-    PendingFile pending = stage_checkpoint(staged_, state, steps);
-    staged_steps_ = steps;
-    const std::optional<std::int64_t> best = best_of(state.record, smaller_is_better_);
-    disk_ = std::async(std::launch::async, [pending = std::move(pending), best, &options = options_]() mutable {
-      pending.commit();
+    make_folder();
+    auto pending = std::make_shared<PendingFile>(stage_checkpoint(staged_.file, state, steps));
+    const auto commit = [pending, best = best_of(state.record, smaller_is_better_), &options = options_] {
+      pending->commit();
       remove_old(options.folder, options.keep, best);
-    });
+    };
+    try {
+      disk_ = std::async(std::launch::async, commit);
+    } catch (const std::system_error&) {
+      disk_ = std::async(std::launch::deferred, commit);  // there is no thread to be had: whoever settles waits
+    }
   } catch (const Error& error) {
-    warn_(concat_text(error.what(), "; the run goes on", last_.empty() ? "" : ", and is kept in ", last_));
+    staged_ = before;
+    tell(error.what(), ends);
   }
 }
 
-/// Sees how the last write has ended, if it has; with `wait` in any case.
-void Checkpoints::settle(bool wait) {
+void Checkpoints::tell(const std::string& failure, bool ends) {
+  std::error_code ignored;
+  const bool kept = !last_.empty() && fs::exists(last_, ignored);
+  const std::string then = ends ? "" : "; the run goes on";
+  warn_(concat_text(failure, then,
+                    kept ? concat_text(ends ? "; the last checkpoint is " : ", and is kept in ", last_) : ""));
+}
+
+/// Sees how the last write has ended, if it has; with `wait` in any case. `ends`: it is the run's last.
+void Checkpoints::settle(bool wait, bool ends) {
   if (!disk_.valid()) return;
-  if (!wait && disk_.wait_for(std::chrono::seconds(0)) != std::future_status::ready) return;
+  if (!wait && disk_.wait_for(std::chrono::seconds(0)) == std::future_status::timeout) return;
   try {
     disk_.get();
-    last_ = staged_;
-  } catch (const Error& error) {
-    staged_steps_ = -1;
-    warn_(concat_text(error.what(), "; the run goes on", last_.empty() ? "" : ", and is kept in ", last_));
+    last_ = staged_.file;
+  } catch (const std::exception& error) {
+    staged_ = {};
+    tell(error.what(), ends);
   }
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <future>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -43,11 +44,12 @@ Resumed resume(const std::string& folder, const RunState& state);
 ///
 ///     train::Checkpoints checkpoints({.folder = "runs/mine", .every = "10min"});
 ///     const train::RunState state{net, sgd, {init.dropout_generator()}};
-///     for (std::int64_t step = checkpoints.resume(state); step < 10'000; ++step) {
+///     std::int64_t step = checkpoints.resume(state);
+///     for (; step < 10'000; ++step) {
 ///       ...
 ///       checkpoints.after_step(state, step + 1);
 ///     }
-///     checkpoints.save(state, 10'000);
+///     checkpoints.save(state, step);
 ///
 /// Training waits while the state is handed to the system; another thread waits for the disk. If it is still waiting
 /// when the next one is due, so does training; or, where the interval is one of time, the next one comes later. A file
@@ -80,8 +82,9 @@ class Checkpoints {
   void after_epoch(const RunState& state, std::int64_t steps, std::int64_t epochs);
   /// Writes one if the last evaluation of the record is the best.
   void after_evaluation(const RunState& state, std::int64_t steps);
-  /// Writes one, unless there is one of this step, and waits for the disk.
-  void save(const RunState& state, std::int64_t steps);
+  /// The last of a run: writes one, unless there is one of this step, and waits for the disk. False, after a warning,
+  /// if that did not succeed. Throws StateError for fewer steps than were kept or resumed already.
+  bool save(const RunState& state, std::int64_t steps);
 
   const std::string& folder() const { return options_.folder; }
   /// The newest that is whole, so far as is known; empty for none. Waits for the disk.
@@ -91,20 +94,27 @@ class Checkpoints {
   using Clock = std::chrono::steady_clock;
   class Lock;
 
+  /// A checkpoint on its way to the disk, or there.
+  struct Written {
+    std::string file = "";
+    std::int64_t steps = -1;
+  };
+
   CheckpointOptions options_;
   CheckpointInterval interval_;
   std::function<void(const std::string&)> warn_;
   bool smaller_is_better_ = false;
   std::unique_ptr<Lock> lock_;
   Clock::time_point last_time_;
-  std::int64_t staged_steps_ = -1;  // of the one that was written last
-  std::string staged_;
-  std::future<void> disk_;  // waits for it
-  std::string last_;
+  Written staged_;          // handed to the system last
+  std::future<void> disk_;  // waits until the disk has it
+  std::string last_;        // that the disk has
 
   void write_if(bool due, const RunState& state, std::int64_t steps);
-  void write(const RunState& state, std::int64_t steps);
-  void settle(bool wait);
+  void write(const RunState& state, std::int64_t steps, bool ends = false);
+  void make_folder();
+  void tell(const std::string& failure, bool ends);
+  void settle(bool wait, bool ends = false);
 };
 
 }  // namespace palimpsest::train

@@ -23,6 +23,7 @@ struct OptionNames {
   std::string seed = "seed";
   std::string precision = "precision";
   std::string resume = "Options::resume";
+  std::string length = "epochs, max_steps";  ///< of what a run's length and so its schedule follow
 };
 
 /// The keeping of a run: in which folder, and how often.

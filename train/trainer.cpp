@@ -13,7 +13,7 @@ namespace palimpsest::train {
 
 namespace {
 
-std::unique_ptr<Batches> opened(const Data& data, const Options& options) {
+std::unique_ptr<Batches> open_data(const Data& data, const Options& options) {
   if (!data.open) throw ValueError(concat_text("the data ", data.name, " cannot be opened: they have no `open`"));
   return data.open(options.batch_size, options.device);
 }
@@ -74,7 +74,7 @@ CheckpointOptions checkpoint_options(const Options& options) {
   return checkpoints;
 }
 
-bool is_same(const std::string& folder, const std::string& other) {
+bool is_same_folder(const std::string& folder, const std::string& other) {
   std::error_code ignored;
   return std::filesystem::equivalent(folder, other, ignored);
 }
@@ -91,7 +91,7 @@ Trainer::Trainer(Task task, Options options, const MemoryChoice& memory)
       progress_(task_, options_),
       before_(allocator(trained_on(options_.device)).stats()),
       training_(task_, nn::Init(options_.seed, options_.device, Dtype::Float32, options_.products)),
-      batches_(task_.training.open ? opened(task_.training, options_) : nullptr),
+      batches_(task_.training.open ? open_data(task_.training, options_) : nullptr),
       weights_(storage::safetensors_file(options_.save_weights)),
       meter_(options_.device, before_),
       checkpoints_(checkpoint_options(options_)),
@@ -99,6 +99,7 @@ Trainer::Trainer(Task task, Options options, const MemoryChoice& memory)
   if (task_.schedule) {
     schedule_ = task_.schedule(length_.steps);
     state_.learning_rate = [this](std::int64_t step) { return schedule_->at(step); };
+    state_.rate_follows_from = concat_text("; a schedule follows from ", options_.names.length, ", too");
   }
   memory.apply(training_.model());
   load_weights(training_.model(), options_);
@@ -120,7 +121,7 @@ std::vector<Setting> Trainer::settings() const {
 
 void Trainer::resume() {
   const std::string& folder = checkpoints_.folder();
-  const bool goes_on = !options_.resume.empty() && is_same(options_.resume, folder);
+  const bool goes_on = !options_.resume.empty() && is_same_folder(options_.resume, folder);
   if (!goes_on && !checkpoints_.last().empty()) {
     throw ResumeError(concat_text(folder, " has the checkpoints of a run, ", checkpoints_.last(), " is the newest: ",
                                   options_.names.resume, " goes on with it, another folder begins another"));
@@ -136,6 +137,10 @@ void Trainer::resume() {
   }
   // The same folder may be given for both: a program that is started again and again needs no other first time.
   if (resumed_from_.empty() && !goes_on) refuse_to_resume(options_);
+  if (steps_done() > length_.steps) {
+    throw ResumeError(concat_text("the run in ", options_.resume, " has done ", steps_done(), " steps, and by ",
+                                  options_.names.length, " it has ", length_.steps));
+  }
 }
 
 /// The epoch in which the run goes on. One whose steps are all done may still want its evaluation.
@@ -150,7 +155,7 @@ void Trainer::run(const std::function<void()>& after_epoch, std::ostream& out) {
   const InterruptGuard guard;
   const LimitScope limit(options_.device, budget_ == 0 ? 0 : budget_ + before_.live);
   const VerifyScope verify(options_.verify);
-  if (batches_ == nullptr) batches_ = opened(task_.training, options_);
+  if (batches_ == nullptr) batches_ = open_data(task_.training, options_);
   for (std::int64_t epoch = first_epoch(); epoch < length_.epochs && !interrupted(); ++epoch) {
     train_epoch(epoch);
     if (time_to_evaluate(epoch) && !interrupted()) evaluate();
@@ -161,7 +166,7 @@ void Trainer::run(const std::function<void()>& after_epoch, std::ostream& out) {
   }
   record_.interrupted = interrupted();
   record_.signal = interrupting_signal();
-  if (steps_done() > 0) checkpoints_.save(state_, steps_done());
+  kept_ = steps_done() == 0 || checkpoints_.save(state_, steps_done());
   progress_.clear();
   if (weights_) {
     storage::stage_weights(weights_, storage::state_of(training_.model()), {{"model", task_.name}}).commit();
@@ -269,7 +274,7 @@ std::optional<Score> Trainer::evaluate(const TakeScores& take) {
 
 /// The score of the evaluation data; none if a signal asked for the end of the run meanwhile.
 std::optional<Score> Trainer::score(const TakeScores& take) {
-  const std::unique_ptr<Batches> batches = opened(task_.evaluation, options_);
+  const std::unique_ptr<Batches> batches = open_data(task_.evaluation, options_);
   batches->start_epoch(0);
   Score total;
   std::int64_t seen = 0;

@@ -78,6 +78,8 @@ class Trainer {
   const RunRecord& record() const { return record_; }
   /// The checkpoint that this run has gone on from; empty for none.
   const std::string& resumed_from() const { return resumed_from_; }
+  /// False if the last checkpoint of the run could not be written, of which there was a warning.
+  bool kept() const { return kept_; }
   /// The peak of the device's memory over the training steps.
   MemoryPeak peak() const { return meter_.peak(); }
   /// The same over the evaluations.
@@ -100,6 +102,7 @@ class Trainer {
   Checkpoints checkpoints_;
   RunState state_;
   std::string resumed_from_;
+  bool kept_ = true;
   std::int64_t watched_step_ = -1;
   std::function<void(const memory::StepTrace&)> take_;
   std::function<void(const StepResult&)> stepped_;

@@ -74,7 +74,7 @@ Tensor Training::try_step(std::span<const Tensor> batch,
   if (!checked_) model_->check_registered({&loss, 1}, batch);
   checked_ = true;
   if (before_backward) {
-    const BlockScope step(std::make_shared<BlockInfo>(), {});  // an exception fails the step: its buffers go back
+    const BlockScope step(nullptr, {&loss, 1});  // an exception fails the step, whoever holds its loss
     before_backward(loss);
   }
   loss.backward(guard_);

@@ -159,7 +159,7 @@ std::vector<TensorSpec> check_inputs(const Op& op, std::span<const Tensor> input
 
 std::vector<Tensor> apply(std::unique_ptr<Op> op, std::vector<Tensor> inputs) {
   const std::vector<TensorSpec> specs = check_inputs(*op, inputs);
-  run_unread();
+  run_unread(inputs);
   if (!is_recorded(inputs)) return run_unrecorded(*op, inputs, specs);
 
   const std::shared_ptr<Tape> tape = Tape::for_op(*op, inputs);

@@ -243,8 +243,8 @@ void fail_history_on_error(const std::shared_ptr<Tape>& history, const Run& run)
 
 /// Runs the op that waits for a reader on this thread and is not recorded, if there is one (apply_when_read).
 void run_unread();
-/// Forgets it if this was to be its result, which nobody can read any more.
-void forget_unread(const Value& result) noexcept;
+/// Runs that, and those that make these tensors, wherever they wait.
+void run_unread(std::span<const Tensor> inputs);
 /// The same where nothing may be thrown: an op that cannot run now waits on, and is tried again when it is read.
 void try_to_run_unread() noexcept;
 /// True if backward will go through an op on these inputs.

@@ -9,6 +9,8 @@
 
 namespace palimpsest {
 
+struct Unread;
+
 /// The engine's knowledge of a value beyond its shape: who wants its bytes, where they are, how they come back.
 struct ValueState {
   bool requires_grad = false;
@@ -21,6 +23,7 @@ struct ValueState {
   int depth = 0;   ///< blocks with policies around the one whose policy has chosen the recipe
   std::shared_ptr<Storage> storage;
   std::shared_ptr<Storage> gradient;
+  std::shared_ptr<Unread> unread;  ///< the op that makes it when it is read first (apply_when_read); of leaves alone
   /// Additions to the gradient that wait until all readers of the value have added theirs; each reads the bytes, too.
   std::vector<std::function<void(const View& bytes, const View& gradient)>> corrections;
   RecipePtr recipe;

@@ -7,21 +7,14 @@
 #include <palimpsest/autograd/engine/pins.hpp>
 #include <palimpsest/autograd/engine/run_op.hpp>
 #include <palimpsest/autograd/engine/tape.hpp>
+#include <palimpsest/autograd/engine/unread.hpp>
 #include <palimpsest/autograd/engine/value_state.hpp>
 
 namespace palimpsest {
 namespace {
 
-/// An op that waits for a reader and is not recorded, and what it is to make.
-struct Unread {
-  std::unique_ptr<Op> op;
-  std::vector<Tensor> inputs;  ///< detached: restoring one may evict another from its arena
-  std::vector<ValuePtr> read;  ///< what they are detached from
-  std::weak_ptr<Value> result;
-  std::weak_ptr<Tape> history;  ///< the result holds it
-  std::shared_ptr<const BlockInfo> block;
-};
-thread_local std::optional<Unread> unread;
+/// The result of the op that waits on this thread and is not recorded.
+thread_local std::weak_ptr<Value> unread_here;
 
 std::vector<View> views_of(const std::vector<Tensor>& tensors) {
   std::vector<View> views;
@@ -31,48 +24,70 @@ std::vector<View> views_of(const std::vector<Tensor>& tensors) {
 
 /// The same with a result that is absent until somebody reads it.
 Tensor wait_unrecorded(std::unique_ptr<Op> op, std::span<const Tensor> inputs, const TensorSpec& spec) {
-  Unread waiting{std::move(op), {}, {}, {}, {}, current_block()};
+  auto waiting = std::make_shared<Unread>();
   for (const Tensor& input : inputs) {
-    waiting.inputs.push_back(input.detach());
-    waiting.read.push_back(input.handle()->value);
+    waiting->inputs.push_back(input.detach());
+    waiting->read.push_back(input.handle()->value);
   }
   const Device device = inputs[0].device();
-  const std::vector<View> views = views_of(waiting.inputs);
+  const std::vector<View> views = views_of(waiting->inputs);
   std::shared_ptr<Tape> history = Tape::history_of(inputs);
   ForwardContext io(views, {}, device, history);
-  fail_history_on_error(history, [&] { run_named(*waiting.op, views, [&] { waiting.op->begin(io); }); });
+  fail_history_on_error(history, [&] { run_named(*op, views, [&] { op->begin(io); }); });
+  waiting->op = std::move(op);
+  waiting->history = history;
+  waiting->block = current_block();
   auto value = std::make_shared<Value>(spec.shape, spec.dtype, device);
-  waiting.result = value;
-  waiting.history = history;
-  unread = std::move(waiting);
+  value->state().unread = std::move(waiting);
+  unread_here = value;
   return Tensor(std::make_shared<Handle>(std::move(value), std::move(history)));
+}
+
+/// The op that makes x, if it waits on this thread and is not recorded.
+Unread* unread_of(const Tensor& x) {
+  const ValuePtr here = unread_here.lock();
+  return here != nullptr && here == x.handle()->value && here->state().unread->waits() ? here->state().unread.get()
+                                                                                       : nullptr;
 }
 
 }  // namespace
 
-void run_unread() {
-  if (!unread) return;
-  if (const ValuePtr result = unread->result.lock()) {
-    const std::vector<View> views = views_of(unread->inputs);
-    auto storage = std::make_shared<Storage>(result->device(), result->bytes(), Tag::Activation);
-    const View to{storage->data(), result->shape(), result->dtype(), result->device()};
-    std::shared_ptr<Tape> history = unread->history.lock();
-    ForwardContext io(views, {&to, 1}, result->device(), history);
-    fail_history_on_error(history, [&] { run_named(*unread->op, views, [&] { unread->op->forward(io); }); });
-    result->state().storage = std::move(storage);
-  }
-  unread.reset();
+bool Unread::waits() {
+  const std::lock_guard lock(mutex);
+  return op != nullptr;
 }
 
-void forget_unread(const Value& result) noexcept {
-  if (!unread || unread->result.lock().get() != &result) return;
-  const std::optional<Unread> gone = std::exchange(unread, std::nullopt);
+void Unread::run(Value& result) {
+  const std::lock_guard lock(mutex);
+  if (op == nullptr) return;
+  const std::vector<View> views = views_of(inputs);
+  auto storage = std::make_shared<Storage>(result.device(), result.bytes(), Tag::Activation);
+  const View to{storage->data(), result.shape(), result.dtype(), result.device()};
+  std::shared_ptr<Tape> led_here = history.lock();
+  ForwardContext io(views, {&to, 1}, result.device(), led_here);
+  fail_history_on_error(led_here, [&] { run_named(*op, views, [&] { op->forward(io); }); });
+  result.state().storage = std::move(storage);
+  op.reset();
+  inputs.clear();
+  read.clear();
+}
+
+void run_unread() {
+  if (const ValuePtr result = unread_here.lock()) result->state().unread->run(*result);
+  unread_here.reset();
+}
+
+void run_unread(std::span<const Tensor> inputs) {
+  run_unread();
+  for (const Tensor& input : inputs) {
+    if (input && input.value().state().unread != nullptr) input.value().state().unread->run(input.value());
+  }
 }
 
 void try_to_run_unread() noexcept {
   try {
     run_unread();
-  } catch (const Error&) {
+  } catch (...) {
   }
 }
 
@@ -81,20 +96,20 @@ Tensor apply_when_read(std::unique_ptr<Op> op, std::vector<Tensor> inputs) {
   if (specs.size() != 1 || op->solvable_input() >= 0) {
     throw StateError(concat_text("[", op->name(), "] is to wait for a reader, which takes one output and no coupling"));
   }
-  run_unread();
+  run_unread(inputs);
   if (!is_recorded(inputs)) return wait_unrecorded(std::move(op), inputs, specs.front());
   const std::shared_ptr<Tape> tape = Tape::for_op(*op, inputs);
   return tape->apply_when_read(std::move(op), std::move(inputs), specs.front());
 }
 
 const Op* unrun_op(const Tensor& x) {
-  if (unread && unread->result.lock() == x.handle()->value) return unread->op.get();
+  if (const Unread* const unread = unread_of(x)) return unread->op.get();
   const Node* const maker = x.value().producer();
   return maker != nullptr && maker->waits ? maker->op.get() : nullptr;
 }
 
 std::vector<ValuePtr> unrun_inputs(const Tensor& x) {
-  if (unread && unread->result.lock() == x.handle()->value) return unread->read;
+  if (const Unread* const unread = unread_of(x)) return unread->read;
   const Node* const maker = x.value().producer();
   return maker != nullptr && maker->waits ? maker->inputs : std::vector<ValuePtr>();
 }
@@ -102,11 +117,10 @@ std::vector<ValuePtr> unrun_inputs(const Tensor& x) {
 std::optional<Unrun<Op>> take_unrun_op(Tensor& x) {
   const ValueState& value = x.value().state();
   const bool sole = x.handle().use_count() == 1 && value.handles == 1;
-  if (unread && unread->result.lock() == x.handle()->value) {
+  if (Unread* const unread = unread_of(x)) {
     if (!sole || unread->block != current_block()) return std::nullopt;
     Unrun<Op> taken{std::move(unread->op), std::move(unread->inputs), unread->history.lock()};
     for (Tensor& input : taken.inputs) input = with_history(std::move(input), taken.tape);
-    unread.reset();
     x = {};
     return taken;
   }

@@ -184,6 +184,14 @@ void CommandLine::refuse_vain_flags() const {
   if (options.weights.empty() && !options.weights_except.empty()) {
     throw UsageError("--except leaves tensors out of --weights, which is missing");
   }
+  if (!options.weights.empty() && !options.resume.empty() && options.checkpoints.folder != options.resume) {
+    throw UsageError("--weights begins a run, and --resume goes on with one");
+  }
+  for (const char* const flag : {"--checkpoint", "--resume"}) {
+    if (app_.count(flag) != 0 && app_.get_option(flag)->as<std::string>().empty()) {
+      throw UsageError(concat_text(flag, " names no folder"));
+    }
+  }
   if (!options.predictions.empty() && !options.evaluate_alone) {
     throw UsageError("--predictions writes about an evaluation: --evaluate is missing");
   }

@@ -118,7 +118,8 @@ train::Options run_options(const Options& options, Device device) {
                     .grid = "--grid",
                     .seed = "--seed",
                     .precision = "--precision",
-                    .resume = "--resume"}};
+                    .resume = "--resume",
+                    .length = "--epochs and --max-steps"}};
 }
 
 Example::Value Example::value_of(const std::string& text) {

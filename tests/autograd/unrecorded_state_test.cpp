@@ -3,11 +3,15 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <optional>
 #include <stdexcept>
+#include <thread>
 
+#include <palimpsest/core/parallel.hpp>
 #include <palimpsest/nn/model.hpp>
 #include <palimpsest/ops/batch_norm.hpp>
+#include <palimpsest/ops/concat.hpp>
 #include <palimpsest/ops/conv2d.hpp>
 #include <palimpsest/ops/cross_entropy.hpp>
 #include <palimpsest/ops/dropout.hpp>
@@ -258,6 +262,32 @@ TEST_F(UnrecordedStateTest, AFrozenNetHasTheBitsOfATrainedOne) {
   EXPECT_TRUE(forward(true, false) == trained);
   const NoGrad guard;
   EXPECT_TRUE(forward(true, true) == trained);
+}
+
+TEST_F(UnrecordedStateTest, WhatAnotherThreadHasMadeIsThere) {
+  const Tensor a = random_tensor({2, 3, 6, 6}, 1);
+  const Tensor b = random_tensor({2, 3, 6, 6}, 2);
+  Layer stem(1, 3, 4, true);
+  Layer head(20, 4, 3, false);
+  Layer other_stem(1, 3, 4, true);
+  Tensor joined, features;
+  std::thread([&] {
+    set_thread_count(1);
+    joined = ops::concat(std::vector<Tensor>{a, b});  // waits for a reader, when the thread has gone
+    features = stem(a);
+  }).join();
+  EXPECT_TRUE(bits_of(joined) == bits_of(ops::concat(std::vector<Tensor>{a, b})));
+  EXPECT_TRUE(bits_of(features) == bits_of(other_stem(a)));
+  EXPECT_NO_THROW(loss_of(head(features)).backward());
+
+  const NoGrad no_grad;
+  const Tensor waits = ops::concat(std::vector<Tensor>{a, b});
+  const Bits expected = bits_of(joined);
+  std::vector<std::thread> readers;
+  std::atomic<int> right = 0;
+  for (int i = 0; i < 4; ++i) readers.emplace_back([&] { right += bits_of(waits) == expected ? 1 : 0; });
+  for (std::thread& reader : readers) reader.join();
+  EXPECT_EQ(right, 4);
 }
 
 }  // namespace

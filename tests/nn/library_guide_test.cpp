@@ -111,11 +111,12 @@ TEST(LibraryGuide, ARunThatIsKept) {
     const auto learn = [&](std::int64_t) { ++learned; };
     train::Checkpoints checkpoints({.folder = folder, .every = "500steps"});
     const train::RunState state{net, sgd, {init.dropout_generator()}};
-    for (std::int64_t step = checkpoints.resume(state); step < steps; ++step) {
+    std::int64_t step = checkpoints.resume(state);
+    for (; step < steps; ++step) {
       learn(step);
       checkpoints.after_step(state, step + 1);
     }
-    checkpoints.save(state, steps);
+    checkpoints.save(state, step);
   }
   EXPECT_EQ(learned, steps) << "the second run finds it done";
   const train::Options options{.epochs = 2, .checkpoints = {.folder = folder, .every = "10min"}, .resume = folder};

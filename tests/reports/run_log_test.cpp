@@ -154,7 +154,7 @@ TEST_F(RunLogTest, AResumedRunHasEachStepOnce) {
     append(LogNames::events, events.substr(0, 20));
   }
   {
-    RunLog log(log_, facts, /*resumed_at=*/4, warn());
+    RunLog log(log_, facts, LogResumed{.steps = 4}, warn());
     EXPECT_EQ(rows(), whole);
     EXPECT_EQ(last_event(), 4);
     log.evaluated(0.5);  // once more, as a run does that was stopped after it
@@ -174,7 +174,7 @@ TEST_F(RunLogTest, KeepsARowWithoutAnEndOnlyIfItHasOne) {
   }
   append(LogNames::steps, "4,0.25,0.1,,1000");  // whole but for the end of the line
   EXPECT_EQ(read_log(log_).steps.size(), 3U);
-  RunLog log(log_, facts, 3, warn());
+  RunLog log(log_, facts, LogResumed{.steps = 3}, warn());
   EXPECT_EQ(lines(LogNames::steps).size(), 4U);
 }
 
@@ -183,7 +183,7 @@ TEST_F(RunLogTest, SaysWhichRowsAResumedRunLacks) {
     RunLog log(log_, facts, std::nullopt, warn());
     log_steps(log, 3);
   }
-  RunLog log(log_, facts, 8, warn());
+  RunLog log(log_, facts, LogResumed{.steps = 8}, warn());
   ASSERT_EQ(warnings_.size(), 3U) << warnings();
   EXPECT_NE(warnings_[0].find("steps.csv lacks the rows of steps 4 to 8"), std::string::npos) << warnings();
   log_steps(log, 9);
@@ -191,7 +191,7 @@ TEST_F(RunLogTest, SaysWhichRowsAResumedRunLacks) {
 }
 
 TEST_F(RunLogTest, ResumesFromTheBeginningAndWhereThereIsNoLog) {
-  RunLog log(log_, facts, 0, warn());
+  RunLog log(log_, facts, LogResumed{.steps = 0}, warn());
   log_steps(log, 2);
   EXPECT_EQ(read_log(log_).steps.size(), 2U);
   EXPECT_EQ(warnings(), "");
@@ -205,17 +205,29 @@ TEST_F(RunLogTest, LeavesWhatIsNoLogOfThisRunAsItWas) {
   LogFacts other = facts;
   other.unit = "rows";
   const std::vector<std::string> before = rows();
-  EXPECT_THROW(RunLog(log_, other, 1, warn()), DataError);
+  EXPECT_THROW(RunLog(log_, other, LogResumed{.steps = 1}, warn()), DataError);
   EXPECT_EQ(rows(), before);
   append(LogNames::lines, "no row\n");
   const std::vector<std::string> damaged = rows();
   try {
-    RunLog log(log_, facts, 3, warn());
+    RunLog log(log_, facts, LogResumed{.steps = 3}, warn());
     FAIL() << "a line is no row";
   } catch (const DataError& error) {
     EXPECT_NE(std::string(error.what()).find("metrics.jsonl, line 4: 'no row'"), std::string::npos) << error.what();
   }
   EXPECT_EQ(rows(), damaged);
+}
+
+TEST_F(RunLogTest, FindsOutALogOfAnotherRunByItsLosses) {
+  {
+    RunLog log(log_, facts, std::nullopt, warn());
+    for (const double loss : {0.5, 0.25, 0.125}) log.step({.loss = loss});
+  }
+  const std::vector<std::string> before = rows();
+  EXPECT_THROW(RunLog(log_, facts, LogResumed{.steps = 2, .losses = {0.5, 0.75}}, warn()), DataError);
+  EXPECT_EQ(rows(), before);
+  const RunLog same(log_, facts, LogResumed{.steps = 2, .losses = {0.5, 0.25}}, warn());
+  EXPECT_EQ(read_log(log_).steps.size(), 2U);
 }
 
 TEST_F(RunLogTest, FailsBeforeTheFirstStep) {
@@ -227,7 +239,7 @@ TEST_F(RunLogTest, FailsBeforeTheFirstStep) {
     EXPECT_NE(std::string(error.what()).find((folder_ / "file" / "log").string()), std::string::npos) << error.what();
   }
   RunLog first(log_, facts, std::nullopt, warn());
-  EXPECT_THROW(RunLog(log_, facts, 0, warn()), ValueError) << "two runs at once";
+  EXPECT_THROW(RunLog(log_, facts, LogResumed{}, warn()), ValueError) << "two runs at once";
 }
 
 /// While it lives, files of this process grow up to so many bytes.

@@ -12,7 +12,8 @@
 #include <palimpsest/autograd/gradcheck.hpp>
 #include <palimpsest/core/parallel.hpp>
 #include <palimpsest/datasets/synthetic.hpp>
-#include <palimpsest/storage/safetensors.hpp>
+#include <palimpsest/storage/weights.hpp>
+#include <palimpsest/train/checkpoint_reader.hpp>
 #include <palimpsest/train/checkpoints.hpp>
 #include <palimpsest/train/rehearsal.hpp>
 #include <palimpsest/train/trainer.hpp>
@@ -395,6 +396,122 @@ TEST(Checkpoint, AnEvaluationThatWasOutstandingIsMadeUpFor) {
   EXPECT_EQ(outcome_of(dropout_task(), options), undisturbed) << "and a run that is over stays as it is";
 }
 
+TEST(Checkpoint, EvaluationsLeaveNoTraceInARun) {
+  Task unevaluated = dropout_task();
+  unevaluated.evaluation = {};
+  EXPECT_EQ(outcome_of(unevaluated, run_of("store-all")).digest,
+            outcome_of(dropout_task(), run_of("store-all")).digest);
+}
+
+/// A small model with its optimiser.
+struct Small {
+  nn::Init init{1};
+  nn::Linear model{init, 3, 2};
+  nn::Sgd sgd{model.parameters(), {}};
+  RunState state{model, sgd};
+};
+
+/// Writes a checkpoint of it after so many steps.
+void write_small(const std::string& file, std::int64_t steps, storage::Metadata metadata = {}) {
+  const Small small;
+  std::vector<storage::TensorToStore> tensors = storage::tensors_to_store(storage::state_of(small.model));
+  tensors.push_back({"random/counters", storage::ElementType::I64, {0}, [](const storage::PutBytes&) {}});
+  metadata.emplace("checkpoint_version", "1");
+  metadata.emplace("steps", std::to_string(steps));
+  storage::write_safetensors(file, std::move(tensors), metadata);
+}
+
+TEST(Checkpoint, AFileOfALaterVersionIsLeftAlone) {
+  const Folder folder;
+  const Small small;
+  Checkpoints checkpoints({.folder = folder / "run"});
+  const std::string file = folder / "run/checkpoint-00000007.safetensors";
+  write_small(file, 7, {{"checkpoint_version", "2"}});
+  EXPECT_THROW(checkpoints.resume(small.state), LaterVersion);
+  EXPECT_TRUE(fs::exists(file));
+}
+
+TEST(Checkpoint, AFileThatIsOfAnotherStepThanItsNameIsDamaged) {
+  const Folder folder;
+  const Small small;
+  Checkpoints checkpoints({.folder = folder / "run"});
+  write_small(folder / "run/checkpoint-00000004.safetensors", 4);
+  write_small(folder / "run/checkpoint-00000999.safetensors", 3);
+  std::vector<std::string> warnings;
+  checkpoints.set_warn([&](const std::string& what) { warnings.push_back(what); });
+  EXPECT_EQ(checkpoints.resume(small.state), 4);
+  ASSERT_EQ(warnings.size(), 1U);
+  EXPECT_NE(warnings[0].find("after 3 steps, expected 999"), std::string::npos) << warnings[0];
+  EXPECT_THROW(checkpoints.save(small.state, 3), StateError) << "the state is of more steps";
+}
+
+/// An optimiser with a state of its own from the beginning.
+class Adagrad : public nn::Optimiser {
+ public:
+  explicit Adagrad(std::string name) : name_(std::move(name)) {}
+  void zero_grad() override {}
+  void step() override {}
+  double learning_rate() const override { return 0; }
+  void set_learning_rate(double) override {}
+  std::vector<nn::NamedTensor> state() const override { return {{name_, sum_}}; }
+
+ private:
+  std::string name_;
+  Tensor sum_ = Tensor::from_vector<float>({2}, {5, 6});
+};
+
+TEST(Checkpoint, AnotherOptimiserLeavesEverythingAsItWas) {
+  const Folder folder;
+  Small small;
+  Adagrad sum("sum");
+  Adagrad other("other");
+  const std::string file = folder / "checkpoint-00000001.safetensors";
+  stage_checkpoint(file, {small.model, sum}, 1).commit();
+  EXPECT_THROW(read_checkpoint(file, {small.model, other}), DataError);
+  EXPECT_EQ(other.state()[0].tensor.to_vector<float>()[0], 5);
+  EXPECT_THROW(read_checkpoint(file, small.state), DataError) << "descent has no such state";
+  EXPECT_EQ(read_checkpoint(file, {small.model, sum}), 1);
+}
+
+TEST(Checkpoint, AFolderThatIsMadeAgainIsStillOneRuns) {
+  const Folder folder;
+  const Small small;
+  Checkpoints checkpoints({.folder = folder / "run"});
+  fs::remove_all(folder / "run");
+  EXPECT_TRUE(checkpoints.save(small.state, 1));
+  EXPECT_THROW(Checkpoints({.folder = folder / "run"}), StateError);
+}
+
+TEST(Checkpoint, ALastCheckpointThatCannotBeWrittenIsToldToTheProgram) {
+  const Folder folder;
+  Options options = run_of("store-all", 1);
+  options.checkpoints.folder = folder / "run";
+  Trainer trainer(dropout_task(), options, choose_memory(dropout_task(), options));
+  std::string warnings;
+  {
+    const FileLimit limit(1000);
+    testing::internal::CaptureStderr();
+    trainer.run();
+    warnings = testing::internal::GetCapturedStderr();
+  }
+  EXPECT_FALSE(trainer.kept());
+  const std::string last = warnings.substr(warnings.rfind("cannot write"));
+  EXPECT_EQ(last.find("the run goes on"), std::string::npos) << warnings;
+}
+
+TEST(Checkpoint, ARunThatHasDoneMoreStepsThanItIsToHaveIsRefused) {
+  const Folder folder;
+  Task task = dropout_task();
+  task.schedule = [](std::int64_t) { return nn::Schedule::constant(0.1); };
+  Options options = run_of("store-all", 2);
+  options.checkpoints.folder = folder / "run";
+  outcome_of(task, options);
+  options.checkpoints = {};
+  options.resume = folder / "run";
+  options.max_steps = 2;
+  EXPECT_THROW(outcome_of(task, options), ResumeError);
+}
+
 TEST(Checkpoint, ALoopByHandGoesOnWhereItWas) {
   const Folder folder;
   const auto train_until = [&](std::int64_t end, const std::string& kept) {
@@ -431,7 +548,8 @@ TEST(Checkpoint, IntervalsAreReadOrRefused) {
   is("10min", 600, Unit::Seconds);
   is("2h", 7200, Unit::Seconds);
   is("3epochs", 3, Unit::Epochs);
-  for (const char* const text : {"", "10", "min", "0steps", "-1s", "1.5h", "10 min", "10mins", "9999999999s"}) {
+  for (const char* const text :
+       {"", "10", "min", "0steps", "-1s", "1.5h", "10 min", "10mins", "9999999999s", "3000000h"}) {
     EXPECT_THROW(parse_interval(text), ValueError) << text;
   }
 }

@@ -120,6 +120,19 @@ TEST(Trainer, LeavesWhatAnotherModelHasRecordedAlone) {
   EXPECT_EQ(weight.grad().to_vector<float>(), (std::vector<float>{7, 9}));
 }
 
+TEST(Training, AListenerThatThrowsFailsTheStepWhoeverHoldsTheLoss) {
+  Training training(test::small_densenet(10), nn::Init(1));
+  const std::vector<Tensor> batch = {Tensor::zeros({2, 3, 32, 32}), Tensor::from_vector<std::int32_t>({2}, {0, 1})};
+  const std::string before = training.model().state_digest();
+  Tensor held;
+  const auto throws = [&](const Tensor& loss) {
+    held = loss;
+    throw std::runtime_error("user code");
+  };
+  EXPECT_THROW(training.step(batch, throws), std::runtime_error);
+  EXPECT_EQ(training.model().state_digest(), before);
+}
+
 TEST(Trainer, HandsOverTheWatchedStep) {
   const Task task = row_task();
   const Options options = quiet_run();
