@@ -1,4 +1,4 @@
-// What a training run waits for a checkpoint, and the disk behind it: the models' sizes, all state in place.
+// The time that a training run waits for a checkpoint, and then the disk, for models of several sizes.
 //
 // usage: checkpoint_cost FOLDER
 

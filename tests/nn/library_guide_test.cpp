@@ -130,12 +130,13 @@ TEST(LibraryGuide, ALoopByHand) {
   const nn::Schedule schedule = nn::Schedule::cosine(0.1, /*total=*/10).with_warmup(2);
   const Tensor images = Tensor::zeros({2, 3, 8, 8});
   const Tensor labels = Tensor::from_vector<std::int32_t>({2}, {0, 3});
+  const nn::GradientGuard guard(net.parameters());
   const VerifyScope verify(Verify::Sampled);
   for (std::int64_t step = 0; step < 10; ++step) {
     sgd.set_learning_rate(schedule.at(step));
     sgd.zero_grad();
     const Tensor loss = ops::cross_entropy(net(images), labels);
-    loss.backward();
+    loss.backward(guard);
     sgd.step();
   }
   EXPECT_EQ(sgd.state().size(), net.parameters().size());
