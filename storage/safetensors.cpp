@@ -1,6 +1,7 @@
 #include <palimpsest/storage/safetensors.hpp>
 
 #define XXH_INLINE_ALL
+#define XXH_NO_INLINE_HINTS 1  // gcc refuses to force them in a build for debugging
 #include <xxhash.h>
 
 #include <algorithm>
