@@ -27,10 +27,16 @@ def test_a_run_is_kept_and_taken_up_again(folder):
     fails_with([*command, "--checkpoint", str(kept)], 2, "has the checkpoints of a run", "--resume")
     fails_with([*command, "--resume", str(kept), "--lr", "0.2", "--seed", "9", "--depth", "16"], 2,
                "--lr is 0.2, 0.1 in the checkpoint", "--seed is 9, 0 in the checkpoint", "--depth is 16, 10")
-    fails_with([*command, "--resume", str(folder / "none")], 1, "no checkpoint in")
+    nowhere = [*command, "--resume", str(folder / "none")]
+    fails_with(nowhere, 1, "no checkpoint in")
+    assert run(nowhere)[1] == "", "nothing is announced before that"
     assert not (folder / "none").exists()
     resumed = report_of(reports, [*command, *log, "--resume", str(kept), "--memory", "checkpoint"])
     assert resumed["state_digest"] == whole["state_digest"]
+    assert whole["checkpoint"] is None and whole["resumed_from"] is None
+    assert resumed["resumed_from"] == str(kept / "checkpoint-00000003.safetensors"), resumed["resumed_from"]
+    assert resumed["checkpoint"] == str(sorted(kept.glob("*.safetensors"))[-1])
+    assert 0 < resumed["predicted_checkpoint_bytes"] < pathlib.Path(resumed["checkpoint"]).stat().st_size
     assert [step["loss"] for step in resumed["steps"]] == [step["loss"] for step in whole["steps"]]
     assert resumed["peak_bytes"]["total"] == resumed["predicted_peak_bytes"]
     rows = (folder / "log" / "steps.csv").read_text().splitlines()[1:]
