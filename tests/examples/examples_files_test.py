@@ -170,6 +170,10 @@ def test_inspect_lists_and_compares(folder):
     assert run([INSPECT])[0] == run([INSPECT, str(one)])[0] == run([INSPECT, str(other), str(folder / "missing")])[0] == 2
     status, output, errors = run([INSPECT, str(one), str(other)])
     assert status == 2 and output == "" and errors.startswith(f"palimpsest_inspect: {one}: the "), errors
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run([INSPECT, str(other)], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2 and "cannot write the output" in done.stderr, done
+    assert run([INSPECT, "--help"])[:2] == (0, "usage: palimpsest_inspect FILE [OTHER]\n")
 
 
 if __name__ == "__main__":
