@@ -31,24 +31,22 @@ inline T rounded(T value, T offset) {
   return (magnitude < offset ? result : value) + T{0};
 }
 
-// Runs compute(i), which stores element i and returns it, for all elements; returns the largest magnitude.
-template <class T, class Compute>
-T largest_magnitude(std::int64_t count, const Compute& compute) {
-  constexpr std::int64_t max_tasks = 64;
-  Magnitude<T> largest[max_tasks] = {};
-  const std::int64_t block = larger(task_elements, ceil_div(count, max_tasks));
-  parallel_blocks(count, block, [&](std::int64_t begin, std::int64_t end) {
-    Magnitude<T> bits = 0;
+// y = x + r(f) of a span. Returns the largest magnitude's bits; those of a NaN if an x is not on the grid. No branch,
+// so that it is a loop over vectors.
+template <class T>
+inline Magnitude<T> couple_span(std::int64_t count, const T* x, const T* f, T offset, T* y) {
+  Magnitude<T> largest = 0;
+  Magnitude<T> off_grid = 0;
 #pragma GCC ivdep
-    for (std::int64_t i = begin; i < end; ++i) {
-      const Magnitude<T> here = magnitude_bits(compute(i));
-      bits = here > bits ? here : bits;
-    }
-    largest[begin / block] = bits;
-  });
-  Magnitude<T> result = 0;
-  for (const Magnitude<T> bits : largest) result = bits > result ? bits : result;
-  return __builtin_bit_cast(T, result);
+  for (std::int64_t i = 0; i < count; ++i) {
+    const T stream = x[i];
+    const T sum = stream + rounded(f[i], offset);
+    y[i] = sum;
+    const Magnitude<T> bits = magnitude_bits(sum);
+    largest = bits > largest ? bits : largest;
+    off_grid |= (rounded(stream, offset) != stream ? 1 : 0) & (stream == stream ? 1 : 0);
+  }
+  return off_grid == 0 ? largest : magnitude_bits(static_cast<T>(__builtin_nan("")));
 }
 
 }  // namespace
@@ -70,14 +68,25 @@ void couple_inverse(std::int64_t count, const T* y, const T* f, T* x) {
 template <class T>
 T couple_forward_on_grid(std::int64_t count, const T* x, const T* f, int fraction_bits, const GridWatch<T>& watch,
                          T* y) {
+  constexpr std::int64_t max_tasks = 64;
+  constexpr std::int64_t max_span = 512;
   const T offset = rounding_offset<T>(fraction_bits);
-  const T largest = largest_magnitude<T>(count, [=](std::int64_t i) {
-    const T stream = x[i];
-    const T sum = stream + rounded(f[i], offset);
-    y[i] = sum;
-    const bool on_grid = rounded(stream, offset) == stream || stream != stream;
-    return on_grid ? sum : static_cast<T>(__builtin_nan(""));
+  const Output<T> output(y, count, y == x || y == f);
+  const std::int64_t block = larger(task_elements, ceil_div(count, max_tasks));
+  Magnitude<T> of_tasks[max_tasks] = {};
+  parallel_blocks(count, block, [&](std::int64_t begin, std::int64_t end) {
+    Magnitude<T> bits = 0;
+    for (std::int64_t first = begin; first < end; first += max_span) {
+      const std::int64_t span = smaller(max_span, end - first);
+      output.write(first, span,
+                   [&](T* to) { bits = larger(bits, couple_span(span, x + first, f + first, offset, to)); });
+    }
+    output.finish();
+    of_tasks[begin / block] = bits;
   });
+  Magnitude<T> bits = 0;
+  for (const Magnitude<T> task : of_tasks) bits = larger(bits, task);
+  const T largest = __builtin_bit_cast(T, bits);
   if (watch.largest != nullptr && magnitude_bits(largest) > magnitude_bits(*watch.largest)) *watch.largest = largest;
   return largest;
 }
@@ -85,18 +94,20 @@ T couple_forward_on_grid(std::int64_t count, const T* x, const T* f, int fractio
 template <class T>
 void couple_inverse_on_grid(std::int64_t count, const T* y, const T* f, int fraction_bits, T* x) {
   const T offset = rounding_offset<T>(fraction_bits);
-  parallel_elements(count, [&](std::int64_t begin, std::int64_t end) {
+  const Output<T> output(x, count, x == y || x == f);
+  write_elements(count, output, [&](std::int64_t first, std::int64_t span, T* to) {
 #pragma GCC ivdep
-    for (std::int64_t i = begin; i < end; ++i) x[i] = y[i] - rounded(f[i], offset);
+    for (std::int64_t i = 0; i < span; ++i) to[i] = y[first + i] - rounded(f[first + i], offset);
   });
 }
 
 template <class T>
 void round_to_grid(std::int64_t count, const T* x, int fraction_bits, T* y) {
   const T offset = rounding_offset<T>(fraction_bits);
-  parallel_elements(count, [&](std::int64_t begin, std::int64_t end) {
+  const Output<T> output(y, count, y == x);
+  write_elements(count, output, [&](std::int64_t first, std::int64_t span, T* to) {
 #pragma GCC ivdep
-    for (std::int64_t i = begin; i < end; ++i) y[i] = rounded(x[i], offset);
+    for (std::int64_t i = 0; i < span; ++i) to[i] = rounded(x[first + i], offset);
   });
 }
 
