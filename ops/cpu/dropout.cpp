@@ -64,7 +64,7 @@ inline void store_interleaved(Lanes a, Lanes b, std::uint32_t* to) {
 
 // philox(key, counter ... counter + lanes - 1) to words[0 .. 4 * lanes), in order.
 inline void philox_lanes(const KeySchedule& keys, std::uint64_t counter, std::uint32_t* words) {
-  Lanes c0;
+  Lanes c0 = {};
   for (int lane = 0; lane < lanes; ++lane) c0[lane] = counter + static_cast<std::uint64_t>(lane);
   Lanes c1 = c0 >> 32;
   Lanes c2 = {};
