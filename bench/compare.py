@@ -39,6 +39,8 @@ CUDA_STEPS_PER_TURN = 10
 FORMATS = ("nchw", "channels_last")
 PRECISIONS = ("fp32", "tf32")
 MIB = 2**20
+GRID = ", grid "  # between a policy and the bits of the grid that its model works on
+ON_GRID = f"{GRID}16"
 BUDGETS = ("budget=50% of store-all", "budget=25% of store-all")
 
 # Nothing is mapped on its own, nothing is returned, the heap grows in large pieces, on huge pages if the kernel allows.
@@ -57,7 +59,8 @@ class WorkerError(Exception):
 @dataclass(frozen=True)
 class Workload:
     """A model and batch size, and the memory modes to compare; the first of each framework is its baseline. Of ours, a
-    budget is a share of what store-all needs; those in `inexact` do not leave the bits of the others."""
+    budget is a share of what store-all needs; "reversible, grid 16" is a policy on a grid (--grid), where reversal is
+    exact. Those of a model on a grid leave the bits of each other, those in `inexact` nobody's."""
 
     title: str
     arguments: tuple[str, ...]
@@ -82,7 +85,7 @@ def revnet(depth: int, batch_size: int, budgets: tuple[str, ...] = BUDGETS) -> W
     return Workload(
         f"RevNet-{depth}, batch {batch_size}",
         ("--model", "revnet", "--depth", str(depth), "--batch-size", str(batch_size)),
-        ours=("store-all", "checkpoint", "reversible", "offload", *budgets),
+        ours=("store-all", "checkpoint", "reversible", "offload", *budgets, f"store-all{ON_GRID}", f"reversible{ON_GRID}"),
         inexact=("reversible", *budgets),  # without a grid what is solved for is right up to rounding
         pytorch=("plain", "reversible"),
         pytorch_cuda=("plain", "checkpoint", "reversible"),
@@ -219,7 +222,8 @@ def our_workers(workload: Workload, options: argparse.Namespace, flags: list[str
     command = [str(options.worker), *workload.arguments, *flags]
     plans: list[Plan] = []
     for memory in workload.ours:
-        flag = ["--memory", memory]
+        policy, on_grid, bits = memory.partition(GRID)
+        flag = ["--memory", policy, *(["--grid", bits] if on_grid else [])]
         if memory.startswith("budget="):
             share = int(memory.partition("=")[2].partition("%")[0])
             flag = ["--memory", f"budget={store_all_bytes(command) * share // 100}"]
@@ -328,14 +332,14 @@ def table(workload: Workload, results: list[Result], where: str) -> str:
 def exactness(workload: Workload, results: list[Result]) -> tuple[bool, str]:
     """Whether the exact modes ended in the same state, and a sentence that says so; empty if none can be compared."""
     comparable = [row for row in results if row.memory not in workload.inexact and row.state_digest]
-    by_precision: dict[str | None, dict[str, str]] = {}
+    alike: dict[tuple[str | None, str], dict[str, str]] = {}
     for row in comparable:
-        by_precision.setdefault(row.precision, {})[row.memory] = row.state_digest
-    different = [digests for digests in by_precision.values() if len(set(digests.values())) > 1]
+        alike.setdefault((row.precision, row.memory.partition(GRID)[2]), {})[row.memory] = row.state_digest
+    different = [digests for digests in alike.values() if len(set(digests.values())) > 1]
     if different:
         return False, "DIFFERENT states: " + ", ".join(f"{memory} {digest}" for memory, digest in different[0].items())
-    modes = list(dict.fromkeys(row.memory for row in comparable))
-    return True, f"{', '.join(modes)}: the same bits after the same steps." if len(modes) > 1 else ""
+    sets = list(dict.fromkeys("; ".join(modes) for modes in alike.values() if len(modes) > 1))
+    return True, " ".join(f"{modes}: the same bits after the same steps." for modes in sets)
 
 
 def torch_version(python: str) -> str:
