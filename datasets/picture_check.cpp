@@ -8,6 +8,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include <palimpsest/core/error.hpp>
 
@@ -86,6 +87,14 @@ class JpegCheck {
   bool framed_ = false;
   bool any_scan_ = false;
   PictureFacts facts_{};
+  struct Component {
+    std::uint8_t name;
+    std::uint8_t quantisation;
+  };
+  std::vector<Component> components_;
+  bool progressive_ = false;
+  bool huffman_[2][4] = {};    // defined, of the first coefficients and of the others
+  bool quantisation_[4] = {};  // defined
 
   std::uint8_t byte() {
     if (at_ == bytes_.size()) refuse("a JPEG that has been cut off: its end is missing");
@@ -117,16 +126,17 @@ class JpegCheck {
 
   void look_at(std::uint8_t code, Bytes segment) {
     constexpr std::uint8_t huffman_tables = 0xC4;
+    constexpr std::uint8_t quantisation_tables = 0xDB;
     constexpr std::uint8_t arithmetic_tables = 0xCC;
     constexpr std::uint8_t extension = 0xC8;
     constexpr std::uint8_t exif = 0xE1;
-    if (code == huffman_tables) return check_tables(segment);
+    if (code == huffman_tables) return take_tables(segment);
+    if (code == quantisation_tables) return take_quantisation(segment);
+    if (code == start_of_scan) return check_scan(segment);
     if (code == exif && begins_with(segment, {"Exif\0\0", 6})) {
       facts_.orientation = orientation_of(segment.subspan(6));
     } else if (code >= 0xC0 && code <= 0xCF && code != arithmetic_tables && code != extension) {
       check_frame(code, segment);
-    } else if (code == start_of_scan && !framed_) {
-      refuse("a damaged JPEG: pixels come before their size");
     }
   }
 
@@ -141,11 +151,15 @@ class JpegCheck {
     if (channels == 4) refuse("a CMYK JPEG, expected grey or RGB");
     if (channels != 1 && channels != 3) refuse(concat_text("a JPEG of ", channels, " channels"));
     if (segment.size() != 6 + 3 * static_cast<std::size_t>(channels)) refuse("a damaged JPEG: its size makes no sense");
+    progressive_ = code == 0xC2;
+    for (std::size_t c = 0; c < static_cast<std::size_t>(channels); ++c) {
+      components_.push_back({segment[6 + 3 * c], segment[8 + 3 * c]});
+    }
   }
 
   /// Each table has a class of 0 or 1, a number of up to 3 and up to 256 codes, of which no more are of a length than
   /// there can be; the tables fill the segment.
-  static void check_tables(Bytes segment) {
+  void take_tables(Bytes segment) {
     constexpr std::size_t lengths = 16;
     while (!segment.empty()) {
       if (segment.size() < 1 + lengths || segment[0] > 0x1F || (segment[0] & 0x0F) > 3) {
@@ -161,7 +175,45 @@ class JpegCheck {
         codes += count;
       }
       if (codes > 256 || segment.size() < 1 + lengths + codes) refuse("a damaged JPEG: a Huffman table makes no sense");
+      huffman_[segment[0] >> 4][segment[0] & 0x0F] = true;
       segment = segment.subspan(1 + lengths + codes);
+    }
+  }
+
+  /// 64 numbers of one or two bytes each.
+  void take_quantisation(Bytes segment) {
+    while (!segment.empty()) {
+      const std::size_t size = 1 + std::size_t{64} * (1 + (segment[0] >> 4));
+      if (segment[0] > 0x1F || (segment[0] & 0x0F) > 3 || segment.size() < size) {
+        refuse("a damaged JPEG: a quantisation table makes no sense");
+      }
+      quantisation_[segment[0] & 0x0F] = true;
+      segment = segment.subspan(size);
+    }
+  }
+
+  /// A scan's components have come before it, and so have the tables that it names.
+  void check_scan(Bytes segment) const {
+    if (!framed_) refuse("a damaged JPEG: pixels come before their size");
+    const std::size_t count = segment.empty() ? 0 : segment[0];
+    if (count < 1 || count > components_.size() || segment.size() != 4 + 2 * count) {
+      refuse("a damaged JPEG: a scan makes no sense");
+    }
+    const std::uint8_t first = segment[1 + 2 * count];
+    const bool refines = segment[3 + 2 * count] >> 4 != 0;
+    const bool reads_first = !progressive_ || (first == 0 && !refines);
+    const bool reads_others = !progressive_ || first != 0;
+    for (std::size_t c = 0; c < count; ++c) {
+      const std::uint8_t name = segment[1 + 2 * c];
+      const std::uint8_t tables = segment[2 + 2 * c];
+      const auto component =
+          std::find_if(components_.begin(), components_.end(), [&](const Component& it) { return it.name == name; });
+      const bool known =
+          component != components_.end() && component->quantisation < 4 && tables >> 4 < 4 && (tables & 0x0F) < 4;
+      if (!known) refuse("a damaged JPEG: a scan makes no sense");
+      const bool defined = quantisation_[component->quantisation] && (!reads_first || huffman_[0][tables >> 4]) &&
+                           (!reads_others || huffman_[1][tables & 0x0F]);
+      if (!defined) refuse("a damaged JPEG: a table is missing");
     }
   }
 };

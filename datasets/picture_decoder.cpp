@@ -1,5 +1,7 @@
 #include <palimpsest/datasets/picture_decoder.hpp>
 
+#include <cstdlib>
+
 #define STB_IMAGE_IMPLEMENTATION
 #define STB_IMAGE_STATIC
 #define STBI_ONLY_JPEG
@@ -8,6 +10,11 @@
 #define STBI_NO_LINEAR
 #define STBI_NO_HDR
 #define STBI_MAX_DIMENSIONS 65535
+// A part of a damaged picture that never comes is black, not what the memory held before: the same file always gives the
+// same pixels.
+#define STBI_MALLOC(size) std::calloc(1, size)
+#define STBI_REALLOC(pointer, size) std::realloc(pointer, size)
+#define STBI_FREE(pointer) std::free(pointer)
 // A picture that the decoder finds impossible is an error, not the end of the process.
 #define STBI_ASSERT(condition) (condition) ? static_cast<void>(0) : palimpsest::datasets::refuse_assertion()
 
