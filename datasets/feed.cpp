@@ -19,21 +19,21 @@ LoaderOptions spec_for(LoaderOptions spec, Device device) {
 
 }  // namespace
 
-FeedForm form_of(const ImageSet& images, const LoaderOptions& loading) {
-  return {images.channels, images.height, images.width, !loading.normalisation.mean_image.empty(), loading};
+FeedForm form_of(const ImageForm& images, const LoaderOptions& loading) {
+  return {images, !loading.normalisation.mean_image.empty(), loading};
 }
 
 std::vector<Buffer> feed_memory(Device device, std::int64_t batch_size, const FeedForm& form) {
   std::vector<Buffer> memory;
   const auto take = [&](std::size_t bytes) { memory.emplace_back(device, bytes, Tag::Data); };
-  const std::int64_t stored = form.channels * form.height * form.width;
+  const std::int64_t stored = form.images.size();
   if (kernel_device(device) == Device::Cuda) {
-    take(static_cast<std::size_t>(form.channels) * 256 * sizeof(float));
+    take(static_cast<std::size_t>(form.images.channels) * 256 * sizeof(float));
     if (form.mean_image) take(static_cast<std::size_t>(stored) * sizeof(float));
     for (int batch = 0; batch < 2; ++batch) take(RawLayout(batch_size, stored).bytes);
   } else {
     const std::int64_t side = form.loading.pad_to;
-    take(Loader::ring_bytes(batch_size, side > 0 ? form.channels * side * side : stored, form.loading));
+    take(Loader::ring_bytes(batch_size, side > 0 ? form.images.channels * side * side : stored, form.loading));
   }
   return memory;
 }
@@ -52,11 +52,12 @@ std::vector<Buffer> feed_memory(Device device, std::int64_t batch_size, const Fe
 ///   owner writes it later in the order of the same kernels. No copy of another stream goes there.
 class Feed::Card {
  public:
-  Card(const ImageSet& images, const LoaderOptions& spec, Loader& loader)
+  Card(const LoaderOptions& spec, Loader& loader)
       : loader_(loader),
-        sizes_{images.channels, images.height, images.width, loader.shape().h(), loader.shape().w()},
-        layout_(loader.shape().n(), images.image_size()),
-        memory_(feed_memory(Device::Cuda, loader.shape().n(), form_of(images, spec))),
+        sizes_{loader.form().channels, loader.form().height, loader.form().width, loader.shape().h(),
+               loader.shape().w()},
+        layout_(loader.shape().n(), loader.form().size()),
+        memory_(feed_memory(Device::Cuda, loader.shape().n(), form_of(loader.form(), spec))),
         pinned_(loader.ring().data(), loader.ring().size()),
         upload_(make_upload()) {
     const ImageTransform& transform = loader.transform();
@@ -122,9 +123,18 @@ void Feed::Card::write(const Batch& batch, float* images, std::int32_t* labels) 
   }
 }
 
+Feed::Feed(const ImageSource& images, LoaderOptions spec, Device device)
+    : device_(device), loader_(images, spec_for(spec, device)) {
+  use_card(spec);
+}
+
 Feed::Feed(const ImageSet& images, LoaderOptions spec, Device device)
     : device_(device), loader_(images, spec_for(spec, device)) {
-  if (device == Device::Cuda) card_ = std::make_unique<Card>(images, spec, loader_);
+  use_card(spec);
+}
+
+void Feed::use_card(const LoaderOptions& spec) {
+  if (device_ == Device::Cuda) card_ = std::make_unique<Card>(spec, loader_);
 }
 
 Feed::~Feed() = default;

@@ -14,15 +14,13 @@ namespace palimpsest::datasets {
 
 /// The form of a feed's images: all that its memory depends on.
 struct FeedForm {
-  std::int64_t channels = 3;
-  std::int64_t height = 0;  ///< of the stored images
-  std::int64_t width = 0;
+  ImageForm images = {};       ///< as they are read
   bool mean_image = false;     ///< one is subtracted
   LoaderOptions loading = {};  ///< `pad_to`, `workers` and `ahead` matter
 };
 
 /// The form of these images when they are loaded so.
-FeedForm form_of(const ImageSet& images, const LoaderOptions& loading);
+FeedForm form_of(const ImageForm& images, const LoaderOptions& loading);
 
 /// The device memory of a Feed to come, under Tag::Data: on a meta device, that of the device which it stands for. On
 /// the CPU the ring of a Loader. On CUDA the images' values by channel (C, 256), the mean image (C, h, w) if there is
@@ -52,9 +50,12 @@ class Feed {
  public:
   /// `images` must outlive the feed and must not change. Throws ValueError as Loader, and for a custom augmentation on
   /// CUDA; OutOfMemory; DeviceError. LoaderOptions::raw is the feed's own business.
+  Feed(const ImageSource& images, LoaderOptions spec, Device device);
+  /// The same for the images of a set.
   Feed(const ImageSet& images, LoaderOptions spec, Device device);
   /// A temporary would be gone when the loader's workers read it.
   Feed(const ImageSet&& images, LoaderOptions spec, Device device) = delete;
+  Feed(const ImageSource&& images, LoaderOptions spec, Device device) = delete;
   ~Feed();
 
   /// As Loader::start_epoch; at any time.
@@ -74,6 +75,8 @@ class Feed {
 
  private:
   class Card;
+
+  void use_card(const LoaderOptions& spec);
 
   Device device_;
   Loader loader_;

@@ -15,10 +15,10 @@ void expect_length(std::string_view what, const std::vector<float>& values, std:
   throw ValueError(concat_text("normalisation: ", what, " has ", values.size(), " values, expected ", expected));
 }
 
-void check(const ImageSet& images, const Normalisation& normalisation, std::int64_t pad_to, std::int64_t pad) {
+void check(const ImageForm& images, const Normalisation& normalisation, std::int64_t pad_to, std::int64_t pad) {
   expect_length("mean", normalisation.mean, images.channels);
   expect_length("deviation", normalisation.deviation, images.channels);
-  expect_length("mean_image", normalisation.mean_image, images.image_size());
+  expect_length("mean_image", normalisation.mean_image, images.size());
   for (const float deviation : normalisation.deviation) {
     if (!(deviation > 0.0F))
       throw ValueError(concat_text("normalisation: deviation must be positive, got ", deviation));
@@ -34,7 +34,7 @@ void check(const ImageSet& images, const Normalisation& normalisation, std::int6
 
 }  // namespace
 
-ImageTransform::ImageTransform(const ImageSet& images, const Normalisation& normalisation, std::int64_t pad_to,
+ImageTransform::ImageTransform(const ImageForm& images, const Normalisation& normalisation, std::int64_t pad_to,
                                Augmentation augmentation)
     : channels_(images.channels),
       source_height_(images.height),

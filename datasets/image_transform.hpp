@@ -7,7 +7,7 @@
 #include <vector>
 
 #include <palimpsest/core/philox.hpp>
-#include <palimpsest/datasets/image_set.hpp>
+#include <palimpsest/datasets/image_source.hpp>
 #include <palimpsest/datasets/normalisation.hpp>
 
 namespace palimpsest::datasets {
@@ -35,10 +35,9 @@ struct Placement {
 /// 0 keeps the size), flip, pad with zeros, crop. Padding is zero after normalisation.
 class ImageTransform {
  public:
-  /// `images` is looked at for its sizes only. Throws ValueError if the normalisation does not fit them or has a
-  /// deviation that is not positive, for `pad_to` below the image's size, and for a padding that is negative or
-  /// beyond 2^24.
-  ImageTransform(const ImageSet& images, const Normalisation& normalisation, std::int64_t pad_to,
+  /// Throws ValueError if the normalisation does not fit images of this form or has a deviation that is not positive,
+  /// for `pad_to` below the image's size, and for a padding that is negative or beyond 2^24.
+  ImageTransform(const ImageForm& images, const Normalisation& normalisation, std::int64_t pad_to,
                  Augmentation augmentation);
 
   std::int64_t channels() const { return channels_; }

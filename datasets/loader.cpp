@@ -11,11 +11,6 @@
 namespace palimpsest::datasets {
 namespace {
 
-const ImageSet& validated(const ImageSet& images) {
-  validate(images);
-  return images;
-}
-
 /// A key of the loader's own, so that no other user of the same seed draws the same numbers.
 std::uint64_t derive_key(std::uint64_t seed) {
   constexpr std::uint64_t loader = 0x6C6F61646572;  // "loader"
@@ -42,16 +37,24 @@ RawLayout::RawLayout(std::int64_t capacity, std::int64_t image_size) {
   bytes = pixels + images * static_cast<std::size_t>(image_size);
 }
 
+Loader::Loader(const ImageSource& images, LoaderOptions spec) : Loader(nullptr, &images, std::move(spec)) {}
+
 Loader::Loader(const ImageSet& images, LoaderOptions spec)
-    : images_(validated(images)),
+    : Loader(std::make_unique<StoredImages>(images), nullptr, std::move(spec)) {}
+
+Loader::Loader(std::unique_ptr<const ImageSource> stored, const ImageSource* images, LoaderOptions spec)
+    : stored_(std::move(stored)),
+      images_(images != nullptr ? *images : *stored_),
+      form_(images_.form()),
+      count_(images_.count()),
       spec_(std::move(spec)),
-      transform_(images, spec_.normalisation, spec_.pad_to, spec_.augmentation),
-      batch_size_(std::min(spec_.batch_size, images.count)),
+      transform_(form_, spec_.normalisation, spec_.pad_to, spec_.augmentation),
+      batch_size_(std::min(spec_.batch_size, count_)),
       key_(derive_key(spec_.seed)),
-      order_(static_cast<std::size_t>(images.count)),
-      layout_(batch_size_, images.image_size()) {
+      order_(static_cast<std::size_t>(std::max<std::int64_t>(count_, 0))),
+      layout_(batch_size_, form_.size()) {
   check();
-  batches_ = (images.count + (spec_.drop_last ? 0 : batch_size_ - 1)) / batch_size_;
+  batches_ = (count_ + (spec_.drop_last ? 0 : batch_size_ - 1)) / batch_size_;
   claimed_ = batches_;
   allocate_slots();
   for (int i = 0; i < spec_.workers; ++i) {
@@ -65,15 +68,16 @@ Loader::~Loader() {
 
 void Loader::check() const {
   const auto refuse = [](const auto&... parts) { throw ValueError(concat_text("loader: ", parts...)); };
+  if (count_ < 1) refuse("a source of ", count_, " images");
   if (spec_.batch_size < 1) refuse("batch_size must be positive, got ", spec_.batch_size);
   if (spec_.workers < 0 || spec_.workers > 256) refuse("workers must be from 0 to 256, got ", spec_.workers);
   if (spec_.ahead < 1 || spec_.ahead > 4096) refuse("ahead must be from 1 to 4096, got ", spec_.ahead);
-  if (images_.count >= max_epochs - 1) refuse("at most 2^32 - 2 images, got ", images_.count);
+  if (count_ >= max_epochs - 1) refuse("at most 2^32 - 2 images, got ", count_);
   if (spec_.raw && spec_.augmentation.custom) {
     refuse("a custom augmentation is given finished images, raw batches have none");
   }
-  if (spec_.drop_last && spec_.batch_size > images_.count) {
-    refuse("drop_last leaves no batch of ", spec_.batch_size, " in ", images_.count, " images");
+  if (spec_.drop_last && spec_.batch_size > count_) {
+    refuse("drop_last leaves no batch of ", spec_.batch_size, " in ", count_, " images");
   }
 }
 
@@ -177,16 +181,17 @@ Loader::Parts Loader::parts_of(std::int64_t batch) const {
 void Loader::fill(std::int64_t batch) {
   const Parts to = parts_of(batch);
   const std::int64_t* const indices = order_.data() + batch * batch_size_;
+  std::vector<std::uint8_t> read(spec_.raw ? 0 : static_cast<std::size_t>(form_.size()));
   for (std::int64_t i = 0; i < size_of_batch(batch); ++i) {
     Random random(key_, stream(indices[i]));
-    const std::uint8_t* const pixels = images_.image(indices[i]);
+    std::uint8_t* const pixels = spec_.raw ? to.pixels + i * form_.size() : read.data();
+    images_.read(indices[i], random, pixels);
     if (spec_.raw) {
       to.placements[i] = transform_.draw(random);
-      std::copy_n(pixels, images_.image_size(), to.pixels + i * images_.image_size());
     } else {
       transform_.apply(pixels, random, to.images + i * transform_.size());
     }
-    to.labels[i] = images_.labels[indices[i]];
+    to.labels[i] = images_.label(indices[i]);
   }
 }
 
@@ -195,7 +200,7 @@ Shape Loader::batch_shape(std::int64_t size) const {
 }
 
 std::int64_t Loader::size_of_batch(std::int64_t batch) const {
-  return std::min(batch_size_, images_.count - batch * batch_size_);
+  return std::min(batch_size_, count_ - batch * batch_size_);
 }
 
 Batch Loader::view(std::int64_t batch) const {

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -13,7 +14,7 @@
 
 #include <palimpsest/core/allocator.hpp>
 #include <palimpsest/core/shape.hpp>
-#include <palimpsest/datasets/image_set.hpp>
+#include <palimpsest/datasets/image_source.hpp>
 #include <palimpsest/datasets/image_transform.hpp>
 #include <palimpsest/datasets/normalisation.hpp>
 
@@ -61,16 +62,19 @@ struct RawLayout {
   std::size_t bytes;
 };
 
-/// Serves the batches of an image set, epoch after epoch. The order is a function of (seed, epoch), an image's
+/// Serves the batches of a source of images, epoch after epoch. The order is a function of (seed, epoch), an image's
 /// augmentation of (seed, epoch, place in the set): neither depends on the workers, their timing or the batch size.
 /// The memory for all batches is taken once, in the constructor, under Tag::Data. For one calling thread.
 class Loader {
  public:
-  /// `images` must outlive the loader and must not change. Throws ValueError for a set or a spec that makes no sense,
-  /// OutOfMemory if the batches do not fit.
+  /// `images` must outlive the loader and must not change. Throws ValueError for a source or a spec that makes no
+  /// sense, OutOfMemory if the batches do not fit.
+  Loader(const ImageSource& images, LoaderOptions spec);
+  /// The same for the images of a set.
   Loader(const ImageSet& images, LoaderOptions spec);
   /// A temporary would be gone when the workers read it.
   Loader(const ImageSet&& images, LoaderOptions spec) = delete;
+  Loader(const ImageSource&& images, LoaderOptions spec) = delete;
   /// Stops and joins the workers, at any time.
   ~Loader();
   Loader(const Loader&) = delete;
@@ -91,7 +95,9 @@ class Loader {
   std::int64_t batches() const { return batches_; }
   /// The logical shape of a whole batch.
   Shape shape() const { return batch_shape(batch_size_); }
-  /// The transform from a stored image to an input of the network.
+  /// The form of the images as they are read.
+  const ImageForm& form() const { return form_; }
+  /// The transform from such an image to an input of the network.
   const ImageTransform& transform() const { return transform_; }
   /// Bytes held for batches.
   std::size_t bytes() const { return memory_.bytes(); }
@@ -111,7 +117,10 @@ class Loader {
     std::uint8_t* pixels;
   };
 
-  const ImageSet& images_;
+  std::unique_ptr<const ImageSource> stored_;  // of a set
+  const ImageSource& images_;
+  ImageForm form_;
+  std::int64_t count_;
   LoaderOptions spec_;
   ImageTransform transform_;
   std::int64_t batch_size_ = 0;
@@ -135,6 +144,7 @@ class Loader {
 
   std::vector<std::jthread> workers_;  // last, so that they end first
 
+  Loader(std::unique_ptr<const ImageSource> stored, const ImageSource* images, LoaderOptions spec);
   void check() const;
   void allocate_slots();
   void arrange(std::int64_t epoch);

@@ -5,7 +5,7 @@ namespace {
 
 class ImageBatches : public Batches {
  public:
-  ImageBatches(std::shared_ptr<const datasets::ImageSet> images, const datasets::LoaderOptions& loading, Device device)
+  ImageBatches(std::shared_ptr<const datasets::ImageSource> images, const datasets::LoaderOptions& loading, Device device)
       : images_(std::move(images)), feed_(*images_, loading, device) {}
 
   void start_epoch(std::int64_t epoch) override { feed_.start_epoch(epoch); }
@@ -21,7 +21,7 @@ class ImageBatches : public Batches {
   }
 
  private:
-  std::shared_ptr<const datasets::ImageSet> images_;
+  std::shared_ptr<const datasets::ImageSource> images_;
   datasets::Feed feed_;
 };
 
@@ -33,14 +33,19 @@ Data image_data(std::string name, std::int64_t images, const datasets::FeedForm&
           }};
 }
 
-Data image_data(std::string name, std::shared_ptr<const datasets::ImageSet> images, datasets::LoaderOptions loading) {
-  Data data = image_data(std::move(name), images->count, datasets::form_of(*images, loading));
+Data image_data(std::string name, std::shared_ptr<const datasets::ImageSource> images,
+                datasets::LoaderOptions loading) {
+  Data data = image_data(std::move(name), images->count(), datasets::form_of(images->form(), loading));
   data.open = [images = std::move(images), loading = std::move(loading)](std::int64_t batch_size, Device device) {
     datasets::LoaderOptions sized = loading;
     sized.batch_size = batch_size;
     return std::make_unique<ImageBatches>(images, sized, device);
   };
   return data;
+}
+
+Data image_data(std::string name, std::shared_ptr<const datasets::ImageSet> images, datasets::LoaderOptions loading) {
+  return image_data(std::move(name), std::make_shared<datasets::StoredImages>(std::move(images)), std::move(loading));
 }
 
 std::function<std::vector<TensorSpec>(std::int64_t)> image_batch(std::int64_t channels, std::int64_t height,

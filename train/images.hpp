@@ -7,8 +7,10 @@
 
 namespace palimpsest::train {
 
-/// Batches of an image set, as datasets::Feed serves them: images (N, C, H, W) float32 and labels (N) int32.
+/// Batches of a source of images, as datasets::Feed serves them: images (N, C, H, W) float32 and labels (N) int32.
 /// `loading.batch_size` is left to the run.
+Data image_data(std::string name, std::shared_ptr<const datasets::ImageSource> images, datasets::LoaderOptions loading);
+/// The same of the images of a set.
 Data image_data(std::string name, std::shared_ptr<const datasets::ImageSet> images, datasets::LoaderOptions loading);
 /// The same of images that have not been read, of which only their form is known: for forecasts. It cannot be opened.
 Data image_data(std::string name, std::int64_t images, const datasets::FeedForm& form);

@@ -40,9 +40,7 @@ const DataFacts& data_facts(std::string_view name) {
 
 ImageData expected_data(const Options& options, const TrainingDefaults& defaults) {
   const DataFacts& facts = data_facts(options.data);
-  const datasets::FeedForm form{.channels = facts.channels,
-                                .height = facts.stored_size,
-                                .width = facts.stored_size,
+  const datasets::FeedForm form{.images = {facts.channels, facts.stored_size, facts.stored_size},
                                 .mean_image = defaults.subtract_mean_image,
                                 .loading = {.pad_to = image_size}};
   ImageData data{.training = train::image_data(options.data, limited(facts.training_images, options.train_limit), form),

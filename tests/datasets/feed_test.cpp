@@ -235,7 +235,7 @@ TEST(CudaFeed, MemoryOnTheCardIsKnownBefore) {
     const std::size_t on_cuda = live(Device::Cuda);
     const std::size_t on_meta = live(Device::MetaCuda);
     const Feed feed(images, spec, Device::Cuda);
-    const std::vector<Buffer> memory = feed_memory(Device::MetaCuda, 10, form_of(images, spec));
+    const std::vector<Buffer> memory = feed_memory(Device::MetaCuda, 10, form_of(StoredImages(images).form(), spec));
     EXPECT_EQ(live(Device::Cuda) - on_cuda, live(Device::MetaCuda) - on_meta);
     EXPECT_EQ(live(Device::MetaCuda) - on_meta,
               3 * 1024 + (normalisation.mean_image.empty() ? 0 : 420) + 2 * 10 * (4 + 12 + 105));

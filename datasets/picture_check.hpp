@@ -1,0 +1,22 @@
+#pragma once
+
+// What is known of a picture's file before it is decoded. The decoder is not to be given anything that has not passed:
+// the version that Debian 12 has writes out of bounds for malformed Huffman tables, takes a JPEG that has been cut off
+// for whole, and ignores a PNG's checksums.
+
+#include <cstdint>
+#include <span>
+
+namespace palimpsest::datasets {
+
+/// The facts that a file's structure tells.
+struct PictureFacts {
+  std::int64_t height;
+  std::int64_t width;
+  int orientation = 1;  ///< EXIF, 1 to 8
+};
+
+/// Walks through a JPEG's segments or a PNG's chunks. Throws DataError as decode_picture() says.
+PictureFacts check_picture(std::span<const std::uint8_t> bytes);
+
+}  // namespace palimpsest::datasets
