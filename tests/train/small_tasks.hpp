@@ -18,7 +18,7 @@ using Batch = std::span<const Tensor>;
 
 /// A classifier of 32x32 RGB images, 4,096 to train on and 1,024 to evaluate with.
 inline train::Task image_task(std::function<std::unique_ptr<nn::Module>(nn::Init)> make_model) {
-  const train::Data images = train::image_data("synthetic", 4096, {.height = 32, .width = 32});
+  const train::Data images = train::image_data("synthetic", 4096, {.images = {.height = 32, .width = 32}});
   train::Data evaluation = images;
   evaluation.samples = 1024;
   return {.name = "Small",
