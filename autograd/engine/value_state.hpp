@@ -24,12 +24,15 @@ struct ValueState {
   /// Additions to the gradient that wait until all readers of the value have added theirs; each reads the bytes, too.
   std::vector<std::function<void(const View& bytes, const View& gradient)>> corrections;
   RecipePtr recipe;
-  std::vector<Value*> sources;  ///< what the recipe reads: each has a reader more while it may be followed
+  std::vector<Value*> sources;  ///< what the recipe reads: each has a reader more while the value is wanted
   std::shared_ptr<ValueCache> cache;
   std::uint64_t cache_version = 0;  ///< of the bytes that the cache is about
   Node* producer = nullptr;
   std::size_t output = 0;
   Tape* tape = nullptr;
+
+  /// Nobody will read it, as far as is known: a recipe that is chosen later may.
+  bool unwanted() const { return handles == 0 && readers == 0 && pins == 0; }
 };
 
 }  // namespace palimpsest
