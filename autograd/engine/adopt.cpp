@@ -174,7 +174,9 @@ bool Tape::adopt(Value& value, RecipePtr recipe) {
   if (via != nullptr && via != value.state().producer) via->solvable.push_back(&value);
   if (value.state().arena >= 0 && value.state().arena != recipe->arena()) arenas().release(value);
   if (value.state().recipe != recipe) value.state().saved = false;
-  const auto stays_or_is_light = [](const Value* source) { return source->recipe() == nullptr || source->state().light; };
+  const auto stays_or_is_light = [](const Value* source) {
+    return source->recipe() == nullptr || source->state().light;
+  };
   value.state().light =
       value.producer()->op->cost() != Cost::Heavy && std::all_of(sources.begin(), sources.end(), stays_or_is_light);
   value.state().recipe = std::move(recipe);

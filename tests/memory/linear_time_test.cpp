@@ -83,7 +83,9 @@ double looks_in_chain(const PolicyPtr& policy, int ops, bool heavy) {
   double looks = 0;
   const Tensor x = random_parameter({1, 8}, 1);
   const Tensor y = in_block(policy, x, [&](Tensor z) {
-    if (heavy) z = watch(std::move(z), [](Moment) {}, Cost::Heavy);
+    if (heavy)
+      z = watch(
+          std::move(z), [](Moment) {}, Cost::Heavy);
     for (int i = 0; i < ops; ++i) z = ops::silu(apply_single(std::make_unique<LookedAt>(looks), {z}));
     return z;
   });

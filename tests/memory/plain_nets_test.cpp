@@ -224,8 +224,7 @@ std::vector<ChainSpec> chains() {
          const Tensor low = ops::avg_pool2d(x, 2, 2);
          return ops::add(x, ops::upsample_nearest2d(ops::relu(use.whole(low)), 2));
        }},
-      {"half of a join",
-       [](const ChainLayer&, Tensor x) { return halves(joined(x, ops::sigmoid(x))).second; }},
+      {"half of a join", [](const ChainLayer&, Tensor x) { return halves(joined(x, ops::sigmoid(x))).second; }},
       {"scale", [](const ChainLayer&, Tensor x) { return ops::scale(x, 1.01); }},
       {"dropout", [](const ChainLayer& use, Tensor x) { return ops::dropout(x, 0.1, use.generator); }},
       {"bias", [](const ChainLayer& use, Tensor x) { return ops::add_bias(x, use.bias); }},
