@@ -33,7 +33,7 @@ bool depend_on(const std::vector<Value*>& sources, const Value& value) {
 }  // namespace
 
 bool Tape::can_be_read(const std::vector<Value*>& sources, const Value& reader) {
-  // What a wanted value is restored from is there for it.
+  // The sources of a wanted value are there for it.
   std::vector<const Value*> pending;
   const auto can_return_alone = [&](const Value* source) {
     if (source == &reader || !can_return(*source)) return false;

@@ -125,7 +125,7 @@ std::pair<Tensor, Tensor> halves(const Tensor& x) {
 
 Tensor joined(Tensor a, Tensor b) { return ops::concat(std::vector<Tensor>{std::move(a), std::move(b)}); }
 
-/// What the layers of a ChainNet have to work with.
+/// A layer of a ChainNet has these to work with.
 struct ChainLayer {
   nn::Conv2d half;  ///< from half of the channels to as many
   nn::BatchNorm2d norm;
