@@ -171,6 +171,7 @@ void Tape::absorb(Tape& other) {
     verifier_->absorb(*other.verifier_);
     other.verifier_.reset();
   }
+  in_hand_ += other.in_hand_;
   heavy_replays_ += other.heavy_replays_;
   unsolvable_ += other.unsolvable_;
   relied_on_.insert(relied_on_.end(), other.relied_on_.begin(), other.relied_on_.end());

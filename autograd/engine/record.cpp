@@ -20,6 +20,9 @@ thread_local std::weak_ptr<Tape> last_recorded;
 thread_local const Tape* last_tape = nullptr;  // the same one, for as long as it is there
 thread_local BlockRecording* current_recording = nullptr;
 
+/// Absent values that a lease may walk over.
+constexpr std::size_t most_looked_at = 64;
+
 /// Runs an op that nobody will differentiate.
 std::vector<Tensor> run_unrecorded(Op& op, std::span<const Tensor> inputs, const std::vector<TensorSpec>& specs) {
   const Device device = inputs.empty() ? Device::Cpu : inputs[0].device();
@@ -344,14 +347,14 @@ bool Tape::may_be_evicted(const Value& tenant) const {
   if (tenant.state().pins > 0) return false;
   if (state_ != State::Recording || tenant.state().handles == 0) return true;
   // A value that the user holds is about to be read. It stays if that would take running a heavy op again, which
-  // backward is to do for the first time.
+  // backward is to do for the first time, and if a heavy op may be on a way too long to be looked at for every lease.
   std::vector<const Value*> pending(tenant.state().sources.begin(), tenant.state().sources.end());
   std::unordered_set<const Value*> visited;
   while (!pending.empty()) {
     const Value& source = *pending.back();
     pending.pop_back();
-    if (source.present() || !visited.insert(&source).second) continue;
-    if (source.producer()->op->cost() == Cost::Heavy) return false;
+    if (source.present() || source.state().light || !visited.insert(&source).second) continue;
+    if (source.producer()->op->cost() == Cost::Heavy || visited.size() > most_looked_at) return false;
     pending.insert(pending.end(), source.state().sources.begin(), source.state().sources.end());
   }
   return true;
