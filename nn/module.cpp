@@ -152,8 +152,9 @@ thread_local int Module::Call::depth = 0;
 
 void Module::check_hears_of_mode() const {
   if (registered_ || Call::depth < 2) return;  // on its own it is told by whoever calls it
-  throw ValueError("a dropout layer works in a model of which it is no part: call add_module() for it, so that it hears "
-                   "of evaluation mode");
+  throw ValueError(
+      "a dropout layer works in a model of which it is no part: call add_module() for it, so that it hears "
+      "of evaluation mode");
 }
 
 std::string Module::state_digest() const {

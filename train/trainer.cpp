@@ -224,8 +224,8 @@ void Trainer::tell_kept_streams() {
                    " and are kept instead of solved for"));
 }
 
-/// A budget is planned without the streams that numbers will not let be solved for, and their bytes come on top of it. A
-/// step that had no room for them is undone; with room it is taken again.
+/// A budget is planned without the streams that numbers will not let be solved for, and their bytes come on top of it.
+/// A step that had no room for them is undone; with room it is taken again.
 double Trainer::learn_in_budget(std::span<const Tensor> batch, LimitScope& limit) {
   for (;;) {
     try {

@@ -45,10 +45,10 @@ class Trainer {
   /// Trains until the run is over or a signal asks for its end (see InterruptGuard); after every epoch writes a line to
   /// `out`, unless quiet, and calls `after_epoch`. The run is kept as Options::checkpoints says, and at its end, when
   /// the weights that Options asks for are written. For a budget the device's memory is limited to it meanwhile, and
-  /// to the bytes of streams that had to be kept (KeptStreamsOutOfMemory) on top of it, where a step without that room is
-  /// undone and taken again, for which the task's loss is called once more. Throws DivergedError and
-  /// RangeError, saying in which step, EvaluationOutOfMemory, DataError where the data end before their number of samples, ValueError for data that
-  /// cannot be opened and for a score that counts nothing, and what the library throws.
+  /// to the bytes of streams that had to be kept (KeptStreamsOutOfMemory) on top of it, where a step without that room
+  /// is undone and taken again, for which the task's loss is called once more. Throws DivergedError and RangeError,
+  /// saying in which step, EvaluationOutOfMemory, DataError where the data end before their number of samples,
+  /// ValueError for data that cannot be opened and for a score that counts nothing, and what the library throws.
   void run(
       const std::function<void()>& after_epoch = [] {}, std::ostream& out = std::cout);
 
