@@ -62,7 +62,7 @@ class PlannedPolicy : public Policy {
     const Choice* const choice = is_outside ? nullptr : choice_of(value);
     const bool to_be_solved = choice != nullptr && choice->way == Way::Invert;
     if (offer.kind == Offer::Kind::Solvable && to_be_solved) return invert(*offer.node);
-    // What the coupling belongs to counts: the value may have been made outside of every block, or of the model.
+    // The coupling is what counts: the value may have been made outside of every block, or of the model.
     if (offer.node->place != no_place || !decides_instead(*offer.node)) return std::nullopt;
     return instead().reconsider(value, offer, block);
   }
@@ -77,8 +77,8 @@ class PlannedPolicy : public Policy {
   }
 
   const Policy& instead() const { return *fallback_->policy; }
-  /// True if the fallback decides about what an op makes that the plan does not know: it is in a block. What is outside
-  /// is kept, as if the fallback had been set for the model in the plan's stead.
+  /// True if the fallback decides about what an op makes that the plan does not know: it is in a block. All else is
+  /// kept, as if the fallback had been set for the model in the plan's stead.
   static bool decides_instead(const Node& maker) { return maker.blocks > 0; }
 
   void say(const Op& op, std::size_t next) const {
