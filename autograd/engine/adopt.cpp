@@ -73,12 +73,14 @@ std::optional<RecipePtr> Tape::recipe_around(const BlockRecording& entered, Valu
   const Node& maker = *value.state().producer;
   const BlockRecording* around = entered.outer;
   while (around != nullptr && maker.index < around->first_node) around = around->outer;
-  if (around != nullptr) around = around->with_policy();
+  // A model is no block to those that go on instead of a plan: what it makes outside its blocks they keep.
+  const bool planned = is_planned(maker);
+  while (around != nullptr && !(planned ? around->has_policy() : around->is_block())) around = around->outer;
   if (around == nullptr) return nullptr;
   // A value that has been moved elsewhere need not be decided about again: its recipe may have saved the bytes.
   const Recipe* const now = value.recipe();
   if (now != nullptr && now->via(value) == nullptr && now->sources(value).empty()) return std::nullopt;
-  value.state().depth = around->depth();
+  value.state().depth = planned ? around->depth() : around->blocks() - 1;
   return around->block->policy->decide(value, *maker.op, *around->block);
 }
 
@@ -140,6 +142,7 @@ void Tape::make_offers(Node& node, std::optional<RecipePtr> for_stream) {
     accept(stream, std::move(*for_stream));
   } else if (*for_stream != nullptr) {
     ++unsolvable_;  // and it stays
+    unsolvable_bytes_ += stream.bytes();
   }
 }
 

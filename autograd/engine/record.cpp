@@ -11,6 +11,7 @@
 #include <palimpsest/autograd/engine/tape.hpp>
 #include <palimpsest/autograd/engine/value_state.hpp>
 #include <palimpsest/autograd/engine/verifier.hpp>
+#include <palimpsest/autograd/kept_streams.hpp>
 
 namespace palimpsest {
 namespace {
@@ -185,10 +186,16 @@ std::vector<Tensor> Tape::apply(std::unique_ptr<Op> op, std::vector<Tensor> inpu
 void Tape::fail_on_error(const std::function<void()>& run) {
   try {
     run();
-  } catch (const OutOfMemory& error) {
-    const std::string blocks = describe_blocks();
+  } catch (const KeptStreamsOutOfMemory&) {
     fail();
-    throw OutOfMemory(error.what() + blocks);
+    throw;
+  } catch (const OutOfMemory& error) {
+    const std::string text = error.what() + describe_blocks();
+    const std::size_t kept = unsolvable_bytes_;
+    fail();
+    if (kept == 0) throw OutOfMemory(text);
+    throw KeptStreamsOutOfMemory(
+        concat_text(text, "; ", format_mebibytes(kept), " are streams that cannot be solved for, and are kept"), kept);
   } catch (...) {
     fail();
     throw;
@@ -230,6 +237,7 @@ Node& Tape::add_node(std::unique_ptr<Op> op, std::span<const Tensor> inputs, std
   node.place = node.policy != nullptr ? session_->next_place : no_place;
   if (node.place != no_place) ++session_->next_place;
   node.depth = deciding != nullptr ? deciding->depth() : 0;
+  node.blocks = deciding != nullptr ? deciding->blocks() : 0;
   for (const Tensor& input : inputs) node.inputs.push_back(input.handle()->value);
   for (const Tensor& output : outputs) {
     output.value().state().producer = &node;
@@ -275,6 +283,10 @@ void Tape::run_first(Node& node, std::span<const Tensor> inputs) {
 void Tape::find_place(Node& node) {
   if (node.policy == nullptr) return;
   const std::size_t place = node.policy->place(*node.op, node.place, node.begins);
+  if (place == no_place) {  // what goes on instead of a plan counts all blocks
+    node.depth = std::max(node.blocks - 1, 0);
+    for (const ValuePtr& output : node.outputs) output->state().depth = node.depth;
+  }
   if (place == node.place) return;
   node.place = place;
   if (node.index + 1 == session_->next_index) session_->next_place = place == no_place ? no_place : place + 1;

@@ -230,6 +230,7 @@ class Tape : public std::enable_shared_from_this<Tape> {
   std::unordered_map<Value*, std::shared_ptr<Storage>> leaf_gradients_;
   std::size_t heavy_replays_ = 0;
   std::size_t unsolvable_ = 0;
+  std::size_t unsolvable_bytes_ = 0;
   /// Streams are solved for unless one of these is found set, which had been so often when the coupling was recorded.
   std::vector<std::pair<std::shared_ptr<RangeMark>, std::uint64_t>> relied_on_;
   std::vector<const Value*> on_their_way_;  // fetched ahead of need, and not restored yet

@@ -6,6 +6,8 @@
 #include <csignal>
 #include <limits>
 
+#include <palimpsest/autograd/kept_streams.hpp>
+#include <palimpsest/memory/planner/planner.hpp>
 #include <palimpsest/ops/linear.hpp>
 #include <palimpsest/train/interrupt.hpp>
 #include <palimpsest/train/rehearsal.hpp>
@@ -43,6 +45,55 @@ TEST(Trainer, RunsAnyTaskUnderAnyPolicyAsPredicted) {
     if (digest.empty()) digest = trainer.model().state_digest();
     EXPECT_EQ(trainer.model().state_digest(), digest) << memory;
   }
+}
+
+/// A RevNet whose streams are soon too large for its grid; without evaluations.
+Task task_that_leaves_the_range() {
+  Task task = test::image_task([](nn::Init init) {
+    nn::ResidualOptions spec = nn::RevNet::cifar(20);
+    spec.grid = 23;  // holds only |x| < 2
+    return std::make_unique<nn::RevNet>(spec, std::move(init));
+  });
+  task.evaluation = {};
+  return task;
+}
+
+TEST(Trainer, StreamsThatLeaveTheRangeCostMemoryUnderABudgetAndNotTheRun) {
+  const Task task = task_that_leaves_the_range();
+  Options options{.batch_size = 4, .epochs = 1, .quiet = true};
+  options.max_steps = 3;
+  Trainer stored(task, options, choose_memory(task, options));
+  stored.run();
+
+  Rehearsal rehearsal(task, options);
+  const memory::Planner planner(rehearsal.step_under(), rates_for(options));
+  const std::size_t least = planner.candidates().front().forecast.peak;
+  options.memory = concat_text("budget=", least);
+  ::testing::internal::CaptureStderr();
+  Trainer limited(task, options, choose_memory(task, options));
+  limited.run();
+  const std::string said = ::testing::internal::GetCapturedStderr();
+  EXPECT_GT(limited.record().kept_streams().streams, 0U);
+  EXPECT_GT(limited.peak().total, least) << "which has no room for them";
+  EXPECT_LT(limited.peak().total, stored.peak().total);
+  EXPECT_NE(said.find("for which the budget has no room"), std::string::npos) << said;
+  EXPECT_EQ(limited.model().state_digest(), stored.model().state_digest());
+  EXPECT_EQ(allocator(Device::Cpu).limit(), 0U);
+}
+
+TEST(Trainer, StreamsThatLeaveTheRangeDoNotMoveALimitOfTheProgram) {
+  const Task task = task_that_leaves_the_range();
+  Options options{.memory = "reversible", .batch_size = 4, .epochs = 1, .quiet = true};
+  options.max_steps = 3;
+  const MemoryChoice choice = choose_memory(task, options);
+  const std::size_t enough = rehearse(task, options, choice).peak.total;
+  Allocator& memory = allocator(Device::Cpu);
+  const std::size_t limit = memory.stats().live + enough;
+  Trainer trainer(task, options, choice);
+  memory.set_limit(limit);
+  EXPECT_THROW(trainer.run(), KeptStreamsOutOfMemory);
+  EXPECT_EQ(memory.limit(), limit);
+  memory.set_limit(0);
 }
 
 TEST(Trainer, LearnsWithTheTasksOptimiser) {
