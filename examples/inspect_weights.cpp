@@ -141,24 +141,35 @@ class Comparison {
   }
 };
 
+/// The status, if what was printed has arrived.
+int written(int status) {
+  if (std::cout.flush()) return status;
+  throw Error("cannot write the output");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   const std::vector<std::string> files(argv + 1, argv + argc);
+  const char* const usage = "usage: palimpsest_inspect FILE [OTHER]\n";
+  if (files == std::vector<std::string>{"--help"}) {
+    std::cout << usage;
+    return Same;
+  }
   if (files.empty() || files.size() > 2 || files.front().starts_with("-")) {
-    std::cerr << "usage: palimpsest_inspect FILE [OTHER]\n";
+    std::cerr << usage;
     return Trouble;
   }
   try {
     SafetensorsReader first(files[0]);
     if (files.size() == 1) {
       list(first);
-      return Same;
+      return written(Same);
     }
     SafetensorsReader second(files[1]);
     first.verify();
     second.verify();
-    return Comparison(first, second).run();
+    return written(Comparison(first, second).run());
   } catch (const std::exception& error) {
     std::cerr << "palimpsest_inspect: " << error.what() << std::endl;
     return Trouble;

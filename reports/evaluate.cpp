@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <iomanip>
 #include <optional>
 
 #include <palimpsest/core/error.hpp>
+#include <palimpsest/core/number_text.hpp>
 #include <palimpsest/core/whole_file.hpp>
 #include <palimpsest/reports/advice.hpp>
 #include <palimpsest/reports/step_pictures.hpp>
@@ -61,12 +61,6 @@ void print_evaluation(std::ostream& out, const RunReport& report) {
   out << std::flush;
 }
 
-/// The shortest text that reads as the same number.
-std::string text_of(double number) {
-  std::array<char, 32> text;
-  return {text.data(), std::to_chars(text.data(), text.data() + text.size(), number).ptr};
-}
-
 }  // namespace
 
 void check(const train::Options& options, const EvaluationFiles& files) {
@@ -106,7 +100,7 @@ std::string predictions_csv(const train::ClassResults& results) {
   std::int64_t sample = 0;
   for (const train::Prediction& each : results.predictions()) {
     text += concat_text(sample++, ',', each.label, ',');
-    text += each.predicted < 0 ? "," : concat_text(each.predicted, ',', text_of(each.probability));
+    text += each.predicted < 0 ? "," : concat_text(each.predicted, ',', number_text(each.probability));
     text += '\n';
   }
   return text;

@@ -32,7 +32,7 @@ LogResumed log_resumed(const train::RunRecord& record) {
 
 void check(const train::Options& options, const Files& files) {
   train::rates_for(options);
-  const train::Checkpoints folder(options.checkpoints);
+  const train::Checkpoints folder(train::kept_as(options));
   const WholeFile report(files.report);
   const WholeFile weights = storage::safetensors_file(options.save_weights);
   const StepPictures pictures(files);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include <palimpsest/core/error.hpp>
+#include <palimpsest/core/number_text.hpp>
 #include <palimpsest/core/whole_file.hpp>
 #include <palimpsest/reports/event_file.hpp>
 #include <palimpsest/reports/run_page.hpp>
@@ -22,12 +23,6 @@ using Json = nlohmann::ordered_json;
 
 constexpr std::array<const char*, 4> row_files = {LogNames::steps, LogNames::evaluations, LogNames::lines,
                                                   LogNames::events};
-
-/// The shortest text that reads as the same number: "0.1", "nan", "-inf".
-std::string text_of(double number) {
-  std::array<char, 32> text;
-  return {text.data(), std::to_chars(text.data(), text.data() + text.size(), number).ptr};
-}
 
 double seconds_since_1970() {
   const auto now = std::chrono::system_clock::now().time_since_epoch();
@@ -55,8 +50,11 @@ std::optional<std::int64_t> step_of_json(std::string_view line) {
   return whole ? std::optional(json["step"].get<std::int64_t>()) : std::nullopt;
 }
 
+using CheckRow = std::function<void(std::string_view line, std::int64_t step)>;
+
 /// The lines of steps up to `done`, behind the header if there is to be one. A last line without an end is not kept.
-Kept kept_lines(const LogFile& file, const std::string& header, StepOf step_of, std::int64_t done) {
+Kept kept_lines(const LogFile& file, const std::string& header, StepOf step_of, std::int64_t done,
+                const CheckRow& check = nullptr) {
   const std::string text = file.content();
   Kept kept;
   std::size_t number = 0;
@@ -73,26 +71,21 @@ Kept kept_lines(const LogFile& file, const std::string& header, StepOf step_of, 
           concat_text(file.path().string(), ", line ", number, ": '", line.substr(0, 80), "' is no row of a log"));
     }
     if (*step > done) break;
+    if (check) check(line, *step);
     kept.last_step = *step;
   }
   return kept;
 }
 
-/// Compares the rows of steps with the losses that the run has had in them.
-void check_losses(const LogFile& rows, const std::vector<double>& losses) {
-  const std::string text = rows.content();
-  std::size_t begin = 0;
-  for (std::size_t end = 0; (end = text.find('\n', begin)) != std::string::npos; begin = end + 1) {
-    const std::string_view line = std::string_view(text).substr(begin, end - begin);
-    const std::optional<std::int64_t> step = step_of_csv(line);
-    if (!step || *step < 1 || *step > static_cast<std::int64_t>(losses.size())) continue;
-    const std::size_t comma = line.find(',') + 1;
-    const std::string_view loss = line.substr(comma, line.find(',', comma) - comma);
-    const std::string expected = text_of(losses[static_cast<std::size_t>(*step) - 1]);
-    if (loss == expected) continue;
-    throw DataError(concat_text(rows.path().string(), " is the log of another run: in step ", *step, " its loss is ",
-                                loss, ", and this run's was ", expected));
-  }
+/// Compares a row of a step with the loss that the run has had in it, if that is known.
+void check_loss(const LogFile& rows, std::string_view line, std::int64_t step, const std::vector<double>& losses) {
+  if (step < 1 || step > static_cast<std::int64_t>(losses.size())) return;
+  const std::size_t comma = line.find(',') + 1;
+  const std::string_view loss = line.substr(comma, line.find(',', comma) - comma);
+  const std::string expected = number_text(losses[static_cast<std::size_t>(step) - 1]);
+  if (loss == expected) return;
+  throw DataError(concat_text(rows.path().string(), " is the log of another run: in step ", step, " its loss is ", loss,
+                              ", and this run's was ", expected));
 }
 
 }  // namespace
@@ -125,8 +118,9 @@ RunLog::RunLog(const std::string& folder, LogFacts facts, const std::optional<Lo
 /// Nothing is cut before everything has been read: a log of another run stays as it was.
 void RunLog::resume(const LogResumed& resumed) {
   const std::int64_t done = resumed.steps;
-  check_losses(*step_rows_, resumed.losses);
-  const Kept steps = kept_lines(*step_rows_, steps_header(facts_), step_of_csv, done);
+  const Kept steps = kept_lines(
+      *step_rows_, steps_header(facts_), step_of_csv, done,
+      [&](std::string_view line, std::int64_t step) { check_loss(*step_rows_, line, step, resumed.losses); });
   const Kept evaluations = kept_lines(*evaluation_rows_, evaluations_header(facts_), step_of_csv, done);
   const Kept lines = kept_lines(*lines_, "", step_of_json, done);
   const EventPrefix events = events_up_to(events_->content(), done);
@@ -158,8 +152,8 @@ void RunLog::step(const LogStep& step) {
   if (since_) rate = static_cast<double>(step.samples) / std::chrono::duration<double>(now - *since_).count();
   since_ = now;
   ++steps_;
-  add(*step_rows_, concat_text(steps_, ',', text_of(step.loss), ',', text_of(step.learning_rate), ',',
-                               rate ? text_of(*rate) : "", ',', step.peak, '\n'));
+  add(*step_rows_, concat_text(steps_, ',', number_text(step.loss), ',', number_text(step.learning_rate), ',',
+                               rate ? number_text(*rate) : "", ',', step.peak, '\n'));
   const Json line = {{"step", steps_},
                      {"loss", step.loss},
                      {"learning_rate", step.learning_rate},
@@ -179,7 +173,7 @@ void RunLog::evaluated(double metric) {
   since_ = Clock::now();
   if (steps_ == last_evaluated_) return;  // a run that is resumed after an evaluation may make it again
   last_evaluated_ = steps_;
-  add(*evaluation_rows_, concat_text(steps_, ',', text_of(metric), '\n'));
+  add(*evaluation_rows_, concat_text(steps_, ',', number_text(metric), '\n'));
   add(*lines_, Json{{"step", steps_}, {metric_key(facts_), metric}}.dump() + "\n");
   const std::string tag = "test/" + facts_.metric;
   add(*events_, event_record(seconds_since_1970(), steps_, std::array{Scalar{tag, metric}}));

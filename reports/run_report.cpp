@@ -94,6 +94,8 @@ RunReport report_of(const train::Task& task, const train::Options& options, cons
           .offloaded = memory::offload_stats(options.device),
           .resident = train::peak_resident_bytes(),
           .state_digest = trainer.model().state_digest(),
+          .resumed_from = trainer.resumed_from(),
+          .checkpoint = trainer.last_checkpoint(),
           .fields = std::move(fields)};
 }
 
@@ -123,6 +125,9 @@ std::string to_json(const RunReport& report) {
   json["predicted_reserved_bytes"] = report.forecast.reserved;
   json["evaluation_peak_bytes"] = json_of(report.evaluation_peak);
   json["predicted_evaluation_peak_bytes"] = report.forecast.evaluation.total;
+  json["predicted_checkpoint_bytes"] = report.forecast.checkpoint;
+  json["resumed_from"] = report.resumed_from.empty() ? Json(nullptr) : Json(report.resumed_from);
+  json["checkpoint"] = report.checkpoint.empty() ? Json(nullptr) : Json(report.checkpoint);
   json["vm_hwm_bytes"] = report.resident;
   json["offloaded_peak_bytes"] = report.offloaded.peak;
   json["offload_reserved_bytes"] = report.offloaded.reserved;
@@ -176,6 +181,7 @@ void print_summary(std::ostream& out, const RunReport& report) {
     out << "  card           " << report.card->name << "; " << format_mebibytes(report.card->used_bytes)
         << " of it in use\n";
   }
+  if (!report.checkpoint.empty()) out << "  checkpoint     " << report.checkpoint << '\n';
   out << "  state digest   " << report.state_digest << std::endl;
 }
 

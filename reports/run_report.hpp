@@ -41,6 +41,8 @@ struct RunReport {
   memory::OffloadStats offloaded = {};
   std::size_t resident = 0;  ///< the process's own peak, VmHWM
   std::string state_digest = "";
+  std::string resumed_from = "";  ///< the checkpoint that it has gone on from; empty for none
+  std::string checkpoint = "";    ///< the newest on the disk; empty for none
   std::optional<train::ClassResults> classes = std::nullopt;  ///< of an evaluation alone
   std::vector<Field> fields = {};
 };

@@ -120,6 +120,14 @@ std::vector<std::string> checkpoints_in(const std::string& folder) {
   return files;
 }
 
+CheckpointOptions kept_as(const Options& options) {
+  CheckpointOptions checkpoints = options.checkpoints;
+  if (!checkpoints.folder.empty() || options.resume.empty()) return checkpoints;
+  if (checkpoints_in(options.resume).empty()) throw DataError("there is no checkpoint in " + options.resume);
+  checkpoints.folder = options.resume;
+  return checkpoints;
+}
+
 Resumed resume(const std::string& folder, const RunState& state) {
   Resumed resumed;
   for (const std::string& file : checkpoints_in(folder)) {
@@ -215,7 +223,7 @@ std::int64_t Checkpoints::resume(const RunState& state) {
   return resumed.steps;
 }
 
-std::string Checkpoints::last() {
+const std::string& Checkpoints::last() {
   settle(true);
   return last_;
 }

@@ -22,6 +22,10 @@ struct CheckpointInterval {
 /// Throws ValueError for a text that CheckpointOptions::every cannot be.
 CheckpointInterval parse_interval(const std::string& text);
 
+/// Options::checkpoints of a run, and where it is kept if it is resumed: where it was, unless they name another folder.
+/// Throws DataError if there is nothing to resume then.
+CheckpointOptions kept_as(const Options& options);
+
 /// The checkpoints in a folder, the newest first; none where there is no such folder.
 std::vector<std::string> checkpoints_in(const std::string& folder);
 
@@ -87,8 +91,10 @@ class Checkpoints {
   bool save(const RunState& state, std::int64_t steps);
 
   const std::string& folder() const { return options_.folder; }
-  /// The newest that is whole, so far as is known; empty for none. Waits for the disk.
-  std::string last();
+  /// The newest that the disk is known to have; empty for none.
+  const std::string& last_known() const { return last_; }
+  /// The same once the disk has what is on its way there.
+  const std::string& last();
 
  private:
   using Clock = std::chrono::steady_clock;

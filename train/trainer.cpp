@@ -47,19 +47,6 @@ void check_served(const Data& data, std::int64_t samples, std::int64_t expected)
   throw DataError(concat_text("the data ", data.name, " ended after ", samples, " samples, expected ", expected));
 }
 
-[[noreturn]] void refuse_to_resume(const Options& options) {
-  throw DataError(concat_text("there is no checkpoint in ", options.resume));
-}
-
-/// A run that is resumed is kept where it was, unless told otherwise.
-CheckpointOptions checkpoint_options(const Options& options) {
-  CheckpointOptions checkpoints = options.checkpoints;
-  if (!checkpoints.folder.empty() || options.resume.empty()) return checkpoints;
-  if (checkpoints_in(options.resume).empty()) refuse_to_resume(options);
-  checkpoints.folder = options.resume;
-  return checkpoints;
-}
-
 bool is_same_folder(const std::string& folder, const std::string& other) {
   std::error_code ignored;
   return std::filesystem::equivalent(folder, other, ignored);
@@ -96,7 +83,7 @@ Trainer::Trainer(Task task, Options options, const MemoryChoice& memory)
       batches_(task_.training.open ? open_data(task_.training, options_) : nullptr),
       weights_(storage::safetensors_file(options_.save_weights)),
       meter_(options_.device, before_),
-      checkpoints_(checkpoint_options(options_)),
+      checkpoints_(kept_as(options_)),
       state_{training_.model(), training_.optimiser(), {training_.generator()}, &record_, settings()} {
   if (task_.schedule) {
     schedule_ = task_.schedule(length_.steps);
@@ -138,7 +125,7 @@ void Trainer::resume() {
     resumed_from_ = resumed.file;
   }
   // The same folder may be given for both: a program that is started again and again needs no other first time.
-  if (resumed_from_.empty() && !goes_on) refuse_to_resume(options_);
+  if (resumed_from_.empty() && !goes_on) throw DataError(concat_text("there is no checkpoint in ", options_.resume));
   if (steps_done() > length_.steps) {
     throw ResumeError(concat_text("the run in ", options_.resume, " has done ", steps_done(), " steps, and by ",
                                   options_.names.length, " it has ", length_.steps));

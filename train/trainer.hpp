@@ -79,6 +79,8 @@ class Trainer {
   const RunRecord& record() const { return record_; }
   /// The checkpoint that this run has gone on from; empty for none.
   const std::string& resumed_from() const { return resumed_from_; }
+  /// The newest checkpoint that the disk is known to have; empty for none.
+  const std::string& last_checkpoint() const { return checkpoints_.last_known(); }
   /// False if the last checkpoint of the run could not be written, of which there was a warning.
   bool kept() const { return kept_; }
   /// The peak of the device's memory over the training steps.

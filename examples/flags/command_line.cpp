@@ -197,22 +197,18 @@ void CommandLine::refuse_vain_flags() const {
   }
   if (options.evaluate_alone) refuse_what_trains();
   if (!options.plan) return;
-  const std::pair<const char*, const std::string&> files[] = {{"--checkpoint", options.checkpoints.folder},
-                                                              {"--resume", options.resume},
-                                                              {"--report", options.files.report},
-                                                              {"--memory-report", options.files.page},
-                                                              {"--memory-snapshot", options.files.snapshot},
-                                                              {"--trace", options.files.trace},
-                                                              {"--log-dir", options.files.log_dir},
-                                                              {"--save-weights", options.save_weights}};
-  for (const auto& [flag, file] : files) {
-    if (!file.empty()) throw UsageError(concat_text(flag, " writes about a run, and --plan runs nothing"));
-  }
+  refuse_files(" writes about a run, and --plan runs nothing");
+  if (!options.files.report.empty()) throw UsageError("--report writes about a run, and --plan runs nothing");
 }
 
 void CommandLine::refuse_what_trains() const {
   if (options.plan) throw UsageError("--plan and --evaluate exclude each other");
   if (!options.evaluate) throw UsageError("--evaluate and --no-eval exclude each other");
+  refuse_files(" writes about training, and --evaluate trains nothing");
+}
+
+/// Refuses the files and folders that only a training run fills.
+void CommandLine::refuse_files(const char* why) const {
   const std::pair<const char*, const std::string&> files[] = {{"--checkpoint", options.checkpoints.folder},
                                                               {"--resume", options.resume},
                                                               {"--memory-report", options.files.page},
@@ -221,7 +217,7 @@ void CommandLine::refuse_what_trains() const {
                                                               {"--log-dir", options.files.log_dir},
                                                               {"--save-weights", options.save_weights}};
   for (const auto& [flag, file] : files) {
-    if (!file.empty()) throw UsageError(concat_text(flag, " writes about training, and --evaluate trains nothing"));
+    if (!file.empty()) throw UsageError(concat_text(flag, why));
   }
 }
 

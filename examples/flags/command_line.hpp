@@ -56,6 +56,7 @@ class CommandLine {
 
   void refuse_vain_flags() const;
   void refuse_what_trains() const;
+  void refuse_files(const char* why) const;
   void add_shared_flags();
   void add_memory_flags();
   void add_data_flags();

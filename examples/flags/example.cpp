@@ -1,12 +1,12 @@
 #include "examples/flags/example.hpp"
 
 #include <algorithm>
-#include <array>
 #include <charconv>
 #include <csignal>
 #include <iostream>
 
 #include <palimpsest/core/device.hpp>
+#include <palimpsest/core/number_text.hpp>
 #include <palimpsest/nn/sgd.hpp>
 #include <palimpsest/ops/cross_entropy.hpp>
 #include <palimpsest/train/images.hpp>
@@ -16,13 +16,6 @@ namespace palimpsest::flags {
 namespace {
 
 enum ExitStatus { Done = 0, Failure = 1, Usage = 2 };
-
-/// The shortest text that is read back as the same number.
-template <class T>
-std::string number_text(T value) {
-  std::array<char, 32> digits{};
-  return {digits.data(), std::to_chars(digits.data(), digits.data() + digits.size(), value).ptr};
-}
 
 /// The status of a process that a signal has ended, as shells have it.
 int ended_by(int signal) { return 128 + signal; }

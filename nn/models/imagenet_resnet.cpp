@@ -1,5 +1,6 @@
 #include <palimpsest/nn/models/imagenet_resnet.hpp>
 
+#include <palimpsest/nn/models/stages.hpp>
 #include <palimpsest/ops/activation.hpp>
 #include <palimpsest/ops/add.hpp>
 #include <palimpsest/ops/pool.hpp>
@@ -15,15 +16,7 @@ Conv2dOptions conv_options(std::int64_t kernel, std::int64_t stride = 1) {
 }
 
 const ImageNetResNetOptions& checked(const ImageNetResNetOptions& spec) {
-  const auto require = [](bool met, const char* what) {
-    if (!met) throw ValueError(concat_text("ImageNetResNet: ", what));
-  };
-  require(!spec.units.empty() && spec.units.size() == spec.filters.size(),
-          "needs as many filters as stages, and a stage");
-  for (const std::int64_t units : spec.units) require(units >= 1, "a stage needs at least one unit");
-  for (const std::int64_t filters : spec.filters) require(filters >= 1, "numbers of filters must be positive");
-  require(spec.stem_channels >= 1 && spec.image_channels >= 1, "numbers of channels must be positive");
-  require(spec.classes >= 2, "needs at least two classes");
+  check_stages("ImageNetResNet", spec);
   return spec;
 }
 

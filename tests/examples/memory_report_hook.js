@@ -1,7 +1,7 @@
 // Uses the page of --memory-report as a reader would and tells the frame around it what it saw (browser.py).
 
 (() => {
-  const {all, overflow, lowestContrast, tell} = window.pageChecks;
+  const {all, overflow, lookAtTheWhole, tell} = window.pageChecks;
   const bytes = element => Number(element.querySelector('[data-bytes]').dataset.bytes);
   const cursor = () => Number(document.getElementById('chart').getAttribute('aria-valuenow'));
   const here = () => bytes(document.getElementById('here'));
@@ -59,16 +59,9 @@
     seen.mine = all('#policies .mine').map(cell => cell.closest('tr').dataset.policy);
     seen.savings = all('#savings tbody tr').map(row => [row.cells[0].textContent, row.cells[1].textContent,
       bytes(row.cells[2])]);
-    seen.headersWithoutScope = all('th:not([scope])').length;
-    seen.headings = all('h1, h2, h3').filter(heading => heading.checkVisibility()).map(heading => heading.tagName);
     seen.untitled = all('[data-bytes]').filter(element =>
       element.title.replace(/\D/g, '') !== element.dataset.bytes).length;
-    seen.contrast = lowestContrast();
-    const ground = getComputedStyle(document.body).backgroundColor;
-    document.getElementById('theme').click();
-    seen.themeChanges = getComputedStyle(document.body).backgroundColor !== ground;
-    seen.contrastOther = lowestContrast();
-    seen.requests = performance.getEntriesByType('resource').map(entry => entry.name);
+    lookAtTheWhole(seen);
     return seen;
   }
 

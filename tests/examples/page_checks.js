@@ -31,6 +31,18 @@ window.pageChecks = (() => {
     return {count: found.length, lowest: found.sort((a, b) => a.ratio - b.ratio)[0]};
   }
 
+  // What holds for every page, last: it changes the theme.
+  function lookAtTheWhole(seen) {
+    seen.headersWithoutScope = all('th:not([scope])').length;
+    seen.headings = all('h1, h2, h3').filter(heading => heading.checkVisibility()).map(heading => heading.tagName);
+    seen.contrast = lowestContrast();
+    const ground = getComputedStyle(document.body).backgroundColor;
+    document.getElementById('theme').click();
+    seen.themeChanges = getComputedStyle(document.body).backgroundColor !== ground;
+    seen.contrastOther = lowestContrast();
+    seen.requests = performance.getEntriesByType('resource').map(entry => entry.name);
+  }
+
   // Tells the frame around the page what `look` has seen.
   function tell(look) {
     let seen = {};
@@ -43,5 +55,5 @@ window.pageChecks = (() => {
     parent.postMessage(btoa(unescape(encodeURIComponent(JSON.stringify(seen)))), '*');
   }
 
-  return {all, overflow, lowestContrast, tell};
+  return {all, overflow, lookAtTheWhole, tell};
 })();

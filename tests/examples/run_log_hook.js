@@ -1,7 +1,7 @@
 // Uses the page of a run's log as a reader would and tells the frame around it what it saw (browser.py).
 
 (() => {
-  const {all, overflow, lowestContrast, tell} = window.pageChecks;
+  const {all, overflow, lookAtTheWhole, tell} = window.pageChecks;
   const range = document.getElementById('step');
 
   // The numbers that the charts show, by quantity: one for each run that is not off.
@@ -67,15 +67,8 @@
     box.click();
     seen.withoutFirst = {values: values(), lines: lines(), off: box.closest('tr').classList.contains('off')};
     box.click();
-    seen.headersWithoutScope = all('th:not([scope])').length;
-    seen.headings = all('h1, h2, h3').filter(heading => heading.checkVisibility()).map(heading => heading.tagName);
     seen.unnamed = all('input').filter(input => !input.closest('label')).length;
-    seen.contrast = lowestContrast();
-    const ground = getComputedStyle(document.body).backgroundColor;
-    document.getElementById('theme').click();
-    seen.themeChanges = getComputedStyle(document.body).backgroundColor !== ground;
-    seen.contrastOther = lowestContrast();
-    seen.requests = performance.getEntriesByType('resource').map(entry => entry.name);
+    lookAtTheWhole(seen);
     return seen;
   }
   tell(look);

@@ -4,7 +4,6 @@
 #include <palimpsest/memory/offload.hpp>
 
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -19,6 +18,7 @@
 #include <palimpsest/ops/linear.hpp>
 #include <palimpsest/ops/pad_channels.hpp>
 #include "tests/memory/offload_support.hpp"
+#include "tests/support/file_limit.hpp"
 
 namespace palimpsest::test {
 namespace {
@@ -209,28 +209,6 @@ TEST_F(OffloadTest, WhatNobodyWillReadDoesNotLeave) {
 
 // --- What goes wrong -------------------------------------------------------------------------------------------------
 
-/// No file may grow beyond this while it lives; the signal that a write beyond it sends is left to its default, which
-/// ends the process.
-class FileLimit {
- public:
-  explicit FileLimit(std::size_t bytes) : handler_(std::signal(SIGXFSZ, SIG_DFL)) {
-    ::getrlimit(RLIMIT_FSIZE, &before_);
-    rlimit limited = before_;
-    limited.rlim_cur = bytes;
-    ::setrlimit(RLIMIT_FSIZE, &limited);
-  }
-  FileLimit(const FileLimit&) = delete;
-  FileLimit& operator=(const FileLimit&) = delete;
-  ~FileLimit() {
-    ::setrlimit(RLIMIT_FSIZE, &before_);
-    std::signal(SIGXFSZ, handler_);
-  }
-
- private:
-  rlimit before_ = {};
-  void (*handler_)(int);
-};
-
 /// The descriptor of a file in `folder` that has no name.
 int descriptor_in(const fs::path& folder) {
   for (const auto& entry : fs::directory_iterator("/proc/self/fd")) {
@@ -271,7 +249,8 @@ TEST_F(OffloadTest, AFullDiskFailsTheStepAlone) {
   const std::size_t needed = size_of_file(descriptor_in(folder_));
   for (int part = 0; part < 8; ++part) {
     expect_clean_failure(everything(), [&](Training& training) {
-      const FileLimit limit(needed * static_cast<std::size_t>(part) / 8);
+      // The signal is left to its default, which ends the process.
+      const testing::FileLimit limit(needed * static_cast<std::size_t>(part) / 8, SIG_DFL);
       const std::string message = message_of<OffloadError>([&] { training.step(); });
       EXPECT_NE(message.find("cannot write"), std::string::npos) << message;
       EXPECT_NE(message.find("File too large"), std::string::npos) << message;
@@ -309,7 +288,7 @@ TEST_F(OffloadTest, WhatCouldNotBeWrittenIsNeverRead) {
   // Between the failure and the operation that reports it, the user reads a tensor that is made from the lost bytes.
   const auto relu = [](Tensor z) { return ops::relu(std::move(z)); };
   const Tensor x = random_parameter({1, 2, 8, 8}, 1);
-  const FileLimit limit(0);
+  const testing::FileLimit limit(0);
   Tensor source = in_block(everything(), x, relu);
   const Tensor held = in_block(memory::shared(), source, relu);
   const Tensor tenant = in_block(memory::shared(), x, relu);  // takes the arena that `held` was in

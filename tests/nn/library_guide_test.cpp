@@ -2,8 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <filesystem>
-
 #include <array>
 #include <cmath>
 #include <memory>
@@ -36,6 +34,7 @@
 #include <palimpsest/train/rehearsal.hpp>
 #include <palimpsest/train/trainer.hpp>
 #include "tests/support/quotes.hpp"
+#include "tests/support/temporary_folder.hpp"
 
 namespace palimpsest::test {
 namespace {
@@ -100,8 +99,8 @@ TEST(LibraryGuide, PoliciesByName) {
 }
 
 TEST(LibraryGuide, ARunThatIsKept) {
-  std::string folder = (std::filesystem::temp_directory_path() / "palimpsest-XXXXXX").string();
-  ASSERT_NE(mkdtemp(folder.data()), nullptr);
+  const testing::TemporaryFolder temporary;
+  const std::string folder = temporary / "run";
   const std::int64_t steps = 3;
   std::int64_t learned = 0;
   for (int run = 0; run < 2; ++run) {
@@ -121,7 +120,6 @@ TEST(LibraryGuide, ARunThatIsKept) {
   EXPECT_EQ(learned, steps) << "the second run finds it done";
   const train::Options options{.epochs = 2, .checkpoints = {.folder = folder, .every = "10min"}, .resume = folder};
   EXPECT_EQ(train::checkpoints_in(options.resume).size(), 1U);
-  std::filesystem::remove_all(folder);
 }
 
 TEST(LibraryGuide, ALoopByHand) {

@@ -3,10 +3,8 @@
 #include <palimpsest/reports/run_log.hpp>
 
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 
 #include <cmath>
-#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <limits>
@@ -17,6 +15,7 @@
 #include <palimpsest/ops/mse_loss.hpp>
 #include <palimpsest/reports/event_file.hpp>
 #include <palimpsest/reports/run.hpp>
+#include "tests/support/file_limit.hpp"
 #include "tests/support/temporary_folder.hpp"
 #include "tests/train/row_task.hpp"
 
@@ -242,31 +241,11 @@ TEST_F(RunLogTest, FailsBeforeTheFirstStep) {
   EXPECT_THROW(RunLog(log_, facts, LogResumed{}, warn()), ValueError) << "two runs at once";
 }
 
-/// While it lives, files of this process grow up to so many bytes.
-class FileLimit {
- public:
-  explicit FileLimit(rlim_t bytes) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
-    getrlimit(RLIMIT_FSIZE, &before_);
-    const rlimit limit{bytes, before_.rlim_max};
-    setrlimit(RLIMIT_FSIZE, &limit);
-  }
-  ~FileLimit() {
-    setrlimit(RLIMIT_FSIZE, &before_);
-    std::signal(SIGXFSZ, handler_);
-  }
-  FileLimit(const FileLimit&) = delete;
-  FileLimit& operator=(const FileLimit&) = delete;
-
- private:
-  rlimit before_{};
-  void (*handler_)(int);
-};
-
 TEST_F(RunLogTest, AFullDiskIsOneWarningAndRowsWait) {
   RunLog log(log_, facts, std::nullopt, warn());
   log_steps(log, 2);
   {
-    const FileLimit full(content(LogNames::steps).size() + 10);  // room for a part of a row
+    const testing::FileLimit full(content(LogNames::steps).size() + 10);  // room for a part of a row
     log_steps(log, 6);
     EXPECT_EQ(warnings_.size(), 1U) << warnings();
     EXPECT_NE(warnings().find("the run goes on"), std::string::npos) << warnings();
@@ -286,7 +265,7 @@ TEST_F(RunLogTest, AFullDiskIsOneWarningAndRowsWait) {
 TEST_F(RunLogTest, SaysWhatIsMissingInTheEnd) {
   RunLog log(log_, facts, std::nullopt, warn());
   log_steps(log, 2);
-  const FileLimit full(content(LogNames::steps).size());
+  const testing::FileLimit full(content(LogNames::steps).size());
   log_steps(log, 5);
   EXPECT_FALSE(log.finish());
   EXPECT_NE(warnings().find("steps.csv lacks its last 3 rows"), std::string::npos) << warnings();

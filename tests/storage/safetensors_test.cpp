@@ -9,6 +9,7 @@
 #include <span>
 #include <sstream>
 #include <string>
+#include <vector>
 
 #include <palimpsest/core/error.hpp>
 #include "tests/support/temporary_folder.hpp"
@@ -37,6 +38,13 @@ std::string tensor(const std::string& name, const std::string& dtype, const std:
   return out.str();
 }
 
+/// A file that must be refused, in a message with these words.
+struct Forbidden {
+  const char* what;
+  std::string bytes;
+  const char* words;
+};
+
 class Safetensors : public testing::InTemporaryFolder {
  protected:
   using InTemporaryFolder::write;
@@ -55,6 +63,13 @@ class Safetensors : public testing::InTemporaryFolder {
       return text.substr(std::min(text.size(), path.size() + 2));
     }
     return "";
+  }
+
+  void expect_refused(const std::vector<Forbidden>& cases) const {
+    for (const auto& [what, bytes, words] : cases) {
+      const std::string said = refusal(bytes);
+      EXPECT_NE(said.find(words), std::string::npos) << what << ": " << said;
+    }
   }
 };
 
@@ -83,14 +98,9 @@ TEST_F(Safetensors, WhatTheFormatAllowsIsRead) {
   EXPECT_EQ(read(file_of(said, 0)).metadata().at("é"), "é \"quoted\"");
 }
 
-TEST_F(Safetensors, WhatItForbidsIsRefusedAndNamed) {
+TEST_F(Safetensors, HeadersThatAreNone) {
   const std::string good = tensor("a", "F32", "[2]", 0, 8);
-  const std::string huge = "9223372036854775808";
-  const struct {
-    const char* what;
-    std::string bytes;
-    const char* words;
-  } cases[] = {
+  expect_refused({
       {"empty", "", "has 0 bytes, expected at least 8"},
       {"seven bytes", "1234567", "has 7 bytes, expected at least 8"},
       {"no header", length_of(0), "the header: no JSON object"},
@@ -112,6 +122,12 @@ TEST_F(Safetensors, WhatItForbidsIsRefusedAndNamed) {
       {"overlong UTF-8", file_of("{\"\xC0\xAF\":{}}", 0), "no JSON in UTF-8"},
       {"half a surrogate", file_of(R"({"\ud800":{}})", 0), "no JSON in UTF-8"},
       {"a raw new line in a name", file_of("{\"a\nb\":{}}", 0), "no JSON in UTF-8"},
+  });
+}
+
+TEST_F(Safetensors, EntriesThatTheFormatDoesNotKnow) {
+  const std::string good = tensor("a", "F32", "[2]", 0, 8);
+  expect_refused({
       {"a tensor that is a number", file_of("{\"a\":1}", 0), "the number 1 where the format has none, at \"a\""},
       {"a tensor that is a text", file_of("{\"a\":\"F32\"}", 0), "a text where the format has none, at \"a\""},
       {"a tensor that is null", file_of("{\"a\":null}", 0), "null where the format has none"},
@@ -133,6 +149,14 @@ TEST_F(Safetensors, WhatItForbidsIsRefusedAndNamed) {
       {"metadata that are no texts", file_of(R"({"__metadata__":{"a":1}})", 0), "the number 1 where"},
       {"metadata in metadata", file_of(R"({"__metadata__":{"a":{}}})", 0), "an object where"},
       {"one text twice", file_of(R"({"__metadata__":{"a":"b","a":"c"}})", 0), "\"a\" stands there twice"},
+  });
+  // Depth costs no stack.
+  EXPECT_NE(refusal(file_of("{\"a\":" + std::string(1 << 20, '['), 0)), "");
+}
+
+TEST_F(Safetensors, ShapesThatAreNone) {
+  const std::string huge = "9223372036854775808";
+  expect_refused({
       {"a negative extent", file_of("{" + tensor("a", "F32", "[-2]", 0, 8) + "}", 8), "a negative number where"},
       {"a fraction of an extent", file_of("{" + tensor("a", "F32", "[2.0]", 0, 8) + "}", 8), "the number 2.0 where"},
       {"an extent as a power", file_of("{" + tensor("a", "F32", "[2e0]", 0, 8) + "}", 8), "the number 2e0 where"},
@@ -146,6 +170,12 @@ TEST_F(Safetensors, WhatItForbidsIsRefusedAndNamed) {
       {"a product that wraps round to what is there",
        file_of("{" + tensor("a", "U8", "[4294967296,4294967296,1]", 0, 0) + "}", 0),
        "more elements than can be counted"},
+  });
+}
+
+TEST_F(Safetensors, PlacesThatDoNotFit) {
+  const std::string good = tensor("a", "F32", "[2]", 0, 8);
+  expect_refused({
       {"fewer bytes than the shape", file_of("{" + tensor("a", "F32", "[3]", 0, 8) + "}", 8),
        "it has 8 bytes, expected 12"},
       {"more bytes than the shape", file_of("{" + tensor("a", "F32", "[1]", 0, 8) + "}", 8),
@@ -171,13 +201,7 @@ TEST_F(Safetensors, WhatItForbidsIsRefusedAndNamed) {
                    tensor("b", "U8", "[9223372036854775807]", 9223372036854775807U, 18446744073709551614U) + "}",
                0),
        "where the format has none"},
-  };
-  for (const auto& [what, bytes, words] : cases) {
-    const std::string said = refusal(bytes);
-    EXPECT_NE(said.find(words), std::string::npos) << what << ": " << said;
-  }
-  // Depth costs no stack.
-  EXPECT_NE(refusal(file_of("{\"a\":" + std::string(1 << 20, '['), 0)), "");
+  });
 }
 
 TEST_F(Safetensors, AFileThatIsNoneIsRefused) {
