@@ -87,6 +87,8 @@ class BlockInfo {
   std::string name;
   /// Null: that of the block around it; without one, keep everything.
   std::shared_ptr<const class Policy> policy;
+  /// It stands for what a model does outside every block, which only a policy that covers the rest decides about.
+  bool model = false;
   /// The engine's own, on CUDA: what is known of the streams that are solved for, in the order of their couplings.
   mutable std::vector<std::shared_ptr<RangeMark>> marks = {};
 };

@@ -20,7 +20,7 @@ void check_dtype(const char* what, Dtype dtype) {
 
 Handle::Handle(ValuePtr held, std::shared_ptr<Tape> recorded_on)
     : value(std::move(held)), tape(std::move(recorded_on)) {
-  ++value->state().handles;
+  if (++value->state().handles == 1 && tape != nullptr) tape->hold(*value);
 }
 
 Handle::~Handle() {

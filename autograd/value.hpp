@@ -81,7 +81,8 @@ struct Node {
   Needs needs;
   std::shared_ptr<const BlockInfo> block;  ///< null outside every block
   PolicyPtr policy;       ///< of the innermost block that has one when the op is recorded; null: keep everything
-  int depth = 0;          ///< blocks with policies around that block
+  int depth = 0;          ///< blocks with policies around that block; one that plans the whole step does not count
+  int blocks = 0;         ///< blocks with policies that it is in, models not among them
   std::size_t index = 0;  ///< in the order in which the thread has recorded all that is under way
   std::size_t place = 0;  ///< in the step as the policy counts (Policy::place); no_place without a policy
   bool begins = false;    ///< whether it is the first op of a model's call, or of a block's that is in no other

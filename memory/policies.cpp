@@ -201,7 +201,9 @@ PolicyPtr parse_name(std::string_view name, const OffloadOptions& options) {
   for (const PolicyPtr& policy : built_in()) {
     if (policy->name() == name) return policy;
   }
-  throw ValueError(concat_text("unknown memory policy '", name, "', expected one of ", join(names())));
+  const bool by_block = name.find_first_of("=,") != std::string_view::npos;
+  throw ValueError(concat_text("unknown memory policy '", name, "', expected one of ", join(names()),
+                               by_block ? "; rules by block are read by memory::parse_rules()" : ""));
 }
 
 }  // namespace

@@ -25,6 +25,9 @@ Rule parse_rule(std::string_view text, const OffloadOptions& options) {
   if (equals == std::string_view::npos || equals == 0 || equals + 1 == text.size()) {
     throw ValueError(concat_text("memory policy '", text, "', expected PATTERN=POLICY"));
   }
+  if (is_budget(text) || is_budget(text.substr(equals + 1))) {
+    throw ValueError(concat_text("memory policy '", text, "': a budget is for a whole model and stands alone"));
+  }
   return {std::string(text.substr(0, equals)), parse(text.substr(equals + 1), options)};
 }
 

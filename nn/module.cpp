@@ -50,7 +50,8 @@ void assign_by_name(std::span<const NamedTensor> to, std::span<const NamedTensor
 }
 
 Module::Module(Scope scope) : scope_(scope), info_(std::make_shared<BlockInfo>()), in_a_model_(scope == Scope::Model) {
-  if (scope == Scope::Model) info_->name = "model";
+  info_->model = scope == Scope::Model;
+  if (info_->model) info_->name = "model";
 }
 
 /// Calls visit(module, path) for every module once, with its first path.

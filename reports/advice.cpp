@@ -22,9 +22,10 @@ std::optional<std::size_t> peak_under(const memory::Rehearsal& rehearsal, const 
 }
 
 /// "memory shared (12 MiB), memory checkpoint (10 MiB)": the single policies whose peak is at most `most`.
-std::string fitting_policies(const memory::Rehearsal& rehearsal, const train::Options& options, std::size_t most) {
+std::string fitting_policies(const memory::Rehearsal& rehearsal, const train::Options& options, std::size_t most,
+                             const std::vector<std::string_view>& names = memory::names()) {
   std::vector<std::string> fitting;
-  for (const std::string_view name : memory::names()) {
+  for (const std::string_view name : names) {
     const std::optional<std::size_t> peak = peak_under(rehearsal, options, memory::parse(name));
     if (!peak || *peak > most) continue;
     fitting.push_back(concat_text(options.names.memory, name, " (", format_mebibytes(*peak), ")"));
@@ -100,7 +101,10 @@ std::string evaluation_advice(const train::Task& task, const train::Options& opt
 
 std::string policy_advice(const train::Task& task, const train::Options& options) {
   train::Rehearsal training(task, options);
-  return "; by the forecast these do: " + fitting_policies(training.step_under(), options, SIZE_MAX);
+  std::vector<std::string_view> acting = memory::names();
+  std::erase_if(acting, [](std::string_view name) { return memory::parse(name)->keeps_everything(); });
+  const std::string found = fitting_policies(training.step_under(), options, SIZE_MAX, acting);
+  return found.empty() ? "; nor has any other policy" : "; by the forecast these have: " + found;
 }
 
 std::size_t left_on(Device device) {

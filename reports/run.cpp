@@ -2,9 +2,11 @@
 
 #include <algorithm>
 
+#include <palimpsest/autograd/kept_streams.hpp>
 #include <palimpsest/core/device.hpp>
 #include <palimpsest/core/error.hpp>
 #include <palimpsest/memory/offload.hpp>
+#include <palimpsest/memory/policies.hpp>
 #include <palimpsest/reports/advice.hpp>
 #include <palimpsest/reports/run_log.hpp>
 #include <palimpsest/train/interrupt.hpp>
@@ -94,6 +96,9 @@ bool Run::train(std::ostream& out, std::vector<Field> fields) {
     return train_and_report(out, fields);
   } catch (const train::EvaluationOutOfMemory& error) {
     throw OutOfMemory(error.what() + evaluation_advice(task_, options_, limit));
+  } catch (const KeptStreamsOutOfMemory& error) {
+    throw OutOfMemory(error.what() + concat_text("; no forecast knows of those, and ", options_.names.memory,
+                                                 memory::checkpoint()->name(), " has none"));
   } catch (const OutOfMemory& error) {
     throw OutOfMemory(error.what() + memory_advice(task_, options_, limit));
   }

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <system_error>
 
+#include <palimpsest/autograd/kept_streams.hpp>
 #include <palimpsest/core/error.hpp>
 #include <palimpsest/train/interrupt.hpp>
 #include <palimpsest/train/weights.hpp>
@@ -40,21 +41,6 @@ Device trained_on(Device device) {
       concat_text("a run on ", device, " would have no numbers to train with; rehearse() runs its steps"));
 }
 
-/// While it lives, a device's memory has a limit; 0 changes nothing.
-class LimitScope {
- public:
-  LimitScope(Device device, std::size_t limit) : device_(device), before_(allocator(device).limit()) {
-    if (limit != 0) allocator(device).set_limit(before_ == 0 ? limit : std::min(limit, before_));
-  }
-  ~LimitScope() { allocator(device_).set_limit(before_); }
-  LimitScope(const LimitScope&) = delete;
-  LimitScope& operator=(const LimitScope&) = delete;
-
- private:
-  Device device_;
-  std::size_t before_;
-};
-
 /// Data that end early would make a schedule, a forecast and a mean over the samples wrong.
 void check_served(const Data& data, std::int64_t samples, std::int64_t expected) {
   if (samples == expected) return;
@@ -69,6 +55,22 @@ bool is_same_folder(const std::string& folder, const std::string& other) {
 std::string precision_name(ops::Precision precision) { return precision == ops::Precision::Tf32 ? "tf32" : "fp32"; }
 
 }  // namespace
+
+/// While it lives, a device's memory has a limit, if one is set.
+class Trainer::LimitScope {
+ public:
+  explicit LimitScope(Device device) : device_(device), before_(allocator(device).limit()) {}
+  ~LimitScope() { allocator(device_).set_limit(before_); }
+  LimitScope(const LimitScope&) = delete;
+  LimitScope& operator=(const LimitScope&) = delete;
+
+  /// Never more than what the program itself allows.
+  void set(std::size_t limit) { allocator(device_).set_limit(before_ == 0 ? limit : std::min(limit, before_)); }
+
+ private:
+  Device device_;
+  std::size_t before_;
+};
 
 Trainer::Trainer(Task task, Options options, const MemoryChoice& memory)
     : task_(std::move(task)),
@@ -140,11 +142,12 @@ std::int64_t Trainer::first_epoch() const {
 
 void Trainer::run(const std::function<void()>& after_epoch, std::ostream& out) {
   const InterruptGuard guard;
-  const LimitScope limit(options_.device, budget_ == 0 ? 0 : budget_ + before_.live);
+  LimitScope limit(options_.device);
+  if (budget_ != 0) limit.set(budget_ + before_.live + room_);
   const VerifyScope verify(options_.verify);
   if (batches_ == nullptr) batches_ = open_data(task_.training, options_);
   for (std::int64_t epoch = first_epoch(); epoch < length_.epochs && !interrupted(); ++epoch) {
-    train_epoch(epoch);
+    train_epoch(epoch, limit);
     if (time_to_evaluate(epoch) && !interrupted()) evaluate();
     if (interrupted()) break;
     progress_.epoch(epoch, record_.mean_loss(static_cast<std::size_t>(steps_before(epoch))), record_, out);
@@ -165,13 +168,13 @@ void Trainer::warn(const std::string& what) {
   progress_.warn(program.empty() ? what : program + ": " + what);
 }
 
-void Trainer::train_epoch(std::int64_t epoch) {
+void Trainer::train_epoch(std::int64_t epoch, LimitScope& limit) {
   const std::int64_t first = steps_before(epoch);
   const std::int64_t last = steps_before(epoch + 1);
   if (steps_done() >= last) return;
   batches_->start_epoch_at(epoch, steps_done() - first);
   while (steps_done() < last && !interrupted()) {
-    if (!step())
+    if (!step(limit))
       return check_served(task_.training, record_.samples(static_cast<std::size_t>(first)), task_.training.samples);
     progress_.step(epoch, record_, meter_.live(), meter_.peak().total);
     checkpoints_.after_step(state_, steps_done());
@@ -180,7 +183,7 @@ void Trainer::train_epoch(std::int64_t epoch) {
 
 /// False at the end of the epoch. Waiting for data counts as part of the step. On CUDA the host waits for the device
 /// once in a step, to read the loss: the rest of the device's work is measured in the next one.
-bool Trainer::step() {
+bool Trainer::step(LimitScope& limit) {
   const std::int64_t index = steps_done();
   const auto start = std::chrono::steady_clock::now();
   std::optional<memory::StepRecorder> recorder;
@@ -190,7 +193,7 @@ bool Trainer::step() {
     if (!batch) return false;
     check_batch(task_, *batch);
     if (schedule_) training_.optimiser().set_learning_rate(schedule_->at(index));
-    const double loss = learn(batch->tensors);
+    const double loss = learn_in_budget(batch->tensors, limit);
     const std::chrono::duration<double, std::milli> taken = std::chrono::steady_clock::now() - start;
     record_.steps.push_back({.loss = loss,
                              .milliseconds = taken.count(),
@@ -211,6 +214,23 @@ void Trainer::tell_kept_streams() {
   if (kept.steps != 1 || record_.steps.back().kept_streams == 0) return;
   warn(concat_text("step ", kept.first + 1, ": ", kept.streams, " streams leave the range of ", options_.names.grid,
                    " and are kept instead of solved for"));
+}
+
+/// A budget is planned without the streams that numbers will not let be solved for, and their bytes come on top of it.
+/// A step that had no room for them is undone; with room it is taken again.
+double Trainer::learn_in_budget(std::span<const Tensor> batch, LimitScope& limit) {
+  for (;;) {
+    try {
+      return learn(batch);
+    } catch (const KeptStreamsOutOfMemory& error) {
+      if (budget_ == 0 || error.bytes() <= room_) throw;
+      room_ = error.bytes();
+      limit.set(budget_ + before_.live + room_);
+    }
+    warn(concat_text("step ", record_.steps.size() + 1, ": streams leave the range of ", options_.names.grid,
+                     " and are kept, for which the budget has no room: from here on ", format_mebibytes(room_),
+                     " more may be in use"));
+  }
 }
 
 /// A step whose number is in the message of what goes wrong with its numbers.

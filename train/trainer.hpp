@@ -44,10 +44,11 @@ class Trainer {
 
   /// Trains until the run is over or a signal asks for its end (see InterruptGuard); after every epoch writes a line to
   /// `out`, unless quiet, and calls `after_epoch`. The run is kept as Options::checkpoints says, and at its end, when
-  /// the weights that Options asks for are written. For a budget the device's memory is limited to it meanwhile. Throws
-  /// DivergedError and RangeError, saying in which step,
-  /// EvaluationOutOfMemory, DataError where the data end before their number of samples, ValueError for data that
-  /// cannot be opened and for a score that counts nothing, and what the library throws.
+  /// the weights that Options asks for are written. For a budget the device's memory is limited to it meanwhile, and
+  /// to the bytes of streams that had to be kept (KeptStreamsOutOfMemory) on top of it, where a step without that room
+  /// is undone and taken again, for which the task's loss is called once more. Throws DivergedError and RangeError,
+  /// saying in which step, EvaluationOutOfMemory, DataError where the data end before their number of samples,
+  /// ValueError for data that cannot be opened and for a score that counts nothing, and what the library throws.
   void run(
       const std::function<void()>& after_epoch = [] {}, std::ostream& out = std::cout);
 
@@ -88,10 +89,13 @@ class Trainer {
   MemoryPeak evaluation_peak() const { return evaluation_peak_; }
 
  private:
+  class LimitScope;
+
   Task task_;
   Options options_;
   RunLength length_;
   std::size_t budget_;
+  std::size_t room_ = 0;  // beyond the budget, for kept streams
   Progress progress_;
   MemoryStats before_;  // what the program has in use
   Training training_;
@@ -116,10 +120,11 @@ class Trainer {
   std::int64_t steps_before(std::int64_t epoch) const {
     return std::min(length_.steps, epoch * length_.steps_per_epoch);
   }
-  void train_epoch(std::int64_t epoch);
-  bool step();
+  void train_epoch(std::int64_t epoch, LimitScope& limit);
+  bool step(LimitScope& limit);
   std::int64_t steps_done() const { return static_cast<std::int64_t>(record_.steps.size()); }
   void tell_kept_streams();
+  double learn_in_budget(std::span<const Tensor> batch, LimitScope& limit);
   double learn(std::span<const Tensor> batch);
   std::string kept_in();
   bool time_to_evaluate(std::int64_t epoch) const;

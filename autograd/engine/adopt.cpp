@@ -32,16 +32,55 @@ bool depend_on(const std::vector<Value*>& sources, const Value& value) {
 
 }  // namespace
 
+bool Tape::can_be_read(const std::vector<Value*>& sources, const Value& reader) {
+  // The sources of a wanted value are there for it.
+  std::vector<const Value*> pending;
+  const auto can_return_alone = [&](const Value* source) {
+    if (source == &reader || !can_return(*source)) return false;
+    if (!source->present() && source->state().unwanted()) pending.push_back(source);
+    return true;
+  };
+  if (!std::all_of(sources.begin(), sources.end(), can_return_alone)) return false;
+  std::unordered_set<const Value*> visited;
+  while (!pending.empty()) {
+    const Value& unwanted = *pending.back();
+    pending.pop_back();
+    if (!visited.insert(&unwanted).second) continue;
+    const std::vector<Value*> next = unwanted.recipe()->sources(unwanted);
+    if (!std::all_of(next.begin(), next.end(), can_return_alone)) return false;
+  }
+  return true;
+}
+
+void Tape::read_sources(Value& value, std::vector<Value*> sources) {
+  std::vector<Value*> revived;
+  const auto read = [&](Value& reader, std::vector<Value*> all) {
+    for (Value* source : all) {
+      if (source->state().unwanted() && source->recipe() != nullptr) revived.push_back(source);
+      ++source->state().readers;
+    }
+    reader.state().sources = std::move(all);
+  };
+  read(value, std::move(sources));
+  while (!revived.empty()) {
+    Value& next = *revived.back();
+    revived.pop_back();
+    read(next, next.recipe()->sources(next));
+  }
+}
+
 std::optional<RecipePtr> Tape::recipe_around(const BlockRecording& entered, Value& value) const {
   const Node& maker = *value.state().producer;
   const BlockRecording* around = entered.outer;
   while (around != nullptr && maker.index < around->first_node) around = around->outer;
-  if (around != nullptr) around = around->with_policy();
+  // A model is no block to those that go on instead of a plan: what it makes outside its blocks they keep.
+  const bool planned = is_planned(maker);
+  while (around != nullptr && !(planned ? around->has_policy() : around->is_block())) around = around->outer;
   if (around == nullptr) return nullptr;
   // A value that has been moved elsewhere need not be decided about again: its recipe may have saved the bytes.
   const Recipe* const now = value.recipe();
   if (now != nullptr && now->via(value) == nullptr && now->sources(value).empty()) return std::nullopt;
-  value.state().depth = around->depth();
+  value.state().depth = planned ? around->depth() : around->blocks() - 1;
   return around->block->policy->decide(value, *maker.op, *around->block);
 }
 
@@ -103,6 +142,7 @@ void Tape::make_offers(Node& node, std::optional<RecipePtr> for_stream) {
     accept(stream, std::move(*for_stream));
   } else if (*for_stream != nullptr) {
     ++unsolvable_;  // and it stays
+    unsolvable_bytes_ += stream.bytes();
   }
 }
 
@@ -124,21 +164,24 @@ bool Tape::adopt(Value& value, RecipePtr recipe) {
     return value.state().recipe == nullptr;
   }
   const std::vector<Value*> sources = recipe->sources(value);
-  for (const Value* source : sources) {
-    if (!can_return(*source)) return false;
-  }
+  if (!can_be_read(sources, value)) return false;
   // A value that no recipe and no gradient reads is on no way back to itself.
   if (value.state().readers > 0 && depend_on(sources, value)) return false;
   if (verifier_ != nullptr) {
     for (const Value* source : sources) verifier_->remember(*source);
   }
   Node* const via = const_cast<Node*>(recipe->via(value));
-  for (Value* source : sources) ++source->state().readers;
-  let_sources_go(value);
-  value.state().sources = sources;
+  const std::vector<Value*> before = std::exchange(value.state().sources, {});
+  if (!value.state().unwanted()) read_sources(value, sources);
+  let_go_of(before);
   if (via != nullptr && via != value.state().producer) via->solvable.push_back(&value);
   if (value.state().arena >= 0 && value.state().arena != recipe->arena()) arenas().release(value);
   if (value.state().recipe != recipe) value.state().saved = false;
+  const auto stays_or_is_light = [](const Value* source) {
+    return source->recipe() == nullptr || source->state().light;
+  };
+  value.state().light =
+      value.producer()->op->cost() != Cost::Heavy && std::all_of(sources.begin(), sources.end(), stays_or_is_light);
   value.state().recipe = std::move(recipe);
   return true;
 }

@@ -379,6 +379,10 @@ void Tape::finish_backward() {
   release(used);
   state_ = State::Recording;
   partly_used_ = true;
+  in_hand_ = 0;
+  for (const Node& node : nodes_) {
+    for (const ValuePtr& output : node.outputs) in_hand_ += output->state().handles > 0 ? 1 : 0;
+  }
 }
 
 void Tape::release(Nodes& nodes) noexcept {

@@ -37,6 +37,14 @@ struct BlockRecording {
     }
     return blocks;
   }
+  /// This block and those around it that have a policy of their own, models not among them.
+  int blocks() const {
+    int count = 0;
+    for (const BlockRecording* around = this; around != nullptr; around = around->outer) count += around->is_block();
+    return count;
+  }
+  /// True for a block with a policy that is not a model.
+  bool is_block() const { return has_policy() && !block->model; }
   bool has_policy() const { return block != nullptr && block->policy != nullptr; }
 };
 

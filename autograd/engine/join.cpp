@@ -171,8 +171,10 @@ void Tape::absorb(Tape& other) {
     verifier_->absorb(*other.verifier_);
     other.verifier_.reset();
   }
+  in_hand_ += other.in_hand_;
   heavy_replays_ += other.heavy_replays_;
   unsolvable_ += other.unsolvable_;
+  unsolvable_bytes_ += other.unsolvable_bytes_;
   relied_on_.insert(relied_on_.end(), other.relied_on_.begin(), other.relied_on_.end());
   interrupted_ = interrupted_ || other.interrupted_;
   partly_used_ = partly_used_ || other.partly_used_;

@@ -11,6 +11,7 @@
 #include <palimpsest/autograd/engine/tape.hpp>
 #include <palimpsest/autograd/engine/value_state.hpp>
 #include <palimpsest/autograd/engine/verifier.hpp>
+#include <palimpsest/autograd/kept_streams.hpp>
 
 namespace palimpsest {
 namespace {
@@ -19,6 +20,9 @@ thread_local bool recording_enabled = true;
 thread_local std::weak_ptr<Tape> last_recorded;
 thread_local const Tape* last_tape = nullptr;  // the same one, for as long as it is there
 thread_local BlockRecording* current_recording = nullptr;
+
+/// Absent values that a lease may walk over.
+constexpr std::size_t most_looked_at = 64;
 
 /// Runs an op that nobody will differentiate.
 std::vector<Tensor> run_unrecorded(Op& op, std::span<const Tensor> inputs, const std::vector<TensorSpec>& specs) {
@@ -182,10 +186,16 @@ std::vector<Tensor> Tape::apply(std::unique_ptr<Op> op, std::vector<Tensor> inpu
 void Tape::fail_on_error(const std::function<void()>& run) {
   try {
     run();
-  } catch (const OutOfMemory& error) {
-    const std::string blocks = describe_blocks();
+  } catch (const KeptStreamsOutOfMemory&) {
     fail();
-    throw OutOfMemory(error.what() + blocks);
+    throw;
+  } catch (const OutOfMemory& error) {
+    const std::string text = error.what() + describe_blocks();
+    const std::size_t kept = unsolvable_bytes_;
+    fail();
+    if (kept == 0) throw OutOfMemory(text);
+    throw KeptStreamsOutOfMemory(
+        concat_text(text, "; ", format_mebibytes(kept), " are streams that cannot be solved for, and are kept"), kept);
   } catch (...) {
     fail();
     throw;
@@ -227,6 +237,7 @@ Node& Tape::add_node(std::unique_ptr<Op> op, std::span<const Tensor> inputs, std
   node.place = node.policy != nullptr ? session_->next_place : no_place;
   if (node.place != no_place) ++session_->next_place;
   node.depth = deciding != nullptr ? deciding->depth() : 0;
+  node.blocks = deciding != nullptr ? deciding->blocks() : 0;
   for (const Tensor& input : inputs) node.inputs.push_back(input.handle()->value);
   for (const Tensor& output : outputs) {
     output.value().state().producer = &node;
@@ -272,6 +283,10 @@ void Tape::run_first(Node& node, std::span<const Tensor> inputs) {
 void Tape::find_place(Node& node) {
   if (node.policy == nullptr) return;
   const std::size_t place = node.policy->place(*node.op, node.place, node.begins);
+  if (place == no_place) {  // what goes on instead of a plan counts all blocks
+    node.depth = std::max(node.blocks - 1, 0);
+    for (const ValuePtr& output : node.outputs) output->state().depth = node.depth;
+  }
   if (place == node.place) return;
   node.place = place;
   if (node.index + 1 == session_->next_index) session_->next_place = place == no_place ? no_place : place + 1;
@@ -344,14 +359,14 @@ bool Tape::may_be_evicted(const Value& tenant) const {
   if (tenant.state().pins > 0) return false;
   if (state_ != State::Recording || tenant.state().handles == 0) return true;
   // A value that the user holds is about to be read. It stays if that would take running a heavy op again, which
-  // backward is to do for the first time.
+  // backward is to do for the first time, and if a heavy op may be on a way too long to be looked at for every lease.
   std::vector<const Value*> pending(tenant.state().sources.begin(), tenant.state().sources.end());
   std::unordered_set<const Value*> visited;
   while (!pending.empty()) {
     const Value& source = *pending.back();
     pending.pop_back();
-    if (source.present() || !visited.insert(&source).second) continue;
-    if (source.producer()->op->cost() == Cost::Heavy) return false;
+    if (source.present() || source.state().light || !visited.insert(&source).second) continue;
+    if (source.producer()->op->cost() == Cost::Heavy || visited.size() > most_looked_at) return false;
     pending.insert(pending.end(), source.state().sources.begin(), source.state().sources.end());
   }
   return true;

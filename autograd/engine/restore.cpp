@@ -212,10 +212,16 @@ bool Tape::can_return(const Value& value) {
   return value.state().recipe != nullptr && (value.state().saved || value.state().recipe->via(value) != nullptr);
 }
 
-void Tape::let_sources_go(Value& value) noexcept {
-  for (Value* source : std::exchange(value.state().sources, {})) {
-    --source->state().readers;
-    drop_if_unwanted(*source);
+void Tape::let_sources_go(Value& value) noexcept { let_go_of(std::exchange(value.state().sources, {})); }
+
+void Tape::let_go_of(std::vector<Value*> sources) noexcept {
+  for (std::size_t i = 0; i < sources.size(); ++i) {
+    Value& source = *sources[i];
+    --source.state().readers;
+    drop_bytes_if_unwanted(source);
+    if (!source.state().unwanted()) continue;
+    const std::vector<Value*> next = std::exchange(source.state().sources, {});
+    sources.insert(sources.end(), next.begin(), next.end());
   }
 }
 
@@ -235,6 +241,11 @@ void Tape::drop(Value& value) {
 }
 
 void Tape::drop_if_unwanted(Value& value) noexcept {
+  drop_bytes_if_unwanted(value);
+  if (value.state().unwanted() && !value.state().sources.empty()) let_sources_go(value);
+}
+
+void Tape::drop_bytes_if_unwanted(Value& value) noexcept {
   if (value.state().pins > 0 || value.state().handles > 0 || !value.present()) return;
   const bool recipe_will_do = state_ == State::Recording && value.state().recipe != nullptr;
   if (value.state().readers > 0 && !recipe_will_do) return;
@@ -250,14 +261,8 @@ void Tape::drop_if_unwanted(Value& value) noexcept {
   }
 }
 
-/// The tensors that still hold the tape may be of what has been used up.
-void Tape::end_if_unreachable() noexcept {
-  for (const Node& node : nodes_) {
-    for (const ValuePtr& output : node.outputs) {
-      if (output->state().handles > 0) return;
-    }
-  }
-  abandon();
+void Tape::hold(Value& value) noexcept {
+  if (!value.leaf()) ++whole().in_hand_;
 }
 
 void Tape::let_go(Value& value) noexcept {
@@ -265,9 +270,11 @@ void Tape::let_go(Value& value) noexcept {
   if (state_ != State::Recording && state_ != State::Backward) return;
   if (std::uncaught_exceptions() > exceptions_) interrupted_ = true;
   Node* const maker = value.state().producer;
+  if (maker != nullptr && value.state().handles == 0) --in_hand_;
   if (maker != nullptr && maker->waits && value.state().handles == 0) return undo_waiting(*maker);
   drop_if_unwanted(value);
-  if (partly_used_ && state_ == State::Recording && value.state().handles == 0) end_if_unreachable();
+  // The tensors that still hold the tape may be of what has been used up.
+  if (partly_used_ && in_hand_ == 0 && state_ == State::Recording) abandon();
 }
 
 }  // namespace palimpsest

@@ -14,10 +14,12 @@ inline std::vector<View> views_of(const std::vector<ValuePtr>& values) {
   return views;
 }
 
-/// True if a plan for the whole step decides about what the node makes. The planner has counted what a replay takes and
-/// what it holds on to (memory/planner/chain_schedule.hpp), so that nothing is done in place that the plan knows
-/// nothing of.
-inline bool is_planned(const Node& node) { return node.policy != nullptr && node.policy->covers_the_rest(); }
+/// True if a plan for the whole step knows the node and decides about what it makes. The planner has counted what a
+/// replay takes and what it holds on to (memory/planner/chain_schedule.hpp), so that nothing is done in place that the
+/// plan knows nothing of.
+inline bool is_planned(const Node& node) {
+  return node.policy != nullptr && node.policy->covers_the_rest() && node.place != no_place;
+}
 
 inline void observe_placed(const Value& value) {
   if (Observer* const there = observer()) there->placed(value);

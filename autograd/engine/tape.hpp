@@ -96,7 +96,11 @@ class Tape : public std::enable_shared_from_this<Tape> {
   void make_memory(Value& value);
   /// Gives `to` the memory of `from`, which is restored by its recipe if somebody will read it.
   void take_over(Value& from, Value& to);
+  /// Drops the bytes if they come back for those who will read them; if nobody will, what they would come back from
+  /// goes, too. The recipe is kept: a value that is offered another recipe may still read this one.
   void drop_if_unwanted(Value& value) noexcept;
+  /// A value has the user's first tensor, once more if it had one before.
+  void hold(Value& value) noexcept;
   /// The user's last tensor of a value has gone.
   void let_go(Value& value) noexcept;
   /// The place in which a value's gradient is collected.
@@ -164,8 +168,13 @@ class Tape : public std::enable_shared_from_this<Tape> {
   bool adopt(Value& value, RecipePtr recipe);
   /// Takes a value's recipe away: it will not be followed any more. Bytes that are there stay.
   void forget_recipe(Value& value);
-  /// The recipe's sources have one reader less.
+  /// True if the sources of a recipe for `reader` are there or can be brought back without it.
+  static bool can_be_read(const std::vector<Value*>& sources, const Value& reader);
+  /// The sources of a value's recipe have one reader more, and so have those of the ones that nobody has wanted so far.
+  static void read_sources(Value& value, std::vector<Value*> sources);
+  /// They have one reader less, and so have the sources of those that nobody wants any more.
   void let_sources_go(Value& value) noexcept;
+  void let_go_of(std::vector<Value*> sources) noexcept;
   /// True if a recipe that runs the node again would hold on to as many bytes as it gives up: to inputs that nobody
   /// else will read.
   bool frees_nothing(const Node& node, std::span<const Tensor> inputs, const Value& output) const;
@@ -203,7 +212,7 @@ class Tape : public std::enable_shared_from_this<Tape> {
   /// All that backward went through is used up.
   void finish_backward();
   void release(Nodes& nodes) noexcept;
-  void end_if_unreachable() noexcept;
+  void drop_bytes_if_unwanted(Value& value) noexcept;
   std::string describe_blocks() const;
 
   State state_ = State::Recording;
@@ -216,10 +225,12 @@ class Tape : public std::enable_shared_from_this<Tape> {
   std::size_t first_change_ = SIZE_MAX;  // the index of the first op that has changed state
   int overtaken_ = 0;
   bool partly_used_ = false;                    // a backward went through a part of it
+  std::size_t in_hand_ = 0;                     // values of its nodes that the user holds
   std::vector<ValuePtr> leaves_with_gradient_;  // in the order in which backward met them
   std::unordered_map<Value*, std::shared_ptr<Storage>> leaf_gradients_;
   std::size_t heavy_replays_ = 0;
   std::size_t unsolvable_ = 0;
+  std::size_t unsolvable_bytes_ = 0;
   /// Streams are solved for unless one of these is found set, which had been so often when the coupling was recorded.
   std::vector<std::pair<std::shared_ptr<RangeMark>, std::uint64_t>> relied_on_;
   std::vector<const Value*> on_their_way_;  // fetched ahead of need, and not restored yet

@@ -163,6 +163,7 @@ std::optional<Unrun<Op>> Tape::take_unrun(Tensor& x) {
 
 void Tape::undo_waiting(Node& node) noexcept {
   let_inputs_go(node);
+  if (node.outputs[0]->state().handles > 0) --in_hand_;
   node.outputs[0]->state().producer = nullptr;
   node.inputs.clear();
   node.outputs.clear();

@@ -30,7 +30,7 @@ class PlannedPolicy : public Policy {
 
   RecipePtr decide(const Value& value, const Op& op, const BlockInfo& block) const override {
     const Choice* const choice = choice_of(value);
-    if (choice == nullptr) return fallback_->policy->decide(value, op, block);
+    if (choice == nullptr) return decides_instead(*value.producer()) ? instead().decide(value, op, block) : nullptr;
     switch (choice->way) {
       case Way::Replay:
         return replay(choice->nesting);
@@ -46,12 +46,25 @@ class PlannedPolicy : public Policy {
     return nullptr;
   }
 
+  bool keeps_optional(const Value& value, const Op& op, const BlockInfo& block) const override {
+    const Node& maker = *value.producer();
+    if (choice_of(value) != nullptr) return false;
+    return !decides_instead(maker) || instead().keeps_optional(value, op, block);
+  }
+
   std::optional<RecipePtr> reconsider(const Value& value, const Offer& offer, const BlockInfo& block) const override {
-    if (value.producer()->policy == nullptr) return std::nullopt;  // made outside of the model
-    const Choice* const choice = choice_of(value);
-    if (choice == nullptr) return fallback_->policy->reconsider(value, offer, block);
-    if (offer.kind == Offer::Kind::Solvable && choice->way == Way::Invert) return invert(*offer.node);
-    return std::nullopt;
+    const Node& maker = *value.producer();
+    const bool is_outside = maker.policy == nullptr;  // made outside of the model
+    if (offer.kind == Offer::Kind::EntersBlock) {
+      if (is_outside || block.model || choice_of(value) != nullptr) return std::nullopt;
+      return instead().reconsider(value, offer, block);
+    }
+    const Choice* const choice = is_outside ? nullptr : choice_of(value);
+    const bool to_be_solved = choice != nullptr && choice->way == Way::Invert;
+    if (offer.kind == Offer::Kind::Solvable && to_be_solved) return invert(*offer.node);
+    // The coupling is what counts: the value may have been made outside of every block, or of the model.
+    if (offer.node->place != no_place || !decides_instead(*offer.node)) return std::nullopt;
+    return instead().reconsider(value, offer, block);
   }
 
  private:
@@ -62,6 +75,11 @@ class PlannedPolicy : public Policy {
     const bool known = maker.place < order.size() && order.name(maker.place) == maker.op->name();
     return known ? plan_.at_place(maker.place, value.output()) : nullptr;
   }
+
+  const Policy& instead() const { return *fallback_->policy; }
+  /// True if the fallback decides about what an op makes that the plan does not know: it is in a block. All else is
+  /// kept, as if the fallback had been set for the model in the plan's stead.
+  static bool decides_instead(const Node& maker) { return maker.blocks > 0; }
 
   void say(const Op& op, std::size_t next) const {
     if (fallback_->said.exchange(true)) return;

@@ -56,7 +56,7 @@ class Plan {
   /// block included; other shapes (a smaller last batch), more or fewer sessions that are alike (micro-batches) and
   /// sessions in another order are all right, and so is a step that begins anew while another is under way. A step that
   /// records other ops than the planned one (blocks left out, evaluation mode) goes on by `fallback` from the first
-  /// difference. Offloaded values go to the options' folder.
+  /// difference, as if its policy had been set for the model. Offloaded values go to the options' folder.
   PolicyPtr policy(std::string name, std::shared_ptr<const OffloadOptions> options = std::make_shared<OffloadOptions>(),
                    std::shared_ptr<PlanFallback> fallback = std::make_shared<PlanFallback>()) const;
 

@@ -64,5 +64,43 @@ TEST_F(LinearTimeTest, AChainOfCheapOpsIsMadeAgainInProportionToItsLength) {
   }
 }
 
+/// The identity, which counts how often somebody looks at it.
+class LookedAt : public Watch {
+ public:
+  explicit LookedAt(double& looks) : Watch([](Moment) {}), looks_(looks) {}
+  Cost cost() const override {
+    ++looks_;
+    return Cost::Cheap;
+  }
+
+ private:
+  double& looks_;
+};
+
+/// Looks at the ops of a chain in forward, of which the user holds each value until the next is there. `heavy`: the
+/// chain begins with a heavy op.
+double looks_in_chain(const PolicyPtr& policy, int ops, bool heavy) {
+  double looks = 0;
+  const Tensor x = random_parameter({1, 8}, 1);
+  const Tensor y = in_block(policy, x, [&](Tensor z) {
+    if (heavy)
+      z = watch(
+          std::move(z), [](Moment) {}, Cost::Heavy);
+    for (int i = 0; i < ops; ++i) z = ops::silu(apply_single(std::make_unique<LookedAt>(looks), {z}));
+    return z;
+  });
+  return looks;
+}
+
+TEST_F(LinearTimeTest, ALeaseLooksAtNoMoreOfALongChainThanOfAShortOne) {
+  for (const PolicyPtr& policy : policies()) {
+    for (const bool heavy : {false, true}) {
+      const double each = looks_in_chain(policy, 200, heavy) / 200;
+      const double of_many = looks_in_chain(policy, 1000, heavy) / 1000;
+      EXPECT_LE(of_many, 1.3 * each) << policy->name() << (heavy ? ", heavy" : "");
+    }
+  }
+}
+
 }  // namespace
 }  // namespace palimpsest::test

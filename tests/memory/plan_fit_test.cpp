@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include <palimpsest/memory/planner/planner.hpp>
+#include <palimpsest/nn/models/revnet.hpp>
 #include <palimpsest/ops/activation.hpp>
 #include <palimpsest/ops/add.hpp>
 #include <palimpsest/ops/batch_norm.hpp>
@@ -52,27 +53,44 @@ class Unit : public nn::Block<Tensor(Tensor)> {
   ops::RunningStatistics running_;
 };
 
-/// A stem, six units and a head.
-class Net : public nn::Model<Tensor(Tensor)> {
+/// Two units in a block of their own, in which they are blocks again.
+class Pair : public nn::Block<Tensor(Tensor)> {
  public:
-  explicit Net(Device where) : where_(where) {
+  Pair(std::uint64_t seed, Device where) : first_(seed, where), second_(seed + 5, where) {
+    add_module("first", first_);
+    add_module("second", second_);
+  }
+
+ protected:
+  Tensor forward(Tensor x) override { return second_(first_(std::move(x))); }
+
+ private:
+  Unit first_, second_;
+};
+
+Tensor loss_of(nn::Classifier& net, Device where, std::uint64_t seed) {
+  const Shape shape{4, 3, 10, 10};
+  const Tensor images =
+      is_meta(where) ? Tensor::empty(shape, Dtype::Float32, where, Tag::Data) : random_tensor(shape, 200 + seed);
+  return ops::cross_entropy(net(images), Tensor::zeros({4}, Dtype::Int32, where, Tag::Data));
+}
+
+/// A stem, six units or other blocks, and a head.
+template <class Block>
+class NetOf : public nn::Classifier {
+ public:
+  explicit NetOf(Device where) : where_(where) {
     stem_ = add_parameter("stem", Unit::parameter({8, 3, 3, 3}, 1, where));
     head_ = add_parameter("head", Unit::parameter({4, 8}, 2, where));
     bias_ = add_parameter("bias", Unit::parameter({4}, 3, where));
     for (std::size_t i = 0; i < 6; ++i) {
-      units.push_back(std::make_unique<Unit>(10 * i + 10, where));
+      units.push_back(std::make_unique<Block>(10 * i + 10, where));
       add_module(concat_text("unit", i), *units.back());
     }
   }
-  std::vector<std::unique_ptr<Unit>> units;
+  std::vector<std::unique_ptr<Block>> units;
 
-  Tensor loss(std::uint64_t seed) {
-    const Shape shape{4, 3, 10, 10};
-    const Tensor images =
-        is_meta(where_) ? Tensor::empty(shape, Dtype::Float32, where_, Tag::Data) : random_tensor(shape, 200 + seed);
-    const Tensor labels = Tensor::zeros({4}, Dtype::Int32, where_, Tag::Data);
-    return ops::cross_entropy((*this)(images), labels);
-  }
+  Tensor loss(std::uint64_t seed) { return loss_of(*this, where_, seed); }
   std::vector<Bits> state() const {
     std::vector<Bits> bits;
     for (const auto& [name, parameter] : parameters()) bits.push_back(bits_of(parameter.grad()));
@@ -91,6 +109,7 @@ class Net : public nn::Model<Tensor(Tensor)> {
   Device where_;
   Tensor stem_, head_, bias_;
 };
+using Net = NetOf<Unit>;
 
 class PlanFitTest : public TapeTest {
  protected:
@@ -120,7 +139,7 @@ class PlanFitTest : public TapeTest {
   }
 
   /// The peak of a step, without gradients of steps before, above what was live before it.
-  static std::size_t peak_of(Net& net, const std::function<void()>& step) {
+  static std::size_t peak_of(nn::Module& net, const std::function<void()>& step) {
     for (const auto& parameter : net.parameters()) parameter.tensor.zero_grad();
     const std::size_t before = live_bytes();
     test_allocator().reset_peak();
@@ -128,6 +147,60 @@ class PlanFitTest : public TapeTest {
     return test_allocator().stats().peak - before;
   }
 };
+
+template <class Block>
+std::unique_ptr<nn::Classifier> make_chain(Device where) {
+  return std::make_unique<NetOf<Block>>(where);
+}
+
+std::unique_ptr<nn::Classifier> make_revnet(Device where) {
+  nn::ResidualOptions spec;
+  spec.units = {3, 3};
+  spec.filters = {8, 16};
+  spec.stem_channels = 8;
+  spec.grid = 16;
+  return std::make_unique<nn::RevNet>(spec, nn::Init(1, where));
+}
+
+/// A plan for a step of this net on meta; it keeps everything, and its fallback is this policy.
+PolicyPtr plan_that_falls_back_to(const PolicyPtr& policy, nn::Classifier& net) {
+  const memory::Rehearsal rehearsal{meta_device(), [&](const PolicyPtr& used) {
+                                      net.set_memory(used);
+                                      loss_of(net, meta_device(), 1).backward();
+                                    }};
+  auto fallback = std::make_shared<memory::PlanFallback>();
+  fallback->policy = policy;
+  fallback->said = true;
+  const memory::Plan plan(memory::rehearse(rehearsal, memory::store_all_of_model()));
+  return plan.policy("plan", std::make_shared<memory::OffloadOptions>(), fallback);
+}
+
+void freeze_the_stem(nn::Classifier& net) {
+  Tensor stem = net.parameters().front().tensor;
+  stem.requires_grad(false);
+}
+
+/// The stem is still as planned, and so is what a block does in front of its first normalisation.
+void evaluate_with_gradients(nn::Classifier& net) { net.train(false); }
+
+TEST_F(PlanFitTest, AStepThatGoesOnByTheFallbackTakesWhatItTakesUnderThatPolicy) {
+  const auto peak_under = [](const PolicyPtr& policy, const auto& make, const auto& change) {
+    const std::unique_ptr<nn::Classifier> net = make(device());
+    net->set_memory(policy);
+    loss_of(*net, device(), 1).backward();
+    change(*net);
+    return peak_of(*net, [&] { loss_of(*net, device(), 1).backward(); });
+  };
+  for (const auto& make : {make_chain<Unit>, make_chain<Pair>, make_revnet}) {
+    for (const PolicyPtr& policy : memory::combinations()) {
+      const PolicyPtr plan = plan_that_falls_back_to(policy, *make(meta_device()));
+      EXPECT_EQ(peak_under(plan, make, freeze_the_stem), peak_under(policy, make, freeze_the_stem)) << policy->name();
+      if (make == make_revnet) continue;
+      const std::size_t expected = peak_under(policy, make, evaluate_with_gradients);
+      EXPECT_EQ(peak_under(plan, make, evaluate_with_gradients), expected) << policy->name();
+    }
+  }
+}
 
 void leave_out(Net& net, unsigned which) {
   for (std::size_t i = 0; i < net.units.size(); ++i) net.units[i]->left_out = (which >> i & 1U) != 0;

@@ -61,6 +61,17 @@ TEST(RulesTest, WhatIsWrongIsNamed) {
   }
 }
 
+TEST(RulesTest, WhatStandsInTheWrongPlaceIsToldWhereItBelongs) {
+  for (const char* const text : {"*=budget=30MiB", "dense1=shared,budget=30MiB"})
+    EXPECT_NE(error_of(text).find("a budget is for a whole model and stands alone"), std::string::npos) << text;
+  try {
+    memory::parse("dense1=shared,*=checkpoint");
+    FAIL() << "a policy has no pattern";
+  } catch (const ValueError& error) {
+    EXPECT_NE(std::string(error.what()).find("memory::parse_rules()"), std::string::npos) << error.what();
+  }
+}
+
 TEST(RulesTest, AnUnmatchedPatternListsTheBlocks) {
   nn::DenseNet model(nn::DenseNetOptions::cifar(10, 4), nn::Init(0, test::meta_device()));
   const std::vector<PolicyPtr> too_few = {memory::shared()};

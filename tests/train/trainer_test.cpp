@@ -3,9 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <csignal>
 #include <limits>
 
+#include <palimpsest/autograd/kept_streams.hpp>
 #include <palimpsest/ops/linear.hpp>
 #include <palimpsest/train/interrupt.hpp>
 #include <palimpsest/train/rehearsal.hpp>
@@ -43,6 +45,71 @@ TEST(Trainer, RunsAnyTaskUnderAnyPolicyAsPredicted) {
     if (digest.empty()) digest = trainer.model().state_digest();
     EXPECT_EQ(trainer.model().state_digest(), digest) << memory;
   }
+}
+
+/// A RevNet whose streams are soon too large for its grid; without evaluations.
+Task task_that_leaves_the_range() {
+  Task task = test::image_task([](nn::Init init) {
+    nn::ResidualOptions spec = nn::RevNet::cifar(38);
+    spec.grid = 23;  // holds only |x| < 2
+    return std::make_unique<nn::RevNet>(spec, std::move(init));
+  });
+  task.training = made_data("waves", 12, [](std::int64_t, std::int64_t first, std::int64_t count, Device device) {
+    const Shape shape{count, 3, 32, 32};
+    std::vector<float> pixels(static_cast<std::size_t>(shape.count()));
+    for (std::size_t i = 0; i < pixels.size(); ++i)
+      pixels[i] = 3 * std::sin(0.37F * static_cast<float>(i) + static_cast<float>(first));
+    return std::vector<Tensor>{Tensor::from_vector<float>(shape, pixels, device, Tag::Data),
+                               Tensor::zeros({count}, Dtype::Int32, device, Tag::Data)};
+  });
+  task.evaluation = {};
+  return task;
+}
+
+/// The least budget that a plan can hold.
+std::size_t least_budget(const Task& task, Options options) {
+  options.memory = "budget=1KiB";
+  try {
+    choose_memory(task, options);
+  } catch (const ValueError& error) {
+    const std::string text = error.what();
+    return std::stoull(text.substr(text.find("the least feasible is ") + 22));
+  }
+  return 0;
+}
+
+TEST(Trainer, StreamsThatLeaveTheRangeCostMemoryUnderABudgetAndNotTheRun) {
+  const Task task = task_that_leaves_the_range();
+  Options options{.batch_size = 4, .epochs = 1, .quiet = true};
+  Trainer stored(task, options, choose_memory(task, options));
+  stored.run();
+
+  const std::size_t least = least_budget(task, options);
+  options.memory = concat_text("budget=", least);
+  ::testing::internal::CaptureStderr();
+  Trainer limited(task, options, choose_memory(task, options));
+  limited.run();
+  const std::string said = ::testing::internal::GetCapturedStderr();
+  EXPECT_GT(limited.record().kept_streams().streams, 0U);
+  EXPECT_GT(limited.peak().total, least) << "which has no room for them";
+  EXPECT_LT(limited.peak().total, stored.peak().total);
+  EXPECT_NE(said.find("for which the budget has no room"), std::string::npos) << said;
+  EXPECT_EQ(limited.model().state_digest(), stored.model().state_digest());
+  EXPECT_EQ(allocator(Device::Cpu).limit(), 0U);
+}
+
+TEST(Trainer, StreamsThatLeaveTheRangeDoNotMoveALimitOfTheProgram) {
+  const Task task = task_that_leaves_the_range();
+  Options options{.memory = "reversible", .batch_size = 4, .epochs = 1, .quiet = true};
+  const MemoryChoice choice = choose_memory(task, options);
+  const std::size_t enough = rehearse(task, options, choice).peak.total;
+  Allocator& memory = allocator(Device::Cpu);
+  const std::size_t limit = memory.stats().live + enough;
+  Trainer trainer(task, options, choice);
+  memory.set_limit(limit);
+  EXPECT_THROW(trainer.run(), KeptStreamsOutOfMemory);
+  EXPECT_EQ(memory.limit(), limit);
+  memory.set_limit(0);
 }
 
 TEST(Trainer, LearnsWithTheTasksOptimiser) {
