@@ -1,4 +1,4 @@
-"""DenseNet-BC, ResNet and RevNet for CIFAR as PyTorch modules: oracle of the golden test, yardstick of the benchmarks.
+"""DenseNet-BC for CIFAR, ResNet and RevNet as PyTorch modules: oracle of the golden test, yardstick of the benchmarks.
 
 Parameter and buffer names are those of the C++ modules, so that values can be exchanged by name (a shortcut's
 projection is `project1` here, `shortcut1.project` there). All modules compute in training mode.
@@ -51,11 +51,15 @@ RESIDUAL_SGD = SgdSpec(lr=0.1, momentum=0.9, nesterov=False, weight_decay=2e-4, 
 
 @dataclass(frozen=True)
 class ResidualSpec:
-    """Architecture of a ResNet or RevNet: filters of stem and stages, before the bottleneck's factor of 4."""
+    """Architecture of a ResNet or RevNet: filters of stem and stages, before the bottleneck's factor of 4.
+
+    `imagenet_stem`: conv7x7/2 and a 3x3/2 max pool instead of conv3x3, both padded as by TensorFlow's SAME.
+    """
 
     units: tuple[int, ...]
     filters: tuple[int, ...]
     bottleneck: bool = False
+    imagenet_stem: bool = False
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -73,6 +77,16 @@ REVNETS = {
     38: ResidualSpec((3, 3, 3), (32, 32, 64, 112)),
     110: ResidualSpec((9, 9, 9), (32, 32, 64, 128)),
     164: ResidualSpec((9, 9, 9), (32, 32, 64, 128), bottleneck=True),
+}
+
+
+IMAGENET_RESNETS = {
+    50: ResidualSpec((3, 4, 6, 3), (64, 64, 128, 256, 512), bottleneck=True, imagenet_stem=True),
+    101: ResidualSpec((3, 4, 23, 3), (64, 64, 128, 256, 512), bottleneck=True, imagenet_stem=True),
+}
+IMAGENET_REVNETS = {
+    56: ResidualSpec((2, 2, 3, 2), (128, 128, 256, 512, 832), bottleneck=True, imagenet_stem=True),
+    104: ResidualSpec((2, 2, 11, 2), (128, 128, 256, 512, 832), bottleneck=True, imagenet_stem=True),
 }
 
 
@@ -105,7 +119,7 @@ class BatchNorm2d(nn.Module):
 
 
 class Conv2d(nn.Conv2d):
-    """Convolution without bias, with TensorFlow's SAME padding for even sizes: stride 2 pads bottom and right only."""
+    """Convolution without bias, with TensorFlow's SAME padding for even sizes."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> None:
         padding = kernel // 2 if stride == 1 else 0
@@ -113,8 +127,14 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.stride[0] > 1 and self.kernel_size[0] > 1:
-            x = F.pad(x, (0, 1, 0, 1))
+            x = _pad_same(x, self.kernel_size[0], self.stride[0])
         return super().forward(x)
+
+
+def _pad_same(x: Tensor, kernel: int, stride: int, value: float = 0) -> Tensor:
+    """TensorFlow's SAME padding of sides that the stride divides."""
+    before, after = (kernel - stride) // 2, (kernel - stride + 1) // 2
+    return F.pad(x, (before, after, before, after), value=value)
 
 
 class DenseLayer(nn.Module):
@@ -356,14 +376,16 @@ class ReversibleChain(torch.autograd.Function):
 
 
 class _ResidualNetwork(nn.Module):
-    """What ResNet and RevNet share: conv3x3-BN-ReLU, stages of units with strides 1, 2, 2, ..., BN-ReLU-pool-linear."""
+    """What ResNet and RevNet share: stem, stages of units with strides 1, 2, 2, ..., BN-ReLU-pool-linear."""
 
     sgd = RESIDUAL_SGD
 
     def __init__(self, spec: ResidualSpec, unit_class: type[nn.Module], image_channels: int, classes: int) -> None:
         super().__init__()
         channels = spec.channels
-        self.conv0 = Conv2d(image_channels, channels[0], 3)
+        self.spec = spec
+        kernel, stride = (7, 2) if spec.imagenet_stem else (3, 1)
+        self.conv0 = Conv2d(image_channels, channels[0], kernel, stride)
         self.norm0 = BatchNorm2d(channels[0], RESIDUAL_NORM)
         self.stages: list[list[nn.Module]] = []
         for index, units in enumerate(spec.units):
@@ -392,11 +414,12 @@ class _ResidualNetwork(nn.Module):
         _initialise_linear(self.classifier, math.sqrt(3 / self.classifier.in_features))
 
     def stem(self, images: Tensor) -> Tensor:
-        return F.relu(self.norm0(self.conv0(images)), inplace=True)
+        x = F.relu(self.norm0(self.conv0(images)), inplace=True)
+        return F.max_pool2d(_pad_same(x, 3, 2, -math.inf), 3, 2) if self.spec.imagenet_stem else x
 
 
 class ResNet(_ResidualNetwork):
-    """Pre-activation ResNet for CIFAR (He et al. 2016) in the variant that RevNet is compared with."""
+    """Pre-activation ResNet (He et al. 2016) in the variant that RevNet is compared with."""
 
     def __init__(self, spec: ResidualSpec, image_channels: int = 3, classes: int = 10) -> None:
         super().__init__(spec, ResidualUnit, image_channels, classes)
@@ -410,7 +433,7 @@ class ResNet(_ResidualNetwork):
 
 
 class RevNet(_ResidualNetwork):
-    """RevNet for CIFAR (Gomez et al. 2017).
+    """RevNet (Gomez et al. 2017).
 
     `memory` is "plain", "checkpoint" (every unit keeps its inputs alone) or "reversible", which keeps, between forward and backward, the input of every unit that changes shape and the output of every
     chain of units that do not; all else in the stages is computed again, with the running statistics left alone.

@@ -1,23 +1,14 @@
 #pragma once
 
 #include <palimpsest/autograd/tensor.hpp>
+#include <palimpsest/ops/padding.hpp>
 #include <palimpsest/ops/product.hpp>
 
 namespace palimpsest::ops {
 
-/// Rows and columns of zeros around an image; the sides may differ (TensorFlow's SAME of a strided convolution).
-struct Padding {
-  std::int64_t top = 0;
-  std::int64_t left = 0;
-  std::int64_t bottom = 0;
-  std::int64_t right = 0;
-
-  static Padding all(std::int64_t pixels) { return {pixels, pixels, pixels, pixels}; }
-};
-
 struct Conv2dOptions {
   std::int64_t stride = 1;
-  Padding padding = {};
+  Padding padding = {};  ///< zeros
   ProductOptions products = {};
 };
 

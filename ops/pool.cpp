@@ -1,5 +1,7 @@
 #include <palimpsest/ops/pool.hpp>
 
+#include <algorithm>
+
 #include <palimpsest/ops/check.hpp>
 #include <palimpsest/ops/kernels/pool.hpp>
 
@@ -9,7 +11,7 @@ namespace {
 /// The common part of average and maximum pooling: the window and the shapes.
 class Pool2d : public Op {
  public:
-  Pool2d(std::int64_t kernel, std::int64_t stride, std::int64_t padding)
+  Pool2d(std::int64_t kernel, std::int64_t stride, const Padding& padding)
       : kernel_(kernel), stride_(stride), padding_(padding) {}
 
   Cost cost() const override { return Cost::Cheap; }
@@ -18,12 +20,15 @@ class Pool2d : public Op {
     check_same_float(name(), inputs);
     const Shape& x = inputs[0].shape;
     check_rank(name(), 0, x, 4, "(N, C, H, W)");
-    if (kernel_ < 1 || stride_ < 1 || padding_ < 0 || 2 * padding_ > kernel_) {
-      throw ValueError(concat_text("[", name(), "] kernel ", kernel_, ", stride ", stride_, ", padding ", padding_,
+    const auto [top, left, bottom, right] = padding_;
+    if (kernel_ < 1 || stride_ < 1 || std::min({top, left, bottom, right}) < 0 ||
+        2 * std::max({top, left, bottom, right}) > kernel_) {
+      throw ValueError(concat_text("[", name(), "] kernel ", kernel_, ", stride ", stride_, ", padding ", top, ", ",
+                                   left, ", ", bottom, ", ", right,
                                    ": expected positive ones and a padding of at most half the kernel"));
     }
-    const std::int64_t height = x.h() + 2 * padding_ - kernel_;
-    const std::int64_t width = x.w() + 2 * padding_ - kernel_;
+    const std::int64_t height = x.h() + top + bottom - kernel_;
+    const std::int64_t width = x.w() + left + right - kernel_;
     if (height < 0 || width < 0) {
       throw ShapeError(
           concat_text("[", name(), "] input 0 is ", x, ", expected at least ", kernel_, " x ", kernel_, " pixels"));
@@ -33,18 +38,18 @@ class Pool2d : public Op {
 
  protected:
   kernels::PoolShape pool_shape(const Shape& x, const Shape& y) const {
-    return {x.n(), x.h(), x.w(), x.c(), kernel_, stride_, padding_, y.h(), y.w()};
+    return {x.n(), x.h(), x.w(), x.c(), kernel_, stride_, padding_.top, padding_.left, y.h(), y.w()};
   }
 
  private:
   std::int64_t kernel_;
   std::int64_t stride_;
-  std::int64_t padding_;
+  Padding padding_;
 };
 
 class AvgPool2d : public Pool2d {
  public:
-  AvgPool2d(std::int64_t kernel, std::int64_t stride) : Pool2d(kernel, stride, 0) {}
+  AvgPool2d(std::int64_t kernel, std::int64_t stride) : Pool2d(kernel, stride, {}) {}
 
   std::string_view name() const override { return "avg_pool2d"; }
   Needs needs() const override { return {}; }
@@ -136,7 +141,7 @@ class UpsampleNearest2d : public Op {
 
  private:
   kernels::PoolShape windows(const Shape& x) const {
-    return {x.n(), x.h() * factor_, x.w() * factor_, x.c(), factor_, factor_, 0, x.h(), x.w()};
+    return {x.n(), x.h() * factor_, x.w() * factor_, x.c(), factor_, factor_, 0, 0, x.h(), x.w()};
   }
 
   std::int64_t factor_;
@@ -185,7 +190,7 @@ Tensor upsample_nearest2d(const Tensor& x, std::int64_t factor) {
 
 Tensor global_avg_pool(const Tensor& x) { return apply_single(std::make_unique<GlobalAvgPool>(), {x}); }
 
-Tensor max_pool2d(const Tensor& x, std::int64_t kernel, std::int64_t stride, std::int64_t padding) {
+Tensor max_pool2d(const Tensor& x, std::int64_t kernel, std::int64_t stride, const Padding& padding) {
   return apply_single(std::make_unique<MaxPool2d>(kernel, stride, padding), {x});
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <palimpsest/autograd/tensor.hpp>
+#include <palimpsest/ops/padding.hpp>
 
 namespace palimpsest::ops {
 
@@ -15,9 +16,9 @@ Tensor upsample_nearest2d(const Tensor& x, std::int64_t factor);
 /// Mean over all pixels: (N, C, H, W) -> (N, C). Throws ShapeError, DtypeError.
 Tensor global_avg_pool(const Tensor& x);
 
-/// Largest element of each window, `padding` pixels of minus infinity on every side; the gradient goes to the first
-/// largest. x: (N, C, H, W). NaN is larger than everything. Throws as avg_pool2d; ValueError unless 2 * padding <=
-/// kernel.
-Tensor max_pool2d(const Tensor& x, std::int64_t kernel, std::int64_t stride, std::int64_t padding = 0);
+/// Largest element of each window, minus infinity in the padding; the gradient goes to the first largest. x: (N, C, H,
+/// W); returns (N, C, (H + top + bottom - kernel) / stride + 1, ...), rounded down. NaN is larger than everything.
+/// Throws as avg_pool2d; ValueError for a side of the padding that is negative or more than half the kernel.
+Tensor max_pool2d(const Tensor& x, std::int64_t kernel, std::int64_t stride, const Padding& padding = {});
 
 }  // namespace palimpsest::ops

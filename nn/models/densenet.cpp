@@ -59,13 +59,16 @@ DenseNetOptions DenseNetOptions::imagenet(std::int64_t depth, std::int64_t growt
     case 201:
       spec.layers = {6, 12, 48, 32};
       break;
+    case 232:
+      spec.layers = {6, 12, 48, 48};
+      break;
     case 264:
       spec.layers = {6, 12, 64, 48};
       break;
     default:
-      throw ValueError(concat_text("DenseNet depth is ", depth, ", expected 121, 161, 169, 201 or 264"));
+      throw ValueError(concat_text("DenseNet depth is ", depth, ", expected 121, 161, 169, 201, 232 or 264"));
   }
-  spec.growth_rate = growth_rate != 0 ? growth_rate : depth == 161 ? 48 : 32;
+  spec.growth_rate = growth_rate != 0 ? growth_rate : depth == 161 || depth == 232 ? 48 : 32;
   spec.stem_channels = 2 * spec.growth_rate;
   spec.imagenet_stem = true;
   spec.classes = 1000;
@@ -123,6 +126,8 @@ DenseNet::DenseNet(const DenseNetOptions& spec, Init init) {
   if (spec.imagenet_stem) {
     norm0_ = std::make_unique<BatchNorm2d>(init, channels, norm_relu);
     add_module("norm0", *norm0_);
+    stem_ = std::make_unique<ImageNetStem>(*conv0_, *norm0_, ops::Padding::all(1));
+    add_module("stem", *stem_);
   }
   for (std::size_t b = 0; b < spec.layers.size(); ++b) {
     blocks_.push_back(std::make_unique<DenseBlock>(init, spec, channels, spec.layers[b]));
@@ -142,8 +147,7 @@ DenseNet::DenseNet(const DenseNetOptions& spec, Init init) {
 }
 
 Tensor DenseNet::forward(Tensor images) {
-  Tensor x = (*conv0_)(std::move(images));
-  if (norm0_ != nullptr) x = ops::max_pool2d((*norm0_)(std::move(x)), 3, 2, 1);
+  Tensor x = stem_ != nullptr ? (*stem_)(std::move(images)) : (*conv0_)(std::move(images));
   for (std::size_t b = 0; b < blocks_.size(); ++b) {
     x = (*blocks_[b])(std::move(x));
     if (b < transitions_.size()) x = (*transitions_[b])(std::move(x));

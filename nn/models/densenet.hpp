@@ -6,6 +6,7 @@
 #include <palimpsest/nn/block.hpp>
 #include <palimpsest/nn/layers.hpp>
 #include <palimpsest/nn/model.hpp>
+#include <palimpsest/nn/models/imagenet_stem.hpp>
 
 namespace palimpsest::nn {
 
@@ -25,7 +26,7 @@ struct DenseNetOptions {
   /// `bottleneck` the original DenseNet: (depth - 4) / 3 layers, stem 16, no compression.
   /// Throws ValueError, naming the nearest depths that are possible, for any other depth.
   static DenseNetOptions cifar(std::int64_t depth, std::int64_t growth_rate, bool bottleneck = true);
-  /// DenseNet-121, -169, -201 or -264 (growth 32), or -161 (growth 48), for 224x224 images and 1000 classes.
+  /// DenseNet-121, -169, -201 or -264 (growth 32), or -161 or -232 (growth 48), for 224x224 images and 1000 classes.
   /// `growth_rate` 0 means the usual one. Throws ValueError for any other depth.
   static DenseNetOptions imagenet(std::int64_t depth, std::int64_t growth_rate = 0);
 };
@@ -79,7 +80,8 @@ class DenseNet : public Classifier {
 
  private:
   std::unique_ptr<Conv2d> conv0_;
-  std::unique_ptr<BatchNorm2d> norm0_;  // ImageNet's stem only
+  std::unique_ptr<BatchNorm2d> norm0_;  // this and stem_ only for ImageNet
+  std::unique_ptr<ImageNetStem> stem_;
   std::vector<std::unique_ptr<DenseBlock>> blocks_;
   std::vector<std::unique_ptr<Transition>> transitions_;
   std::unique_ptr<BatchNorm2d> norm_;

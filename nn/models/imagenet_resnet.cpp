@@ -67,9 +67,11 @@ Tensor BottleneckUnit::forward(Tensor x) {
 
 ImageNetResNet::ImageNetResNet(const ImageNetResNetOptions& spec, Init init)
     : conv0_(init, checked(spec).image_channels, spec.stem_channels, conv_options(7, 2)),
-      norm0_(init, spec.stem_channels, norm_relu) {
+      norm0_(init, spec.stem_channels, norm_relu),
+      stem_(conv0_, norm0_, ops::Padding::all(1)) {
   add_module("conv0", conv0_);
   add_module("norm0", norm0_);
+  add_module("stem", stem_);
   std::int64_t channels = spec.stem_channels;
   for (std::size_t s = 0; s < spec.units.size(); ++s) {
     for (std::int64_t u = 0; u < spec.units[s]; ++u) {
@@ -84,7 +86,7 @@ ImageNetResNet::ImageNetResNet(const ImageNetResNetOptions& spec, Init init)
 }
 
 Tensor ImageNetResNet::forward(Tensor images) {
-  Tensor x = ops::max_pool2d(norm0_(conv0_(std::move(images))), 3, 2, 1);
+  Tensor x = stem_(std::move(images));
   for (const auto& unit : units_) x = (*unit)(std::move(x));
   return (*classifier_)(ops::global_avg_pool(x));
 }

@@ -6,6 +6,7 @@
 #include <palimpsest/nn/block.hpp>
 #include <palimpsest/nn/layers.hpp>
 #include <palimpsest/nn/model.hpp>
+#include <palimpsest/nn/models/imagenet_stem.hpp>
 #include <palimpsest/nn/models/residual.hpp>
 
 namespace palimpsest::nn {
@@ -63,6 +64,7 @@ class ImageNetResNet : public Classifier {
  private:
   Conv2d conv0_;
   BatchNorm2d norm0_;
+  ImageNetStem stem_;
   std::vector<std::unique_ptr<BottleneckUnit>> units_;
   std::unique_ptr<Linear> classifier_;
 };

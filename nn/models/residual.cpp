@@ -1,5 +1,7 @@
 #include <palimpsest/nn/models/residual.hpp>
 
+#include <algorithm>
+
 #include <palimpsest/nn/models/stages.hpp>
 #include <palimpsest/ops/pad_channels.hpp>
 #include <palimpsest/ops/pool.hpp>
@@ -10,14 +12,21 @@ namespace {
 constexpr BatchNormOptions norm_options = {
     .epsilon = 1e-3, .momentum = 0.01, .unbiased_running_variance = false, .relu = true};
 
-/// TensorFlow's SAME padding on even sizes: a strided 3x3 convolution is padded at the bottom and the right only.
+/// TensorFlow's SAME padding of sides that the stride divides.
+ops::Padding same(std::int64_t kernel, std::int64_t stride) {
+  const std::int64_t all = std::max<std::int64_t>(0, kernel - stride);
+  return {all / 2, all / 2, all - all / 2, all - all / 2};
+}
+
 Conv2dOptions conv_options(std::int64_t kernel, std::int64_t stride) {
-  Conv2dOptions options{.kernel = kernel,
-                        .stride = stride,
-                        .padding = ops::Padding::all(kernel / 2),
-                        .initialisation = Initialisation::HeTruncatedNormal};
-  if (kernel > 1 && stride > 1) options.padding = {0, 0, 1, 1};
-  return options;
+  return {.kernel = kernel,
+          .stride = stride,
+          .padding = same(kernel, stride),
+          .initialisation = Initialisation::HeTruncatedNormal};
+}
+
+Conv2dOptions stem_options(const ResidualOptions& spec) {
+  return spec.imagenet_stem ? conv_options(7, 2) : conv_options(3, 1);
 }
 
 const ResidualOptions& checked(const ResidualOptions& spec) {
@@ -85,10 +94,17 @@ std::int64_t cifar_units(std::int64_t depth, std::int64_t layers, std::string_vi
 }
 
 ResidualNetwork::ResidualNetwork(const ResidualOptions& spec, Init& init)
-    : conv0_(init, checked(spec).image_channels, spec.stem_channels, conv_options(3, 1)),
+    : conv0_(init, checked(spec).image_channels, spec.stem_channels, stem_options(spec)),
       norm0_(init, spec.stem_channels, norm_options) {
   add_module("conv0", conv0_);
   add_module("norm0", norm0_);
+  if (!spec.imagenet_stem) return;
+  pooled_stem_ = std::make_unique<ImageNetStem>(conv0_, norm0_, same(3, 2));
+  add_module("stem", *pooled_stem_);
+}
+
+Tensor ResidualNetwork::stem(Tensor images) {
+  return pooled_stem_ != nullptr ? (*pooled_stem_)(std::move(images)) : norm0_(conv0_(std::move(images)));
 }
 
 void ResidualNetwork::add_head(const ResidualOptions& spec, Init& init) {

@@ -5,14 +5,17 @@
 
 #include <palimpsest/nn/layers.hpp>
 #include <palimpsest/nn/model.hpp>
+#include <palimpsest/nn/models/imagenet_stem.hpp>
 
 namespace palimpsest::nn {
 
-/// The plan of a residual network for CIFAR (Gomez et al. 2017, section 4; He et al. 2016), ResNet or RevNet.
+/// The plan of a residual network with the normalisation before each convolution (Gomez et al. 2017, section 4; He et
+/// al. 2016), ResNet or RevNet.
 struct ResidualOptions {
   std::vector<std::int64_t> units = {};    ///< units of each stage
   std::vector<std::int64_t> filters = {};  ///< channels of each stage, before the factor 4 of a bottleneck
   std::int64_t stem_channels = 16;
+  bool imagenet_stem = false;  ///< 7x7/2 convolution, BN, ReLU, 3x3/2 max-pool instead of a 3x3 convolution, BN, ReLU
   bool bottleneck = false;
   std::int64_t image_channels = 3;
   std::int64_t classes = 10;
@@ -71,8 +74,9 @@ class Shortcut : public Module {
 /// number.
 std::int64_t cifar_units(std::int64_t depth, std::int64_t layers, std::string_view model);
 
-/// The common part of ResNet and RevNet: conv3x3-BN-ReLU before the stages; BN-ReLU-global average pooling-linear after
-/// them.
+/// The common part of ResNet and RevNet: conv3x3-BN-ReLU, or ImageNet's stem, before the stages; BN-ReLU-global average
+/// pooling-linear after them. Images are padded as by TensorFlow's SAME, that of even sides where there is a stride: a
+/// pixel more at the bottom and the right than at the top and the left.
 class ResidualNetwork : public Classifier {
  protected:
   /// Throws ValueError for a spec that makes no sense.
@@ -80,7 +84,7 @@ class ResidualNetwork : public Classifier {
   /// Registered after the stages, so that the order of parameters is that of the computation.
   void add_head(const ResidualOptions& spec, Init& init);
 
-  Tensor stem(Tensor images) const { return norm0_(conv0_(std::move(images))); }
+  Tensor stem(Tensor images);
   Tensor head(Tensor x) const;
 
   /// The shape change of unit `u` of stage `s`, for the whole width.
@@ -89,6 +93,7 @@ class ResidualNetwork : public Classifier {
  private:
   Conv2d conv0_;
   BatchNorm2d norm0_;
+  std::unique_ptr<ImageNetStem> pooled_stem_;  // null for CIFAR
   std::unique_ptr<BatchNorm2d> norm_;
   std::unique_ptr<Linear> classifier_;
 };

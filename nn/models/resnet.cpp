@@ -34,6 +34,16 @@ ResidualOptions ResNet::cifar(std::int64_t depth, bool bottleneck) {
   return spec;
 }
 
+ResidualOptions ResNet::imagenet(std::int64_t depth) {
+  if (depth != 50 && depth != 101) throw ValueError(concat_text("ResNet depth is ", depth, ", expected 50 or 101"));
+  return {.units = {3, 4, depth == 50 ? 6 : 23, 3},
+          .filters = {64, 128, 256, 512},
+          .stem_channels = 64,
+          .imagenet_stem = true,
+          .bottleneck = true,
+          .classes = 1000};
+}
+
 Tensor ResNet::forward(Tensor images) {
   Tensor x = stem(std::move(images));
   for (const auto& unit : units_) x = (*unit)(std::move(x));

@@ -18,7 +18,7 @@ class ResNetUnit : public Block<Tensor(Tensor)> {
   Shortcut shortcut_;
 };
 
-/// Residual network for CIFAR, the one that Gomez et al. 2017 compare with.
+/// Residual network with the normalisation before each convolution, the one that Gomez et al. 2017 compare with.
 class ResNet : public ResidualNetwork {
  public:
   /// Throws ValueError for a spec that makes no sense, and for stages that narrow without bottlenecks.
@@ -27,6 +27,8 @@ class ResNet : public ResidualNetwork {
   /// ResNet-32, -110 (basic) or -164 (bottleneck) and others of their kind: three stages of (depth - 2) / 6 units (or
   /// / 9), filters 16, 32, 64. Throws ValueError, naming depths that are possible, for any other depth.
   static ResidualOptions cifar(std::int64_t depth, bool bottleneck = false);
+  /// ResNet-50 or -101, for 224x224 images and 1000 classes. Throws ValueError for any other depth.
+  static ResidualOptions imagenet(std::int64_t depth);
 
  protected:
   Tensor forward(Tensor images) override;

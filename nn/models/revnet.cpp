@@ -76,6 +76,16 @@ ResidualOptions RevNet::cifar(std::int64_t depth, bool bottleneck) {
   return spec;
 }
 
+ResidualOptions RevNet::imagenet(std::int64_t depth) {
+  if (depth != 56 && depth != 104) throw ValueError(concat_text("RevNet depth is ", depth, ", expected 56 or 104"));
+  return {.units = {2, 2, depth == 56 ? 3 : 11, 2},
+          .filters = {128, 256, 512, 832},
+          .stem_channels = 128,
+          .imagenet_stem = true,
+          .bottleneck = true,
+          .classes = 1000};
+}
+
 Tensor RevNet::forward(Tensor images) {
   Tensor x = stem(std::move(images));
   std::vector<ops::Grid> grids;

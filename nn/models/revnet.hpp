@@ -34,7 +34,7 @@ class RevNetUnit : public Block<Streams(Streams)> {
   std::optional<int> grid_;
 };
 
-/// Reversible residual network for CIFAR (Gomez et al. 2017). With a grid (ResidualOptions::grid) the streams enter
+/// Reversible residual network (Gomez et al. 2017). With a grid (ResidualOptions::grid) the streams enter
 /// every stage as multiples of 2^-grid and reversal is exact. A grid that is chosen (ResidualOptions::chooses_grid) is
 /// in the buffers "grid" and "grid_largest" (ops::StageGrids).
 class RevNet : public ResidualNetwork {
@@ -46,6 +46,8 @@ class RevNet : public ResidualNetwork {
   /// stages of (depth - 2) / 12 units (or / 18). Throws ValueError, naming depths that are possible, for any other
   /// depth.
   static ResidualOptions cifar(std::int64_t depth, bool bottleneck = false);
+  /// RevNet-56 or -104, for 224x224 images and 1000 classes. Throws ValueError for any other depth.
+  static ResidualOptions imagenet(std::int64_t depth);
 
  protected:
   Tensor forward(Tensor images) override;

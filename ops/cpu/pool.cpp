@@ -10,8 +10,8 @@ struct Range {
 };
 
 // Positions of window `index` that lie inside [0, size), along one axis.
-inline Range inside(const PoolShape& shape, std::int64_t index, std::int64_t size) {
-  const std::int64_t start = index * shape.stride - shape.pad;
+inline Range inside(const PoolShape& shape, std::int64_t index, std::int64_t pad, std::int64_t size) {
+  const std::int64_t start = index * shape.stride - pad;
   return {larger(start, 0), smaller(start + shape.kernel, size)};
 }
 
@@ -53,8 +53,8 @@ inline void copy(std::int64_t count, const T* __restrict from, T* __restrict to)
 template <class Body>
 inline void for_window(const PoolShape& shape, std::int64_t image, std::int64_t out_row, std::int64_t out_column,
                        const Body& body) {
-  const Range rows = inside(shape, out_row, shape.height);
-  const Range columns = inside(shape, out_column, shape.width);
+  const Range rows = inside(shape, out_row, shape.pad_top, shape.height);
+  const Range columns = inside(shape, out_column, shape.pad_left, shape.width);
   int place = 0;
   for (std::int64_t row = rows.begin; row < rows.end; ++row) {
     const std::int64_t start = (image * shape.height + row) * shape.width;

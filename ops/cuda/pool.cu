@@ -23,16 +23,16 @@ struct Span {
 };
 
 /// The pixels of a window inside of the image, along one axis.
-__device__ inline Span window(Index out, const PoolShape& s, Index extent) {
-  const Index first = out * s.stride - s.pad;
+__device__ inline Span window(Index out, const PoolShape& s, Index pad, Index extent) {
+  const Index first = out * s.stride - pad;
   return {larger(first, 0), smaller(first + s.kernel, extent)};
 }
 
 /// The windows that a pixel is in, along one axis.
-__device__ inline Span windows_of(Index in, const PoolShape& s, Index out_extent) {
-  const Index first = in + s.pad - s.kernel + 1;  // the earliest start of a window, times the stride
+__device__ inline Span windows_of(Index in, const PoolShape& s, Index pad, Index out_extent) {
+  const Index first = in + pad - s.kernel + 1;  // the earliest start of a window, times the stride
   const Index begin = first <= 0 ? 0 : ceil_div(first, s.stride);
-  return {begin, smaller((in + s.pad) / s.stride + 1, out_extent)};
+  return {begin, smaller((in + pad) / s.stride + 1, out_extent)};
 }
 
 template <int Width, class T>
@@ -59,8 +59,8 @@ __global__ void spread_kernel(PoolShape s, T share, Index rows, Index groups, co
   if (group >= groups) return;
   for (Index row = first_row(); row < rows; row += row_step()) {
     const Pixel in(row, s.height, s.width);
-    const Span vertical = windows_of(in.i, s, s.out_height);
-    const Span horizontal = windows_of(in.j, s, s.out_width);
+    const Span vertical = windows_of(in.i, s, s.pad_top, s.out_height);
+    const Span horizontal = windows_of(in.j, s, s.pad_left, s.out_width);
     Pack<T, Width> sum = {};
     for (Index i = vertical.begin; i < vertical.end; ++i) {
       for (Index j = horizontal.begin; j < horizontal.end; ++j) {
@@ -103,8 +103,8 @@ __global__ void global_backward_kernel(Index rows, Index pixels, Index groups, c
 /// The place of the first largest element of a window, a NaN counting as the largest.
 template <class T>
 __device__ Index largest_at(const PoolShape& s, Index n, Index i, Index j, Index channel, const T* x) {
-  const Span vertical = window(i, s, s.height);
-  const Span horizontal = window(j, s, s.width);
+  const Span vertical = window(i, s, s.pad_top, s.height);
+  const Span horizontal = window(j, s, s.pad_left, s.width);
   Index best = ((n * s.height + vertical.begin) * s.width + horizontal.begin) * s.channels + channel;
   for (Index row = vertical.begin; row < vertical.end; ++row) {
     for (Index column = horizontal.begin; column < horizontal.end; ++column) {
@@ -132,8 +132,8 @@ __global__ void max_backward_kernel(PoolShape s, Index rows, const T* x, const T
   if (channel >= s.channels) return;
   for (Index row = first_row(); row < rows; row += row_step()) {
     const Pixel in(row, s.height, s.width);
-    const Span vertical = windows_of(in.i, s, s.out_height);
-    const Span horizontal = windows_of(in.j, s, s.out_width);
+    const Span vertical = windows_of(in.i, s, s.pad_top, s.out_height);
+    const Span horizontal = windows_of(in.j, s, s.pad_left, s.out_width);
     const Index at = row * s.channels + channel;
     T sum = 0;
     for (Index i = vertical.begin; i < vertical.end; ++i) {

@@ -10,8 +10,9 @@
 namespace palimpsest::kernels {
 
 /// x: (n, height, width, channels); y: (n, out_height, out_width, channels), both channels-last. Window (i, j) covers
-/// rows i * stride - pad to i * stride - pad + kernel - 1 and columns likewise. The caller sees to kernel, stride >= 1,
-/// 0 <= pad <= kernel / 2 (0 for averages) and out_height = (height + 2 * pad - kernel) / stride + 1 >= 1, width alike.
+/// rows i * stride - pad_top to i * stride - pad_top + kernel - 1 and columns likewise; padding at the bottom and the
+/// right follows from out_height and out_width. The caller sees to kernel, stride >= 1, a padding of 0 to kernel / 2 on
+/// each side (0 for averages) and out_height, out_width >= 1.
 struct PoolShape {
   std::int64_t n;
   std::int64_t height;
@@ -19,19 +20,20 @@ struct PoolShape {
   std::int64_t channels;
   std::int64_t kernel;
   std::int64_t stride;
-  std::int64_t pad;
+  std::int64_t pad_top;
+  std::int64_t pad_left;
   std::int64_t out_height;
   std::int64_t out_width;
 };
 
 PALIMPSEST_KERNELS(
 
-    /// y = `share` times the sum of each window: an average's forward, an upsampling's gradient. pad must be 0. Adds to
-    /// y where `accumulate`.
+    /// y = `share` times the sum of each window: an average's forward, an upsampling's gradient. There is no padding.
+    /// Adds to y where `accumulate`.
     template <class T> void sum_windows(const PoolShape& shape, T share, const T* x, T* y, bool accumulate);
 
     /// x = `share` times the sum of y over the windows that an element is in: an average's gradient, an upsampling's
-    /// forward. pad must be 0. Adds to x where `accumulate`.
+    /// forward. There is no padding. Adds to x where `accumulate`.
     template <class T> void spread_windows(const PoolShape& shape, T share, const T* y, T* x, bool accumulate);
 
     /// y: n x channels, the mean of x: n x pixels x channels over the pixels, summed in double.

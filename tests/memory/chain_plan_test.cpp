@@ -94,7 +94,7 @@ class ChainNet {
         return channels;
       }
       case 2:
-        layers_.push_back([](Tensor x) { return ops::max_pool2d(x, 3, 1, 1); });
+        layers_.push_back([](Tensor x) { return ops::max_pool2d(x, 3, 1, ops::Padding::all(1)); });
         return channels;
       case 3:
         layers_.push_back([generator = std::make_shared<Generator>(7)](Tensor x) {

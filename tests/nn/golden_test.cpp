@@ -45,11 +45,6 @@ std::unique_ptr<nn::Classifier> make_model(const GoldenFile& golden, const std::
   return std::make_unique<nn::RevNet>(spec, init);
 }
 
-/// The files call a shortcut's projection project1, our modules shortcut1.project.
-std::string golden_name(const std::string& name) {
-  return std::regex_replace(name, std::regex("shortcut([12]?)\\.project"), "project$1");
-}
-
 std::vector<double> values_of(const Tensor& tensor) {
   if (tensor.dtype() == Dtype::Float64) return tensor.to_vector<double>();
   const std::vector<float> values = tensor.to_vector<float>();

@@ -58,6 +58,7 @@ TEST(ParameterCount, DenseNetForImageNet) {
   EXPECT_EQ(parameters(nn::DenseNetOptions::imagenet(161)), 28'681'000);
   EXPECT_EQ(parameters(nn::DenseNetOptions::imagenet(264)), 33'337'704);
   EXPECT_EQ(parameters(nn::DenseNetOptions::imagenet(264, 48)), 72'686'632);
+  EXPECT_EQ(parameters(nn::DenseNetOptions::imagenet(232)), 55'570'984);
 }
 
 TEST(ParameterCount, ResNetForImageNet) {
@@ -69,6 +70,15 @@ TEST(ParameterCount, ResNetForImageNet) {
   EXPECT_EQ(count(101), 44'549'160);
   EXPECT_EQ(count(152), 60'192'808);
   EXPECT_THROW(count(34), ValueError);
+}
+
+TEST(ParameterCount, ResidualNetworksForImageNet) {
+  EXPECT_EQ(parameters<nn::ResNet>(nn::ResNet::imagenet(50), 1000), 25'549'352);
+  EXPECT_EQ(parameters<nn::ResNet>(nn::ResNet::imagenet(101), 1000), 44'541'480);
+  EXPECT_EQ(parameters<nn::RevNet>(nn::RevNet::imagenet(56), 1000), 27'553'128);
+  EXPECT_EQ(parameters<nn::RevNet>(nn::RevNet::imagenet(104), 1000), 45'428'072);
+  EXPECT_THROW(nn::ResNet::imagenet(110), ValueError);
+  EXPECT_THROW(nn::RevNet::imagenet(50), ValueError);
 }
 
 TEST(ParameterCount, ResidualNetworksForCifar) {
@@ -270,6 +280,43 @@ TEST_P(Digest, ImageNetResNetIsTheSameUnderEveryPolicy) {
   EXPECT_EQ(digest_after_training<nn::ImageNetResNet>(spec, "shared", GetParam()), expected);
   EXPECT_EQ(digest_after_training<nn::ImageNetResNet>(spec, "checkpoint", GetParam()), expected);
   EXPECT_EQ(digest_after_training<nn::ImageNetResNet>(spec, "offload", GetParam()), expected);
+}
+
+/// ImageNet's stem is a block that policies act on, too.
+TEST_P(Digest, NetworksWithImageNetsStemAreTheSameUnderEveryPolicy) {
+  nn::DenseNetOptions densenet{.layers = {2, 2}, .growth_rate = 4, .stem_channels = 8, .imagenet_stem = true};
+  nn::ResidualOptions residual{
+      .units = {1, 2}, .filters = {4, 8}, .stem_channels = 8, .imagenet_stem = true, .bottleneck = true, .grid = 16};
+  const auto densenet_digest = [&](std::string_view policy) {
+    return digest_after_training<nn::DenseNet>(densenet, policy, GetParam());
+  };
+  const auto resnet_digest = [&](std::string_view policy) {
+    return digest_after_training<nn::ResNet>(residual, policy, GetParam());
+  };
+  const auto revnet_digest = [&](std::string_view policy) {
+    return digest_after_training<nn::RevNet>(residual, policy, GetParam());
+  };
+  const std::string expected_densenet = densenet_digest("store-all");
+  const std::string expected_resnet = resnet_digest("store-all");
+  const std::string expected_revnet = revnet_digest("store-all");
+  for (const std::string_view policy : {"shared", "checkpoint", "checkpoint+shared", "offload"}) {
+    EXPECT_EQ(densenet_digest(policy), expected_densenet) << policy;
+    EXPECT_EQ(resnet_digest(policy), expected_resnet) << policy;
+    EXPECT_EQ(revnet_digest(policy), expected_revnet) << policy;
+  }
+  EXPECT_EQ(revnet_digest("reversible"), expected_revnet);
+}
+
+/// At an eighth of its width.
+TEST_P(Digest, RevNet104OnAGridIsTheSameUnderReversible) {
+  if (test::emulated()) GTEST_SKIP() << "takes the emulator minutes";
+  nn::ResidualOptions spec = nn::RevNet::imagenet(104);
+  spec.stem_channels /= 8;
+  for (std::int64_t& filters : spec.filters) filters /= 8;
+  spec.classes = 10;
+  spec.grid = 16;
+  const std::string expected = digest_after_training<nn::RevNet>(spec, "store-all", GetParam());
+  EXPECT_EQ(digest_after_training<nn::RevNet>(spec, "reversible", GetParam()), expected);
 }
 
 INSTANTIATE_TEST_SUITE_P(Threads, Digest, ::testing::Values(1, 2));

@@ -140,6 +140,7 @@ PoolShape pool_shape(std::int64_t n, std::int64_t height, std::int64_t width, st
           kernel,
           stride,
           pad,
+          pad,
           (height + 2 * pad - kernel) / stride + 1,
           (width + 2 * pad - kernel) / stride + 1};
 }
@@ -152,8 +153,8 @@ template <class Body>
 void for_each_window(const PoolShape& s, const Body& body) {
   for (std::int64_t out = 0; out < out_count(s); ++out) {
     const std::int64_t c = out % s.channels;
-    const std::int64_t column = out / s.channels % s.out_width * s.stride - s.pad;
-    const std::int64_t row = out / s.channels / s.out_width % s.out_height * s.stride - s.pad;
+    const std::int64_t column = out / s.channels % s.out_width * s.stride - s.pad_left;
+    const std::int64_t row = out / s.channels / s.out_width % s.out_height * s.stride - s.pad_top;
     const std::int64_t image = out / s.channels / s.out_width / s.out_height;
     std::vector<std::size_t> window;
     for (std::int64_t h = row; h < row + s.kernel; ++h) {
@@ -224,7 +225,8 @@ TYPED_TEST(KernelsTest, MaxPool) {
   using T = TypeParam;
   for (const PoolShape& s :
        {pool_shape(1, 1, 1, 1, 1, 1, 0), pool_shape(3, 8, 8, 24, 2, 2, 0), pool_shape(2, 7, 5, 3, 3, 2, 1),
-        pool_shape(2, 9, 7, 65, 3, 2, 1), pool_shape(1, 6, 11, 2, 2, 3, 1), pool_shape(2, 16, 15, 130, 3, 1, 0)}) {
+        pool_shape(2, 9, 7, 65, 3, 2, 1), pool_shape(1, 6, 11, 2, 2, 3, 1), pool_shape(2, 16, 15, 130, 3, 1, 0),
+        PoolShape{2, 8, 6, 5, 3, 2, 0, 0, 4, 3}, PoolShape{1, 7, 9, 3, 6, 2, 1, 3, 3, 4}}) {
     const std::vector<T> x = coarse_values<T>(in_count(s), 1);
     const std::vector<T> dy = random_values<T>(out_count(s), 2);
     std::vector<double> y(dy.size());

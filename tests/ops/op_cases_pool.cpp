@@ -23,12 +23,12 @@ double naive_window(const Array& x, Pool pool, std::int64_t kernel, std::int64_t
   return pool == Pool::Maximum ? largest : sum / static_cast<double>(kernel * kernel);
 }
 
-Array naive_pool(const Array& x, Pool pool, std::int64_t kernel, std::int64_t stride, std::int64_t padding) {
-  const std::int64_t height = (x.shape.h() + 2 * padding - kernel) / stride + 1;
-  const std::int64_t width = (x.shape.w() + 2 * padding - kernel) / stride + 1;
+Array naive_pool(const Array& x, Pool pool, std::int64_t kernel, std::int64_t stride, const ops::Padding& padding) {
+  const std::int64_t height = (x.shape.h() + padding.top + padding.bottom - kernel) / stride + 1;
+  const std::int64_t width = (x.shape.w() + padding.left + padding.right - kernel) / stride + 1;
   return map(array_of({x.shape.n(), x.shape.c(), height, width}),
              [&](double, std::int64_t n, std::int64_t c, std::int64_t h, std::int64_t w) {
-               return naive_window(x, pool, kernel, n, c, h * stride - padding, w * stride - padding);
+               return naive_window(x, pool, kernel, n, c, h * stride - padding.top, w * stride - padding.left);
              });
 }
 
@@ -38,7 +38,7 @@ void add_avg_pool2d_cases(std::vector<OpCase>& cases) {
     made.name = "avg_pool2d_" + name;
     made.inputs = {{shape}};
     made.run = [=](Tensors in) { return std::vector{ops::avg_pool2d(in[0], kernel, stride)}; };
-    made.reference = [=](Arrays in) { return std::vector{naive_pool(in[0], Pool::Average, kernel, stride, 0)}; };
+    made.reference = [=](Arrays in) { return std::vector{naive_pool(in[0], Pool::Average, kernel, stride, {})}; };
     cases.push_back(made);
   };
   add("one_element", {1, 1, 1, 1}, 1, 1);
@@ -53,7 +53,7 @@ void add_avg_pool2d_cases(std::vector<OpCase>& cases) {
 
 void add_max_pool2d_cases(std::vector<OpCase>& cases) {
   const auto add = [&](const std::string& name, const Shape& shape, std::int64_t kernel, std::int64_t stride,
-                       std::int64_t padding) {
+                       const ops::Padding& padding) {
     OpCase made;
     made.name = "max_pool2d_" + name;
     made.inputs = {{shape, spaced}};
@@ -62,16 +62,19 @@ void add_max_pool2d_cases(std::vector<OpCase>& cases) {
     made.exact_on_integers = true;
     cases.push_back(made);
   };
-  add("one_element", {1, 1, 1, 1}, 1, 1, 0);
-  add("one_element_padded", {1, 1, 1, 1}, 3, 2, 1);
-  add("3_2_1", {2, 3, 7, 5}, 3, 2, 1);
-  add("3_2_1_even", {1, 5, 8, 6}, 3, 2, 1);
-  add("2_2_does_not_divide", {2, 3, 5, 7}, 2, 2, 0);
-  add("2_1_padded", {1, 3, 4, 3}, 2, 1, 1);
-  add("3_1_overlapping", {1, 7, 5, 4}, 3, 1, 0);
-  add("2_3_with_gaps", {1, 3, 8, 7}, 2, 3, 0);
-  add("4_1_2_larger_than_image", {1, 2, 2, 1}, 4, 1, 2);
-  add("large", {3, 17, 29, 31}, 3, 2, 1);
+  add("one_element", {1, 1, 1, 1}, 1, 1, {});
+  add("one_element_padded", {1, 1, 1, 1}, 3, 2, ops::Padding::all(1));
+  add("3_2_1", {2, 3, 7, 5}, 3, 2, ops::Padding::all(1));
+  add("3_2_1_even", {1, 5, 8, 6}, 3, 2, ops::Padding::all(1));
+  add("2_2_does_not_divide", {2, 3, 5, 7}, 2, 2, {});
+  add("2_1_padded", {1, 3, 4, 3}, 2, 1, ops::Padding::all(1));
+  add("3_1_overlapping", {1, 7, 5, 4}, 3, 1, {});
+  add("2_3_with_gaps", {1, 3, 8, 7}, 2, 3, {});
+  add("4_1_2_larger_than_image", {1, 2, 2, 1}, 4, 1, ops::Padding::all(2));
+  add("same_even", {2, 5, 8, 6}, 3, 2, {0, 0, 1, 1});
+  add("same_one_element", {1, 1, 1, 1}, 2, 2, {0, 1, 1, 0});
+  add("four_sides", {2, 3, 7, 9}, 6, 2, {1, 3, 2, 0});
+  add("large", {3, 17, 29, 31}, 3, 2, ops::Padding::all(1));
 }
 
 void add_global_avg_pool_cases(std::vector<OpCase>& cases) {
@@ -133,14 +136,14 @@ void add_bad_windows(std::vector<BadCall>& calls) {
   add_bad<ShapeError>(calls, "avg_pool2d_rank", "[avg_pool2d] input 0 is (2, 3), expected (N, C, H, W)", [] {
     ops::avg_pool2d(leaf({2, 3}), 1, 1);
   });
-  add_bad<ValueError>(calls, "max_pool2d_padding_too_large", "[max_pool2d] kernel 3, stride 1, padding 2", [] {
-    ops::max_pool2d(leaf({2, 3, 5, 5}), 3, 1, 2);
+  add_bad<ValueError>(calls, "max_pool2d_padding_too_large", "[max_pool2d] kernel 3, stride 1, padding 0, 0, 0, 2", [] {
+    ops::max_pool2d(leaf({2, 3, 5, 5}), 3, 1, {0, 0, 0, 2});
   });
-  add_bad<ValueError>(calls, "max_pool2d_negative_padding", "[max_pool2d] kernel 3, stride 1, padding -1", [] {
-    ops::max_pool2d(leaf({2, 3, 5, 5}), 3, 1, -1);
+  add_bad<ValueError>(calls, "max_pool2d_negative_padding", "[max_pool2d] kernel 3, stride 1, padding 0, -1, 0, 0", [] {
+    ops::max_pool2d(leaf({2, 3, 5, 5}), 3, 1, {0, -1, 0, 0});
   });
   add_bad<ShapeError>(calls, "max_pool2d_window_too_large", "[max_pool2d] input 0 is (2, 3, 1, 2)", [] {
-    ops::max_pool2d(leaf({2, 3, 1, 2}), 4, 1, 1);
+    ops::max_pool2d(leaf({2, 3, 1, 2}), 4, 1, ops::Padding::all(1));
   });
   add_bad<ShapeError>(calls, "global_avg_pool_rank", "[global_avg_pool] input 0 is (2, 3), expected (N, C, H, W)", [] {
     ops::global_avg_pool(leaf({2, 3}));

@@ -252,12 +252,12 @@ TEST(MaxPoolTest, TheFirstLargestTakesTheGradient) {
 
 TEST(MaxPoolTest, NanIsLargerThanEverythingAndPaddingSmaller) {
   const Tensor x = from_vector<double>({1, 1, 1, 3}, {infinity, nan, -infinity}).requires_grad();
-  const Tensor y = ops::max_pool2d(x, 3, 2, 1);
+  const Tensor y = ops::max_pool2d(x, 3, 2, ops::Padding::all(1));
   for (const double value : y.to_vector<double>()) EXPECT_TRUE(std::isnan(value));
   weighted_sum(y, from_vector<double>({1, 1, 1, 2}, {3, 7})).backward();
   EXPECT_EQ(x.grad().to_vector<double>(), (std::vector<double>{0, 10, 0}));
   const Tensor lowest = from_vector<double>({1, 1, 1, 1}, {-infinity});
-  EXPECT_EQ(ops::max_pool2d(lowest, 3, 2, 1).item(), -infinity);
+  EXPECT_EQ(ops::max_pool2d(lowest, 3, 2, ops::Padding::all(1)).item(), -infinity);
 }
 
 TEST(CrossEntropyTest, IsFiniteForLogitsWhoseExponentialsAreNot) {

@@ -2,6 +2,7 @@
 
 #include <bit>
 #include <fstream>
+#include <regex>
 #include <sstream>
 
 #include <palimpsest/core/error.hpp>
@@ -62,6 +63,10 @@ const GoldenTensor& GoldenFile::operator[](const std::string& name) const {
 std::vector<std::int64_t> GoldenFile::integers(const std::string& name) const {
   const std::vector<double>& values = (*this)[name].values;
   return {values.begin(), values.end()};
+}
+
+std::string golden_name(const std::string& name) {
+  return std::regex_replace(name, std::regex("shortcut([12]?)\\.project"), "project$1");
 }
 
 }  // namespace palimpsest::testing

@@ -31,4 +31,7 @@ class GoldenFile {
   std::map<std::string, GoldenTensor> tensors_;
 };
 
+/// The files call a shortcut's projection project1, our modules shortcut1.project.
+std::string golden_name(const std::string& name);
+
 }  // namespace palimpsest::testing

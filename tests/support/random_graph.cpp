@@ -178,7 +178,8 @@ class Builder {
   void pool_pixels(Pool& pool) {
     const Tensor x = take_any(pool);
     const bool small = x.shape().h() < 2;
-    pool.push_back({small || one_in(2) ? ops::max_pool2d(x, 3, 1, 1) : ops::avg_pool2d(x, 2, 2), false});
+    pool.push_back(
+        {small || one_in(2) ? ops::max_pool2d(x, 3, 1, ops::Padding::all(1)) : ops::avg_pool2d(x, 2, 2), false});
   }
 
   void block(Pool& pool, int depth) {
