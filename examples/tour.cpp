@@ -8,6 +8,7 @@
 #include <palimpsest/datasets/loader.hpp>
 #include <palimpsest/datasets/synthetic.hpp>
 #include <palimpsest/memory/policies.hpp>
+#include <palimpsest/memory/request.hpp>
 #include <palimpsest/nn/models/revnet.hpp>
 #include <palimpsest/nn/sgd.hpp>
 #include <palimpsest/ops/concat.hpp>
@@ -58,7 +59,7 @@ int main() {
   const datasets::ImageSet images = datasets::synthetic({.count = 160});
   for (const std::string_view policy : memory::names()) {
     Model model(nn::Init(/*seed=*/1));
-    model.set_memory(memory::parse(policy));  // the whole switch
+    model.set_memory(memory::parse(policy).policy());  // the whole switch
     nn::Sgd sgd(model.parameters(), {.learning_rate = 0.1, .momentum = 0.9});
     datasets::Loader loader(images, {.batch_size = 16, .normalisation = datasets::measure_channels(images)});
     allocator(Device::Cpu).reset_peak();

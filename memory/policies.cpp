@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 
-#include <palimpsest/memory/budget.hpp>
 #include <palimpsest/memory/recipes.hpp>
 
 namespace palimpsest::memory {
@@ -196,16 +195,6 @@ class Composed : public Policy {
   std::string name_;
 };
 
-PolicyPtr parse_name(std::string_view name, const OffloadOptions& options) {
-  if (name == offload()->name()) return offload(options);
-  for (const PolicyPtr& policy : built_in()) {
-    if (policy->name() == name) return policy;
-  }
-  const bool by_block = name.find_first_of("=,") != std::string_view::npos;
-  throw ValueError(concat_text("unknown memory policy '", name, "', expected one of ", join(names()),
-                               by_block ? "; rules by block are read by memory::parse_rules()" : ""));
-}
-
 }  // namespace
 
 PolicyPtr compose(PolicyPtr outer, PolicyPtr inner) {
@@ -247,22 +236,6 @@ std::vector<std::string_view> names() {
   std::vector<std::string_view> all;
   for (const PolicyPtr& policy : built_in()) all.push_back(policy->name());
   return all;
-}
-
-PolicyPtr parse(std::string_view text, const OffloadOptions& options) {
-  if (is_budget(text)) {
-    throw ValueError(concat_text("memory policy '", text,
-                                 "': a budget needs a step to rehearse; train::choose_memory() plans for a task, "
-                                 "memory::Planner::within() for a step of your own"));
-  }
-  PolicyPtr policy;
-  for (std::size_t begin = 0; begin <= text.size();) {
-    const std::size_t end = std::min(text.find('+', begin), text.size());
-    PolicyPtr next = parse_name(text.substr(begin, end - begin), options);
-    policy = policy == nullptr ? std::move(next) : compose(std::move(policy), std::move(next));
-    begin = end + 1;
-  }
-  return policy;
 }
 
 }  // namespace palimpsest::memory

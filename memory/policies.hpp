@@ -66,12 +66,8 @@ PolicyPtr compose(PolicyPtr outer, PolicyPtr inner);
 /// All policies and their compositions that make a difference.
 std::vector<PolicyPtr> combinations(const OffloadOptions& options = {});
 
-/// The policies' names, as a flag takes them: "store-all", "shared", "checkpoint", "reversible", "offload".
+/// The names of the single policies, as a text has them (memory/request.hpp): "store-all", "shared", "checkpoint",
+/// "reversible", "offload".
 std::vector<std::string_view> names();
-
-/// The policy of that name, or those of several names joined by '+', composed from left (outer) to right (inner).
-/// The options are those of "offload". Throws ValueError, listing the names, for any other, and for a budget, whose
-/// policy is planned from a rehearsed step (memory/planner/planner.hpp).
-PolicyPtr parse(std::string_view text, const OffloadOptions& options = {});
 
 }  // namespace palimpsest::memory

@@ -66,7 +66,7 @@ class Module {
   /// because there is no block.
   void set_memory(const PolicyPtr& policy);
   /// The memory policy of each block, in the order of block_names(). To give policies by names:
-  /// set_memory(memory::assign(memory::parse_rules("dense1=shared,*=checkpoint"), block_names())). Throws ValueError
+  /// set_memory(memory::assign(memory::parse("dense1=shared,*=checkpoint").rules(), block_names())). Throws ValueError
   /// for another number of policies; nothing has changed then.
   void set_memory(std::span<const PolicyPtr> policies);
 

@@ -26,7 +26,7 @@ std::string fitting_policies(const memory::Rehearsal& rehearsal, const train::Op
                              const std::vector<std::string_view>& names = memory::names()) {
   std::vector<std::string> fitting;
   for (const std::string_view name : names) {
-    const std::optional<std::size_t> peak = peak_under(rehearsal, options, memory::parse(name));
+    const std::optional<std::size_t> peak = peak_under(rehearsal, options, memory::parse(name).policy());
     if (!peak || *peak > most) continue;
     fitting.push_back(concat_text(options.names.memory, name, " (", format_mebibytes(*peak), ")"));
   }
@@ -102,7 +102,7 @@ std::string evaluation_advice(const train::Task& task, const train::Options& opt
 std::string policy_advice(const train::Task& task, const train::Options& options) {
   train::Rehearsal training(task, options);
   std::vector<std::string_view> acting = memory::names();
-  std::erase_if(acting, [](std::string_view name) { return memory::parse(name)->keeps_everything(); });
+  std::erase_if(acting, [](std::string_view name) { return memory::parse(name).policy()->keeps_everything(); });
   const std::string found = fitting_policies(training.step_under(), options, SIZE_MAX, acting);
   return found.empty() ? "; nor has any other policy" : "; by the forecast these have: " + found;
 }

@@ -130,6 +130,15 @@ Json owners_of(const StepTrace& record, std::size_t event, Strings& strings) {
   return rows;
 }
 
+/// first event, first event behind it, first run.
+Json backwards_of(const StepTrace& record) {
+  Json rows = Json::array();
+  for (const StepTrace::Backward& each : record.backwards) {
+    rows.push_back({each.events.begin, each.events.end, each.runs.begin});
+  }
+  return rows;
+}
+
 Json policies_of(const std::vector<PolicyForecast>& policies) {
   Json rows = Json::array();
   for (const PolicyForecast& each : policies) {
@@ -161,8 +170,7 @@ std::string memory_page_data(const PageFacts& facts, const StepTrace& record) {
                {"kinds", names_of_kinds()},
                {"live_before", record.live_before_by_tag},
                {"peak", {{"event", peak.event}, {"bytes", peak.bytes}, {"by_tag", peak.by_tag}}},
-               {"backward_event", record.backward_event},
-               {"backward_run", record.backward_run},
+               {"backwards", backwards_of(record)},
                {"ops", ops_of(record, strings)},
                {"values", values_of(record, strings)},
                {"runs", runs_of(record, strings)},

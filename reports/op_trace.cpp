@@ -90,9 +90,17 @@ double end_of(const StepTrace& record) {
 
 void add_phases(Json& events, const StepTrace& record) {
   const double end = end_of(record);
-  const double turn = record.backward_run < record.runs.size() ? record.runs[record.backward_run].begin_us : end;
-  events.push_back(complete("forward", "phase", 0, turn, phases_track));
-  events.push_back(complete("backward and update", "phase", turn, end, phases_track));
+  const auto begin_of = [&](std::size_t run) { return run < record.runs.size() ? record.runs[run].begin_us : end; };
+  const auto add = [&](const char* name, double from, double to) {
+    if (from < to) events.push_back(complete(name, "phase", from, to, phases_track));
+  };
+  double forward = 0;
+  for (const StepTrace::Backward& each : record.backwards) {
+    add("forward", forward, begin_of(each.runs.begin));
+    forward = begin_of(each.runs.end);
+    add("backward and update", begin_of(each.runs.begin), forward);
+  }
+  add("forward", forward, end);
 }
 
 Json peak_mark(const StepTrace& record) {

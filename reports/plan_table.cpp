@@ -23,23 +23,20 @@ constexpr std::int64_t most_layers = 1000;
 constexpr int most_plans = 6;
 constexpr std::int64_t most_planned_layers = 300;
 
-std::string budget_of(const std::string& memory) { return memory.substr(memory.find('=') + 1); }
-
 /// The rows of a task's table and the searches for what fits.
 class Table {
  public:
   Table(const Task& task, const Options& options, const PlanOptions& plan,
         const std::function<void(const PlanRow&)>& each)
       : task_(task), options_(options), plan_(plan), each_(each), rates_(train::rates_for(options)) {
-    if (!plan.budget.empty()) budget_ = bytes_of(plan.budget);
+    if (!plan.budget.empty()) budget_ = bytes_of(memory::Budget(plan.budget));
   }
 
   std::vector<PlanRow> rows() {
     for (const PolicyPtr& policy : memory::combinations()) add_policy(policy);
-    if (!memory::is_budget(options_.memory) && !has_row(options_.memory)) {
-      add(options_.memory, train::choose_memory(task_, options_));
-    }
-    for (const std::string& text : budgets()) finish(budget_row(text));
+    const std::optional<memory::Budget> own = memory::parse(options_.memory).budget();
+    if (!own && !has_row(options_.memory)) add(options_.memory, train::choose_memory(task_, options_));
+    for (const memory::Budget& budget : budgets(own)) finish(budget_row(budget));
     return rows_;
   }
 
@@ -83,33 +80,33 @@ class Table {
             .planned = choice.planned != nullptr};
   }
 
-  std::size_t bytes_of(const std::string& text) const { return memory::parse_bytes(text, options_.device); }
+  std::size_t bytes_of(const memory::Budget& budget) const { return budget.bytes(options_.device); }
 
-  /// The budgets that have a row: the run's own and the table's.
-  std::vector<std::string> budgets() const {
-    std::vector<std::string> asked;
-    if (memory::is_budget(options_.memory)) asked.push_back(budget_of(options_.memory));
-    if (budget_ != 0 && (asked.empty() || bytes_of(asked[0]) != budget_)) asked.push_back(plan_.budget);
+  /// The budgets that have a row: the run's own, if it has one, and the table's.
+  std::vector<memory::Budget> budgets(const std::optional<memory::Budget>& own) const {
+    std::vector<memory::Budget> asked;
+    if (own) asked.push_back(*own);
+    if (budget_ != 0 && (!own || bytes_of(*own) != budget_)) asked.emplace_back(plan_.budget);
     return asked;
   }
 
-  /// The row of a run with `budget=text`, or the least that can be done; its limits are within that budget, whatever
+  /// The row of a run under this budget, or the least that can be done; its limits are within that budget, whatever
   /// the table's is: a run keeps to it.
-  PlanRow budget_row(const std::string& text) {
+  PlanRow budget_row(const memory::Budget& budget) {
     Options asked = options_;
-    asked.memory = "budget=" + text;
+    asked.memory = "budget=" + budget.text();
     const MemoryChoice thriftiest = thriftiest_plan(task_, options_);
     PlanRow found;
     try {
       found = row(asked.memory, task_, train::choose_memory(task_, asked));
     } catch (const ValueError& error) {
-      found = row("least, above " + text, task_, thriftiest);
+      found = row("least, above " + budget.text(), task_, thriftiest);
       found.note = error.what();
     }
     if (budget_ == 0) return found;
     const std::size_t least = train::rehearse_bytes(task_, options_, thriftiest);
-    found.largest_batch = planned_batch(bytes_of(text), thriftiest, least);
-    if (plan_.depths) found.largest_depth = planned_depth(text, least);
+    found.largest_batch = planned_batch(bytes_of(budget), thriftiest, least);
+    if (plan_.depths) found.largest_depth = planned_depth(bytes_of(budget), least);
     return found;
   }
 
@@ -126,22 +123,22 @@ class Table {
     return find_largest(search);
   }
 
-  std::optional<LargestFit> planned_depth(const std::string& text, std::size_t least) const {
-    FitSearch search = depths(bytes_of(text), std::max(most_planned_layers, plan_.depths->given),
+  std::optional<LargestFit> planned_depth(std::size_t budget, std::size_t least) const {
+    FitSearch search = depths(budget, std::max(most_planned_layers, plan_.depths->given),
                               [&](const Task& task) { return std::optional(thriftiest_bytes(task, options_)); });
-    if (const std::int64_t deepest = depth_known_to_fit(text); deepest != 0) search.known_fit = number_of(deepest);
+    if (const std::int64_t deepest = depth_known_to_fit(budget); deepest != 0) search.known_fit = number_of(deepest);
     search.known = {{search.start, least}};
     search.most_calls = most_plans;
     return largest_depth(search);
   }
 
   /// A depth that a policy makes possible which the planner looks at, too; 0 for none.
-  std::int64_t depth_known_to_fit(const std::string& text) const {
+  std::int64_t depth_known_to_fit(std::size_t budget) const {
     std::int64_t deepest = 0;
     for (const PlanRow& row : rows_) {
       const bool allowed = row.recipes.offloaded == 0 || train::plan_offloading(options_);
       const bool by_itself = row.policy != options_.memory && !row.planned;
-      if (bytes_of(text) >= budget_ && allowed && by_itself && row.largest_depth) {
+      if (budget >= budget_ && allowed && by_itself && row.largest_depth) {
         deepest = std::max(deepest, row.largest_depth->number);
       }
     }
@@ -260,7 +257,8 @@ std::vector<std::string> cells(const PlanRow& row, const PlanRow& base, bool lim
 std::size_t width_of_names(const Options& options, const PlanOptions& plan) {
   const std::size_t prefix = std::string_view("least, above ").size();
   std::size_t width = std::max(options.memory.size(), prefix + plan.budget.size());
-  if (memory::is_budget(options.memory)) width = std::max(width, prefix + budget_of(options.memory).size());
+  const std::optional<memory::Budget> own = memory::parse(options.memory).budget();
+  if (own) width = std::max(width, prefix + own->text().size());
   for (const PolicyPtr& policy : memory::combinations()) width = std::max(width, policy->name().size());
   return width;
 }
@@ -364,10 +362,11 @@ void print_plan(std::ostream& out, const Task& task, const Options& options, con
   Printer printer(out, task, options, plan);
   plan_rows(task, options, plan, [&](const PlanRow& row) { printer.row(row); });
   printer.notes();
-  if (memory::is_budget(options.memory)) return;
+  const memory::Request asked = memory::parse(options.memory);
+  if (asked.budget()) return;
   train::Rehearsal training(task, options);
   out << "\nBlocks under " << options.memory << ":\n";
-  print_blocks(out, training.model(), memory::parse_rules(options.memory));
+  print_blocks(out, training.model(), asked.rules());
 }
 
 }  // namespace palimpsest::reports

@@ -22,7 +22,7 @@ struct Depths {
 
 /// The limits that a table looks for beside its rows.
 struct PlanOptions {
-  std::string budget = "";                      ///< bytes, as memory::parse_bytes reads them; empty: none
+  std::string budget = "";                      ///< bytes, as memory::Budget reads them; empty: none
   std::optional<Depths> depths = std::nullopt;  ///< of which the largest that fits is found
 };
 

@@ -56,7 +56,7 @@ std::vector<PolicyForecast> policy_forecasts(const train::Task& task, const trai
   for (const std::string& policy : policies_to_ask(options.memory)) {
     const bool own = policy == options.memory;
     const std::optional<StepTrace> record =
-        step_under(task, options, own ? memory : train::MemoryChoice{.rules = memory::parse_rules(policy)});
+        step_under(task, options, own ? memory : train::MemoryChoice{.rules = memory::parse(policy).rules()});
     if (!record) continue;
     const StepTrace::Peak peak = record->peak();
     const double seconds = predicted_seconds(*record, rates);

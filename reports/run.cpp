@@ -18,8 +18,8 @@ namespace {
 /// A folder that cannot hold the file of the offload policy is found out before anything takes long.
 void prepare_offload(const train::Options& options) {
   if (options.device != Device::Cpu) return;
-  const bool asked = !memory::is_budget(options.memory) && memory::offloads(memory::parse_rules(options.memory));
-  if (asked || !options.offload_dir.empty()) memory::prepare_offload(train::offload_options(options));
+  if (memory::parse(options.memory).offloads() || !options.offload_dir.empty())
+    memory::prepare_offload(train::offload_options(options));
 }
 
 LogResumed log_resumed(const train::RunRecord& record) {

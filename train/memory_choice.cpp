@@ -17,14 +17,18 @@ namespace {
       concat_text(folder, "and the least is ", with_offloading, " bytes (", format_mebibytes(with_offloading), ")"));
 }
 
+MemoryChoice chosen(const memory::Planner& planner, const memory::Rehearsal& step, std::size_t budget) {
+  const PolicyPtr& policy = planner.within(budget).policy;
+  return {{}, policy, budget, planner, memory::count_recipes(memory::rehearse(step, policy))};
+}
+
 MemoryChoice plan_for(const Task& task, const Options& options, std::size_t budget) {
   Rehearsal rehearsal(task, options);
   const memory::Rehearsal step = rehearsal.step_under();
   const memory::Rates rates = rates_for(options);
   const memory::Planner planner(step, rates, plan_offloading(options));
   try {
-    const PolicyPtr& policy = planner.within(budget).policy;
-    return {{}, policy, budget, planner, memory::count_recipes(memory::rehearse(step, policy))};
+    return chosen(planner, step, budget);
   } catch (const ValueError& error) {
     if (plan_offloading(options)) throw;
     const memory::Planner offloading(step, rates, offload_options(options));
@@ -63,9 +67,17 @@ std::optional<memory::OffloadOptions> plan_offloading(const Options& options) {
 }
 
 MemoryChoice choose_memory(const Task& task, const Options& options) {
-  const std::optional<std::size_t> budget = memory::parse_budget(options.memory, options.device);
-  if (budget) return plan_for(task, options, *budget);
-  return {.rules = memory::parse_rules(options.memory, offload_options(options))};
+  const memory::Request asked = memory::parse(options.memory, offload_options(options));
+  if (const auto budget = asked.budget()) return plan_for(task, options, budget->bytes(options.device));
+  return {.rules = asked.rules()};
+}
+
+MemoryChoice choose_memory(std::string_view text, const memory::Rehearsal& step, const memory::Rates& rates,
+                           const std::optional<memory::OffloadOptions>& offloading) {
+  const memory::Request asked = memory::parse(text, offloading.value_or(memory::OffloadOptions{}));
+  const auto budget = asked.budget();
+  if (!budget) return {.rules = asked.rules()};
+  return chosen(memory::Planner(step, rates, offloading), step, budget->bytes(step.device));
 }
 
 }  // namespace palimpsest::train

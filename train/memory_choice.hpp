@@ -2,11 +2,12 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <palimpsest/memory/planner/planner.hpp>
 #include <palimpsest/memory/planner/recipe_counts.hpp>
-#include <palimpsest/memory/rules.hpp>
+#include <palimpsest/memory/request.hpp>
 #include <palimpsest/train/options.hpp>
 
 namespace palimpsest::train {
@@ -43,5 +44,11 @@ std::optional<memory::OffloadOptions> plan_offloading(const Options& options);
 /// ValueError for a text that makes no sense and for a budget that is too small, stating the least feasible bytes and,
 /// where the plan might not offload for want of a folder, how little a folder would make of them.
 MemoryChoice choose_memory(const Task& task, const Options& options);
+
+/// The same for a step of one's own, which is rehearsed if the text asks for a budget; a share is one of the device
+/// that step.device stands for. `offloading`: a plan may move values elsewhere, and the policy offload does, with these
+/// options; nullopt: a plan keeps values on the device.
+MemoryChoice choose_memory(std::string_view text, const memory::Rehearsal& step, const memory::Rates& rates,
+                           const std::optional<memory::OffloadOptions>& offloading = std::nullopt);
 
 }  // namespace palimpsest::train

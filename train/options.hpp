@@ -42,7 +42,7 @@ struct Setting {
 /// How a task is run.
 struct Options {
   Device device = Device::Cpu;
-  /// The memory policy, as the flag --memory of the examples takes it: "shared", "checkpoint+shared",
+  /// The text that memory::parse() reads, as the flag --memory of the examples takes it: "shared", "checkpoint+shared",
   /// "dense1=checkpoint,*=shared", or a budget that the planner keeps to: "budget=60MiB", "budget=40%".
   std::string memory = "store-all";
   std::string rates = "";        ///< file of memory::Rates; empty: the library's

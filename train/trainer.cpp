@@ -193,7 +193,9 @@ bool Trainer::step(LimitScope& limit) {
     if (!batch) return false;
     check_batch(task_, *batch);
     if (schedule_) training_.optimiser().set_learning_rate(schedule_->at(index));
-    const double loss = learn_in_budget(batch->tensors, limit);
+    const double loss = learn_in_budget(batch->tensors, limit, [&] {
+      if (recorder) recorder->restart();
+    });
     const std::chrono::duration<double, std::milli> taken = std::chrono::steady_clock::now() - start;
     record_.steps.push_back({.loss = loss,
                              .milliseconds = taken.count(),
@@ -218,10 +220,10 @@ void Trainer::tell_kept_streams() {
 
 /// A budget is planned without the streams that numbers will not let be solved for, and their bytes come on top of it.
 /// A step that had no room for them is undone; with room it is taken again.
-double Trainer::learn_in_budget(std::span<const Tensor> batch, LimitScope& limit) {
+double Trainer::learn_in_budget(std::span<const Tensor> batch, LimitScope& limit, const std::function<void()>& again) {
   for (;;) {
     try {
-      return learn(batch);
+      return learn(batch, again);
     } catch (const KeptStreamsOutOfMemory& error) {
       if (budget_ == 0 || error.bytes() <= room_) throw;
       room_ = error.bytes();
@@ -230,14 +232,15 @@ double Trainer::learn_in_budget(std::span<const Tensor> batch, LimitScope& limit
     warn(concat_text("step ", record_.steps.size() + 1, ": streams leave the range of ", options_.names.grid,
                      " and are kept, for which the budget has no room: from here on ", format_mebibytes(room_),
                      " more may be in use"));
+    again();
   }
 }
 
 /// A step whose number is in the message of what goes wrong with its numbers.
-double Trainer::learn(std::span<const Tensor> batch) {
+double Trainer::learn(std::span<const Tensor> batch, const std::function<void()>& again) {
   const std::size_t number = record_.steps.size() + 1;
   try {
-    return training_.checked_step(batch);
+    return training_.checked_step(batch, again);
   } catch (const NonFiniteError& error) {
     throw DivergedError(concat_text("step ", number, ": ", error.what(), "; try a smaller ",
                                     options_.names.learning_rate, " (it was ", training_.optimiser().learning_rate(),

@@ -57,7 +57,8 @@ class Trainer {
   /// Throws as run().
   std::optional<Score> evaluate(const TakeScores& take = nullptr);
 
-  /// Step `step` of the run, from 0, will be recorded and handed over when it is done. Without this call nothing is.
+  /// Step `step` of the run, from 0, will be recorded and handed over when it is done; of a step that had to be taken
+  /// again, what stands. Without this call nothing is.
   void watch(std::int64_t step, std::function<void(const memory::StepTrace&)> take) {
     watched_step_ = step;
     take_ = std::move(take);
@@ -124,8 +125,9 @@ class Trainer {
   bool step(LimitScope& limit);
   std::int64_t steps_done() const { return static_cast<std::int64_t>(record_.steps.size()); }
   void tell_kept_streams();
-  double learn_in_budget(std::span<const Tensor> batch, LimitScope& limit);
-  double learn(std::span<const Tensor> batch);
+  /// `again` is called before the step is taken once more.
+  double learn_in_budget(std::span<const Tensor> batch, LimitScope& limit, const std::function<void()>& again);
+  double learn(std::span<const Tensor> batch, const std::function<void()>& again);
   std::string kept_in();
   bool time_to_evaluate(std::int64_t epoch) const;
   std::optional<Score> score(const TakeScores& take);

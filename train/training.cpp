@@ -54,7 +54,8 @@ Training::Training(Task task, nn::Init init)
   optimiser_->set_check_finite(false);  // the guard has looked
 }
 
-Tensor Training::step(std::span<const Tensor> batch, const std::function<void(const Tensor& loss)>& before_backward) {
+Tensor Training::step(std::span<const Tensor> batch, const std::function<void(const Tensor& loss)>& before_backward,
+                      const std::function<void()>& again) {
   // The blocks know, after the first attempt, which streams have left the range: the second finds no others, unless the
   // first was ended by a reading in the midst of it.
   constexpr int most_attempts = 3;
@@ -63,6 +64,7 @@ Tensor Training::step(std::span<const Tensor> batch, const std::function<void(co
       return try_step(batch, before_backward);
     } catch (const RangeError&) {
       if (device_ != Device::Cuda || attempt == most_attempts) throw;
+      if (again) again();
     }
   }
 }
@@ -82,13 +84,14 @@ Tensor Training::try_step(std::span<const Tensor> batch,
   return loss;
 }
 
-double Training::checked_step(std::span<const Tensor> batch) {
+double Training::checked_step(std::span<const Tensor> batch, const std::function<void()>& again) {
   double value = 0;
-  step(batch, [&](const Tensor& loss) {
+  const auto check = [&](const Tensor& loss) {
     value = loss.item();
     kept_streams_ = unsolvable_couplings(loss);
     if (task_.gradients.check_finite && !std::isfinite(value)) throw NonFiniteError(concat_text("the loss is ", value));
-  });
+  };
+  step(batch, check, again);
   return value;
 }
 

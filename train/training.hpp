@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 
@@ -27,12 +28,13 @@ class Training {
   /// Forward, loss, backward, what Task::gradients asks for, update. Returns the loss, which `before_backward` sees
   /// first. An exception of any leaves parameters, buffers, random counters and the optimiser's state as they were. On
   /// CUDA a step in which a stream has left its grid's range is taken again, with that stream kept (ops::couple): the
-  /// loss and `before_backward` are then called for the same batch once more.
+  /// loss and `before_backward` are then called for the same batch once more, after `again`.
   /// Throws NonFiniteError, naming the first parameter whose gradient is infinite or no number.
-  Tensor step(std::span<const Tensor> batch, const std::function<void(const Tensor& loss)>& before_backward = nullptr);
+  Tensor step(std::span<const Tensor> batch, const std::function<void(const Tensor& loss)>& before_backward = nullptr,
+              const std::function<void()>& again = nullptr);
   /// A step whose loss is read. Throws NonFiniteError, too, if that is infinite or no number, unless
   /// Task::gradients.check_finite is off.
-  double checked_step(std::span<const Tensor> batch);
+  double checked_step(std::span<const Tensor> batch, const std::function<void()>& again = nullptr);
   /// Streams of the last checked step that left the range in which they can be solved for, and were kept.
   std::size_t kept_streams() const { return kept_streams_; }
   /// The score of a batch in evaluation mode, without gradients; `take` sees the class_scores of a task that has them.

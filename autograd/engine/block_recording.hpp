@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <vector>
 
@@ -19,6 +20,7 @@ struct BlockRecording {
   std::size_t branch_start = 0;                   ///< the index of the first node after the last coupling of this block
   std::size_t marked = 0;                         ///< couplings of this block with a mark (BlockInfo::marks) so far
   std::size_t first_node = 0;                     ///< the index of the first node that can be recorded in it
+  std::uint64_t call = 0;  ///< the number of the outermost model's call around; 0: outside of all
 
   /// Something of that tape is in the block.
   void take(const std::shared_ptr<Tape>& tape);
@@ -45,6 +47,8 @@ struct BlockRecording {
   }
   /// True for a block with a policy that is not a model.
   bool is_block() const { return has_policy() && !block->model; }
+  /// True for a model, which has a block only while a plan covers it.
+  bool is_model() const { return block == nullptr || block->model; }
   bool has_policy() const { return block != nullptr && block->policy != nullptr; }
 };
 

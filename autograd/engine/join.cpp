@@ -51,13 +51,21 @@ Tape::~Tape() {
 void Tape::abandon() noexcept {
   // A step that an exception has torn down has failed; otherwise the layers were called, and that is all.
   if (interrupted_ || std::uncaught_exceptions() > exceptions_) return fail();
-  // A part of a step whose result nobody wants fails with the rest of it, which is what was recorded last.
+  // A part of a model's call whose result nobody wants fails with the rest of that call. Outside of models nothing says
+  // what belongs together: it fails with what was recorded last.
   Tape* last = nullptr;
   for (Tape* const other : session_->tapes) {
-    if (other != this && (last == nullptr || other->end() > last->end())) last = other;
+    if (other != this && belongs_with(*other) && (last == nullptr || other->end() > last->end())) last = other;
   }
   if (last != nullptr) last->take_changes(*this);
   finish(State::Consumed);
+}
+
+bool Tape::belongs_with(const Tape& other) const {
+  const auto shared = [&](std::uint64_t call) {
+    return std::find(other.calls_.begin(), other.calls_.end(), call) != other.calls_.end();
+  };
+  return calls_.empty() || std::any_of(calls_.begin(), calls_.end(), shared);
 }
 
 void Tape::on_failure(std::size_t index, std::function<void()> undo, std::function<void()> redo) {
@@ -66,6 +74,7 @@ void Tape::on_failure(std::size_t index, std::function<void()> undo, std::functi
 }
 
 void Tape::on_unrecorded_failure(std::function<void()> undo, std::function<void()> redo) {
+  note_call();
   on_failure(session_->next_index++, std::move(undo), std::move(redo));
 }
 
@@ -171,6 +180,7 @@ void Tape::absorb(Tape& other) {
     verifier_->absorb(*other.verifier_);
     other.verifier_.reset();
   }
+  calls_.insert(calls_.end(), other.calls_.begin(), other.calls_.end());
   in_hand_ += other.in_hand_;
   heavy_replays_ += other.heavy_replays_;
   unsolvable_ += other.unsolvable_;

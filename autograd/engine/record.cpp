@@ -1,6 +1,7 @@
 // Recording: running an op for the first time.
 
 #include <algorithm>
+#include <atomic>
 #include <exception>
 #include <unordered_set>
 #include <utility>
@@ -20,6 +21,8 @@ thread_local bool recording_enabled = true;
 thread_local std::weak_ptr<Tape> last_recorded;
 thread_local const Tape* last_tape = nullptr;  // the same one, for as long as it is there
 thread_local BlockRecording* current_recording = nullptr;
+
+std::atomic<std::uint64_t> model_calls = 0;
 
 /// Absent values that a lease may walk over.
 constexpr std::size_t most_looked_at = 64;
@@ -102,6 +105,8 @@ bool grad_enabled() { return recording_enabled; }
 BlockScope::BlockScope(std::shared_ptr<const BlockInfo> block, std::span<const Tensor> inputs)
     : recording_(std::make_unique<BlockRecording>(
           BlockRecording{std::move(block), current_recording, recording_enabled, std::uncaught_exceptions()})) {
+  if (recording_->outer != nullptr) recording_->call = recording_->outer->call;
+  if (recording_->call == 0 && recording_->is_model()) recording_->call = ++model_calls;
   if (recording_->block != nullptr) run_unread();
   std::vector<Tensor> recorded;
   for (const Tensor& input : inputs) {
@@ -218,6 +223,11 @@ std::shared_ptr<Tape> Tape::current() {
   return tape != nullptr && tape->state() == State::Recording ? tape->joined() : nullptr;
 }
 
+void Tape::note_call() {
+  const std::uint64_t call = current_recording != nullptr ? current_recording->call : 0;
+  if (call != 0 && (calls_.empty() || calls_.back() != call)) calls_.push_back(call);
+}
+
 Node& Tape::add_node(std::unique_ptr<Op> op, std::span<const Tensor> inputs, std::span<const Tensor> outputs) {
   if (save_error_) std::rethrow_exception(save_error_);
   // Most ops are recorded where the one before was.
@@ -225,6 +235,7 @@ Node& Tape::add_node(std::unique_ptr<Op> op, std::span<const Tensor> inputs, std
   for (BlockRecording* block = current_recording; block != nullptr; block = block->outer) {
     if (block->tapes.empty() || block->tapes.back().get() != this) block->take(shared_from_this());
   }
+  note_call();
   Node& node = nodes_.add();
   node.op = std::move(op);
   node.index = session_->next_index++;

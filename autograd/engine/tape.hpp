@@ -120,6 +120,10 @@ class Tape : public std::enable_shared_from_this<Tape> {
   std::size_t end() const { return nodes_.empty() ? 0 : nodes_.back().index + 1; }
   /// The computation goes without a backward.
   void abandon() noexcept;
+  /// Notes the call of a model in which something is being recorded.
+  void note_call();
+  /// True if another computation is of the same call of a model, or if this one is of none.
+  bool belongs_with(const Tape& other) const;
   /// A later computation has been used up: after many of them what this one has changed stays for good.
   void overtake() noexcept;
   void leave_session() noexcept { std::erase(session_->tapes, this); }
@@ -222,6 +226,7 @@ class Tape : public std::enable_shared_from_this<Tape> {
   std::unique_ptr<Verifier> verifier_;  // null where nothing is verified
   int exceptions_;                      // in flight when it was made
   bool interrupted_ = false;
+  std::vector<std::uint64_t> calls_;     // of models in which it was recorded (BlockRecording::call)
   std::size_t first_change_ = SIZE_MAX;  // the index of the first op that has changed state
   int overtaken_ = 0;
   bool partly_used_ = false;                    // a backward went through a part of it

@@ -10,7 +10,7 @@
 #include <palimpsest/core/error.hpp>
 #include <palimpsest/datasets/catalogue.hpp>
 #include <palimpsest/memory/planner/planner.hpp>
-#include <palimpsest/memory/rules.hpp>
+#include <palimpsest/memory/request.hpp>
 #include <palimpsest/train/checkpoints.hpp>
 #include <palimpsest/train/memory_choice.hpp>
 
@@ -74,43 +74,30 @@ CLI::Validator whole_numbers_of(Integer low, Integer high, const std::string& wo
   return CLI::Validator(check, "");
 }
 
-/// Bytes or a share of the device, which is not known here.
-std::string complaint_about_bytes(const std::string& given) {
-  try {
-    memory::parse_bytes(given, 1 << 20);
-    return "";
-  } catch (const ValueError& error) {
-    return error.what();
-  }
+/// Texts that this function of the library reads without a ValueError.
+template <class Read>
+CLI::Validator read_by(const Read& read) {
+  const auto check = [read](std::string& given) -> std::string {
+    try {
+      read(given);
+      return "";
+    } catch (const ValueError& error) {
+      return error.what();
+    }
+  };
+  return CLI::Validator(check, "");
 }
 
 CLI::Validator byte_count() {
-  return CLI::Validator([](std::string& given) { return complaint_about_bytes(given); }, "");
+  return read_by([](const std::string& given) { memory::Budget budget(given); });
 }
 
 CLI::Validator interval() {
-  const auto check = [](std::string& given) -> std::string {
-    try {
-      train::parse_interval(given);
-      return "";
-    } catch (const ValueError& error) {
-      return error.what();
-    }
-  };
-  return CLI::Validator(check, "");
+  return read_by([](const std::string& given) { train::parse_interval(given); });
 }
 
 CLI::Validator memory_policy() {
-  const auto check = [](std::string& given) -> std::string {
-    if (memory::is_budget(given)) return complaint_about_bytes(given.substr(given.find('=') + 1));
-    try {
-      memory::parse_rules(given);
-      return "";
-    } catch (const ValueError& error) {
-      return error.what();
-    }
-  };
-  return CLI::Validator(check, "");
+  return read_by([](const std::string& given) { memory::parse(given); });
 }
 
 CLI::Validator file_names() {
@@ -237,9 +224,7 @@ void CommandLine::add_memory_flags() {
   const auto add = [this](const char* flag, auto& variable, const char* type, const std::string& description) {
     return app_.add_option(flag, variable, description)->type_name(type)->group("Memory and device");
   };
-  add("--memory", options.memory, "POLICY",
-      "memory policy: " + memory::rules_help() +
-          "; or a budget that the planner keeps to, as budget=2GiB (also MB, MiB, %)")
+  add("--memory", options.memory, "POLICY", "memory policy: " + memory::request_help())
       ->check(memory_policy())
       ->capture_default_str();
   app_.add_flag("--plan", options.plan, "print what a step takes under every policy, without running it, and exit")

@@ -14,7 +14,7 @@ namespace palimpsest::flags {
 struct Options {
   std::string memory = "store-all";
   bool plan = false;   ///< print what every policy would take, and end
-  std::string budget;  ///< for the plan: bytes, as memory::parse_bytes reads them; empty: none
+  std::string budget;  ///< for the plan: bytes, as memory::Budget reads them; empty: none
   std::string rates;   ///< file of memory::Rates; empty: the library's
   std::string device = "auto";
   std::string precision = "fp32";

@@ -46,7 +46,7 @@ class Chain {
 
  private:
   class Reading;
-  using Stretch = StepTrace::Session::Range;  ///< of runs or of events
+  using Stretch = StepTrace::Range;  ///< of runs or of events
 
   std::vector<ChainLink> read_needs(const StepTrace& step) const;
   /// True if any link's backward reads the result of this one.

@@ -90,10 +90,22 @@ Work StepTrace::work(RunKind kind) const {
 }
 
 StepRecorder::StepRecorder(Device device) : device_(device) {
-  const MemoryStats stats = allocator(device).stats();
+  restart();
+  outer_ = allocator(device).set_listener(this);
+}
+
+void StepRecorder::restart() {
+  const MemoryStats stats = allocator(device_).stats();
+  record_ = {};
   record_.live_before = stats.live;
   record_.live_before_by_tag = stats.live_by_tag;
-  outer_ = allocator(device).set_listener(this);
+  session_ = 0;
+  values_.clear();
+  numbers_.clear();
+  live_.clear();
+  open_.clear();
+  in_backward_ = false;
+  start_ = Clock::now();
 }
 
 StepRecorder::~StepRecorder() { stop(); }
@@ -106,7 +118,15 @@ void StepRecorder::stop() noexcept {
 StepTrace StepRecorder::take() {
   stop();
   if (lost_) throw std::bad_alloc();
+  end_backward();
   return std::move(record_);
+}
+
+void StepRecorder::end_backward() {
+  if (!in_backward_) return;
+  in_backward_ = false;
+  record_.backwards.back().runs.end = record_.runs.size();
+  record_.backwards.back().events.end = record_.events.size();
 }
 
 double StepRecorder::now() const { return std::chrono::duration<double, std::micro>(Clock::now() - start_).count(); }
@@ -168,6 +188,7 @@ int StepRecorder::number_of(const Node& node) {
 
 void StepRecorder::run_begins(const OpRun& run) {
   if (stopped_) return;
+  if (run.kind == RunKind::Forward) end_backward();
   StepTrace::Run made;
   made.op = place_of(run.node);
   // The place of a node that waits may yet go to another.
@@ -207,8 +228,9 @@ void StepRecorder::gradient_placed(const palimpsest::Value& value, const void* a
 
 void StepRecorder::backward_begins(const Nodes& nodes) {
   if (stopped_) return;
-  record_.backward_event = record_.events.size();
-  record_.backward_run = record_.runs.size();
+  end_backward();
+  record_.backwards.push_back({{record_.runs.size(), 0}, {record_.events.size(), 0}});
+  in_backward_ = true;
   for (const Node& node : nodes) {
     const int number = number_of(node);
     const auto reads = [&](const ValuePtr& value) {

@@ -89,6 +89,21 @@ struct StepTrace {
   const Allocation& allocation(int number) const { return allocations[static_cast<std::size_t>(number)]; }
   Allocation& allocation(int number) { return allocations[static_cast<std::size_t>(number)]; }
 
+  /// Numbers of what happened one after the other: from the first to before the last.
+  struct Range {
+    std::size_t begin = 0;
+    std::size_t end = 0;
+
+    bool contains(std::size_t number) const { return begin <= number && number < end; }
+  };
+
+  /// A backward call and what follows it, an update for one: up to the next op that is recorded, the next such call or
+  /// the end of the step. All else is forward.
+  struct Backward {
+    Range runs;
+    Range events;
+  };
+
   std::vector<Op> ops;
   std::vector<Value> values;
   std::vector<Run> runs;
@@ -96,17 +111,12 @@ struct StepTrace {
   std::vector<Allocation> allocations;
   std::size_t live_before = 0;  ///< bytes in use when the step began
   TagBytes live_before_by_tag{};
-  std::size_t backward_event = 0;  ///< events from here on happened in backward
-  std::size_t backward_run = 0;
+  std::vector<Backward> backwards;
 
   /// All that happened from the first op that was recorded while nothing was under way to the next such op: a step with
   /// several backward calls, one after the other, has as many. Ranges of ops, runs and events, the ends not included;
   /// what happened before the first session counts to it.
   struct Session {
-    struct Range {
-      std::size_t begin = 0;
-      std::size_t end = 0;
-    };
     Range ops;
     Range runs;
     Range events;
@@ -139,6 +149,9 @@ class StepRecorder : public Observer, public AllocationListener {
   StepRecorder(const StepRecorder&) = delete;
   StepRecorder& operator=(const StepRecorder&) = delete;
 
+  /// Begins anew: the step has failed and is taken again. Memory that is still live is older than the step
+  /// from now on.
+  void restart();
   /// The record. Ends the recording. Throws std::bad_alloc if memory did not suffice for the record.
   StepTrace take();
 
@@ -162,6 +175,8 @@ class StepRecorder : public Observer, public AllocationListener {
   int place_of(const Node& node);
   void record_recipe(const Recipe& recipe, const palimpsest::Value& of);
   double now() const;
+  /// The backward that was called last is over, and so is what followed it.
+  void end_backward();
   void stop() noexcept;
 
   Device device_;
@@ -172,6 +187,7 @@ class StepRecorder : public Observer, public AllocationListener {
   std::unordered_map<std::size_t, int> numbers_;  // of ops, by Node::index: others may have been recorded before
   std::unordered_map<const void*, int> live_;     // address -> allocation
   std::vector<int> open_;                         // runs
+  bool in_backward_ = false;
   Clock::time_point start_ = Clock::now();
   bool lost_ = false;  // a record could not be made
   bool stopped_ = false;

@@ -72,17 +72,30 @@ function addAxes(root) {
   root.append(svg('text', {x: size.width - margin.right, y: size.height - margin.bottom + 34, 'text-anchor': 'end'}, name));
 }
 
-function addPhases(root) {
-  const turn = x(edge(turnState));
-  const end = size.width - margin.right;
-  root.append(svg('rect', {class: 'turned', x: turn, y: margin.top - 30, width: end - turn, height: innerHeight() + 30}));
-  root.append(svg('text', {x: margin.left + 6, y: margin.top - 14}, 'forward →'));
-  root.append(svg('text', {x: turn + 6, y: margin.top - 14}, turn < end - 120 ? 'backward and update →' : ''));
+// Where a backward call is drawn, from its first pixel to its last.
+function span({from, to}) {
+  const end = to >= eventCount ? size.width - margin.right : x(edge(to));
+  return [x(edge(from)), end];
 }
 
-function addTurn(root) {
-  const turn = x(edge(turnState));
-  root.append(svg('line', {class: 'turn', x1: turn, x2: turn, y1: margin.top - 30, y2: size.height - margin.bottom}));
+function addPhases(root) {
+  const label = (name, from, to, width) =>
+    root.append(svg('text', {x: from + 6, y: margin.top - 14}, to - from > width ? name : ''));
+  let forward = margin.left;
+  for (const each of backwards) {
+    const [turn, end] = span(each);
+    root.append(svg('rect', {class: 'turned', x: turn, y: margin.top - 30, width: end - turn, height: innerHeight() + 30}));
+    label('forward →', forward, turn, 60);
+    label('backward and update →', turn, end, 120);
+    forward = end;
+  }
+  label('forward →', forward, size.width - margin.right, 60);
+}
+
+function addTurns(root) {
+  for (const [turn] of backwards.map(span)) {
+    root.append(svg('line', {class: 'turn', x1: turn, x2: turn, y1: margin.top - 30, y2: size.height - margin.bottom}));
+  }
 }
 
 function addPeak(root) {
@@ -101,7 +114,7 @@ function draw() {
   addPhases(root);
   addAxes(root);
   addAreas(root);
-  addTurn(root);
+  addTurns(root);
   addPeak(root);
   marks = svg('g', {id: 'marks'});
   root.append(marks);
@@ -209,6 +222,7 @@ function chooseNext(step) {
   if (alive.length > 0) moveTo(atStop, alive[Math.max(0, Math.min(at, alive.length - 1))]);
 }
 
+const turnStops = backwards.map(each => stops.findIndex(stop => stop.run === each.run));
 const keys = {
   ArrowLeft: () => moveTo(atStop - 1),
   ArrowRight: () => moveTo(atStop + 1),
@@ -219,7 +233,7 @@ const keys = {
   ArrowUp: () => chooseNext(-1),
   ArrowDown: () => chooseNext(1),
   p: () => moveTo(peakStop),
-  b: () => moveTo(stops.findIndex(stop => stop.run === data.backward_run)),
+  b: () => moveTo(turnStops.find(stop => stop > atStop) ?? turnStops[0] ?? atStop),
 };
 
 function startChart() {

@@ -48,7 +48,12 @@ decodeEvents();
 const timeOf = state => state === 0 ? 0 : data.events.at[state - 1];
 const stepTime = Math.max(timeOf(eventCount), ...runs.slice(-1).map(run => run.begin + run.took), 1);
 const peakState = Math.min(data.peak.event + 1, eventCount);
-const turnState = data.backward_event;
+// Backward calls, each with the update behind it: states from one to before the other, and the first run.
+const backwards = data.backwards.map(([from, to, run]) => ({from, to: Math.min(to, eventCount), run}));
+const inBackward = state => backwards.some(each => each.from < state && state <= each.to);
+// The state in which one begins; of several, that with the most alive.
+const turnState = backwards.map(each => each.from).reduce((most, state) => total[state] > total[most] ? state : most,
+  backwards.length > 0 ? backwards[0].from : eventCount);
 
 // Where the cursor can stand: one stop for every run, at its highest moment, and one for every stretch between runs.
 function findStops() {

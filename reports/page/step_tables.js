@@ -24,7 +24,7 @@ function showFacts() {
     ['Reached in', runs.length > 0 && stops[peakStop].run >= 0 ? runs[stops[peakStop].run].kind : 'between runs',
       runs.length > 0 && stops[peakStop].run >= 0
         && `${runs[stops[peakStop].run].name} in ${runs[stops[peakStop].run].block}`],
-    ['Kept for backward', sized(total[turnState], ' MiB'), `alive when backward begins, ${percent(total[turnState] / peak)} of the peak`],
+    ['Kept for backward', sized(total[turnState], ' MiB'), `${backwards.length > 1 ? 'at most, when a' : 'alive when'} backward begins, ${percent(total[turnState] / peak)} of the peak`],
     ['Before the step', sized(total[0], ' MiB'), `${plural(facts.parameters, 'parameter')}`],
     ['Runs of ops', count(runs.length), again.length > 0
       ? `${plural(again.length, 'time')} again, ${percent(sum(again, 'operations') / Math.max(1, sum(runs, 'operations')))} of the operations`
@@ -47,7 +47,7 @@ function tellCursor() {
   byId('where').textContent = run ? `Run ${count(stop.run + 1)} of ${count(runs.length)}` : 'Between runs';
   byId('run').replaceChildren(...pairs(run ? [['Op', run.name], ['Block', run.block], ['Phase', run.kind],
     ['Took', `${duration(run.took)}, ${operations(run.operations)} operations`]]
-    : [['Phase', state <= turnState ? 'forward' : 'backward and update']]));
+    : [['Phase', inBackward(state) ? 'backward and update' : 'forward']]));
   const held = chosen >= 0 ? allocations[chosen] : null;
   byId('live').tBodies[0].replaceChildren(...[...stackOrder].reverse()
     .filter(tag => live[tag].some(bytes => bytes > 0))

@@ -398,6 +398,84 @@ TEST_F(SideBySideTest, AForwardWithoutABackwardCountsUnlessAnErrorEndedIt) {
   EXPECT_TRUE(one.net.state() == after);
 }
 
+TEST_F(SideBySideTest, ASkippedStepStaysWhateverFailsAfterIt) {
+  const auto watcher = [](Moment moment) {
+    if (moment == Moment::Backward) throw Injected("injected");
+  };
+  under_every_policy([&](const PolicyPtr& policy) {
+    Case broken(policy, 50);
+    broken.net.watcher = watcher;
+    Case skipped(policy, 1);
+    const Tensor under_way = broken.loss(2);
+    skipped.loss(1);
+    const std::vector<Bits> after = skipped.net.state();
+    EXPECT_THROW(under_way.backward(), Injected);
+    EXPECT_TRUE(skipped.net.state() == after) << "another model";
+
+    Case one(policy);
+    one.net.watcher = watcher;
+    const Tensor first = one.loss(2);
+    one.loss(1);
+    EXPECT_THROW(first.backward(), Injected);
+    Case alone(policy);
+    alone.loss(1);
+    const std::size_t mean = one.net.parameters().size();
+    EXPECT_TRUE(one.net.state()[mean] == alone.net.state()[mean]) << "another call of the same model";
+  });
+}
+
+/// A net beside which another is called, on leaves, for nothing.
+class WithCallInVain : public nn::Model<Tensor(Tensor)> {
+ public:
+  explicit WithCallInVain(const PolicyPtr& policy) : wanted(1, 3, 3), unwanted(50, 3, 3) {
+    add_module("wanted", wanted);
+    add_module("unwanted", unwanted);
+    set_memory(policy);
+  }
+  Net wanted, unwanted;
+
+ protected:
+  Tensor forward(Tensor x) override {
+    unwanted(x);
+    return wanted(std::move(x));
+  }
+};
+
+TEST_F(SideBySideTest, APartOfACallThatNobodyWantsFailsWithTheCall) {
+  under_every_policy([](const PolicyPtr& policy) {
+    WithCallInVain net(policy);
+    const std::vector<Bits> before = net.unwanted.state();
+    const Tensor three = from_vector<std::int32_t>({3}, {0, 1, 2});
+    EXPECT_THROW(ops::cross_entropy(ops::global_avg_pool(net(images(1))), three), ShapeError);
+    EXPECT_TRUE(net.unwanted.state() == before);
+    loss_of(net(images(1))).backward();
+    EXPECT_FALSE(net.unwanted.state() == before) << "it was called";
+  });
+}
+
+/// The program's own exception, outside of every model and past no tensor of the step: nothing of the library sees it.
+TEST_F(SideBySideTest, ALossThatOutlivesAnExceptionLeavesItsStepOpen) {
+  under_every_policy([](const PolicyPtr& policy) {
+    for (const bool goes_on : {true, false}) {
+      Case one(policy);
+      Tensor loss;
+      const auto interrupted = [&] {
+        loss = one.loss(1);
+        throw Injected("user code");
+      };
+      EXPECT_THROW(interrupted(), Injected);
+      if (goes_on) {
+        loss.backward();
+        EXPECT_TRUE(one.net.state() == Case(policy).after({1}));
+        continue;
+      }
+      const std::vector<Bits> called = one.net.state();
+      loss = {};
+      EXPECT_TRUE(one.net.state() == called) << "a skipped step";
+    }
+  });
+}
+
 TEST_F(SideBySideTest, WhatFailsIsUndoneUnderWhatWasBegunLater) {
   under_every_policy([](const PolicyPtr& policy) {
     for (const bool later_ends_first : {false, true}) {

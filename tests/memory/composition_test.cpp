@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <palimpsest/memory/request.hpp>
 #include <palimpsest/ops/activation.hpp>
 #include <palimpsest/ops/add.hpp>
 #include "tests/memory/offload_support.hpp"
@@ -136,10 +137,11 @@ TEST_F(CompositionTest, CompositionsOfSeveralAreExact) {
 
 TEST_F(CompositionTest, APartThatFindsNothingToActOnIsNamed) {
   for (const char* text : {"reversible+shared", "shared+reversible", "checkpoint+reversible+shared"}) {
-    Training training = small_densenet()(memory::parse(text), device());
+    Training training = small_densenet()(memory::parse(text).policy(), device());
     const std::vector<std::string> idle{concat_text("'reversible' of '", text, "'")};
     EXPECT_EQ(idle_policies(training.forward()), idle);
-    EXPECT_EQ(idle_policies(small_revnet()(memory::parse(text), device()).forward()), std::vector<std::string>());
+    EXPECT_EQ(idle_policies(small_revnet()(memory::parse(text).policy(), device()).forward()),
+              std::vector<std::string>());
   }
 }
 

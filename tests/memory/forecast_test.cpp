@@ -17,7 +17,7 @@
 #include <palimpsest/core/parallel.hpp>
 #include <palimpsest/memory/planner/planner.hpp>
 #include <palimpsest/memory/policies.hpp>
-#include <palimpsest/memory/rules.hpp>
+#include <palimpsest/memory/request.hpp>
 #include <palimpsest/nn/models/densenet.hpp>
 #include <palimpsest/nn/models/resnet.hpp>
 #include <palimpsest/nn/models/revnet.hpp>
@@ -217,7 +217,7 @@ std::vector<Policy> policies(const Case& network, std::int64_t batch) {
   add(memory::offload({.at_least = 0}), "offload all");
   for (const std::string& rules : network.rules) {
     all.push_back({rules, [rules](nn::Module& model) {
-                     model.set_memory(memory::assign(memory::parse_rules(rules), model.block_names()));
+                     model.set_memory(memory::assign(memory::parse(rules).rules(), model.block_names()));
                    }});
   }
   Run run(network.make, batch, meta_device());

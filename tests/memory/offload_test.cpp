@@ -13,6 +13,7 @@
 #include <filesystem>
 #include <thread>
 
+#include <palimpsest/memory/request.hpp>
 #include <palimpsest/ops/activation.hpp>
 #include <palimpsest/ops/add.hpp>
 #include <palimpsest/ops/linear.hpp>
@@ -317,7 +318,8 @@ TEST_F(OffloadTest, AFolderThatIsNoneIsRefused) {
 
 TEST_F(OffloadTest, AFolderThatIsNoneFailsTheStepAlone) {
   if (device() != Device::Cpu) GTEST_SKIP() << "the CPU's file";
-  const PolicyPtr nowhere = memory::parse("checkpoint+offload", {.at_least = 0, .directory = folder_ / "nowhere"});
+  const PolicyPtr nowhere =
+      memory::parse("checkpoint+offload", {.at_least = 0, .directory = folder_ / "nowhere"}).policy();
   expect_clean_failure(everything(), [&](Training& training) {
     training.model().set_memory(nowhere);
     EXPECT_NE(message_of<OffloadError>([&] { training.step(); }).find("nowhere"), std::string::npos);

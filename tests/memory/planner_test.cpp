@@ -286,28 +286,6 @@ TEST(RatesTest, AFolderIsNoTable) {
   EXPECT_EQ(complaint_about_rates(testing::TempDir()), testing::TempDir() + ": cannot be read");
 }
 
-TEST(ParseBytes, UnitsAndShares) {
-  constexpr std::size_t device = 1000;
-  EXPECT_EQ(memory::parse_bytes("123", device), 123U);
-  EXPECT_EQ(memory::parse_bytes("2GiB", device), std::size_t{2} << 30);
-  EXPECT_EQ(memory::parse_bytes("1.5 MiB", device), 1572864U);
-  EXPECT_EQ(memory::parse_bytes("1500MB", device), 1500000000U);
-  EXPECT_EQ(memory::parse_bytes("40%", device), 400U);
-  for (const char* bad :
-       {"", "GiB", "-1", "0", "1e400", "nan", "2Gib", "101%", "0.1", "5 %%", "1e30GB", "0x10", "1,5MB"})
-    EXPECT_THROW(memory::parse_bytes(bad, device), ValueError) << bad;
-  EXPECT_THROW(memory::parse_bytes("40%", 0), ValueError);
-}
-
-TEST(ParseBudget, OfADevice) {
-  EXPECT_EQ(memory::parse_budget("shared", Device::Cpu), std::nullopt);
-  EXPECT_EQ(memory::parse_budget("dense1=shared", Device::Cpu), std::nullopt);
-  EXPECT_EQ(memory::parse_budget("budget=2GiB", Device::Cuda), std::size_t{2} << 30);  // with a card or without
-  EXPECT_EQ(memory::parse_budget("budget=50%", Device::MetaCpu), memory::device_bytes(Device::Cpu) / 2);
-  EXPECT_THROW(memory::parse_budget("budget=", Device::Cpu), ValueError);
-  EXPECT_THROW(memory::parse_budget("budget=shared", Device::Cpu), ValueError);
-}
-
 TEST(PlanTest, OffloadsToTheFolderThatIsAskedFor) {
   Training training = cases()[2].make(2, test::meta_device());
   const memory::OffloadOptions nowhere{.at_least = 0, .directory = testing::TempDir() + "nowhere"};

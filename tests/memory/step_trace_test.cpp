@@ -4,10 +4,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <set>
 
 #include <palimpsest/memory/planner/recipe_counts.hpp>
 #include <palimpsest/memory/policies.hpp>
+#include <palimpsest/memory/request.hpp>
 #include <palimpsest/nn/models/densenet.hpp>
 #include <palimpsest/nn/models/revnet.hpp>
 #include <palimpsest/nn/sgd.hpp>
@@ -44,7 +46,7 @@ Recorded record_step(nn::Classifier& model, std::int64_t batch, const PolicyPtr&
 }
 
 Recorded record_step(nn::Classifier& model, std::int64_t batch, std::string_view policy, Device device) {
-  return record_step(model, batch, memory::parse(policy), device);
+  return record_step(model, batch, memory::parse(policy).policy(), device);
 }
 
 TEST(StepRecorderTest, EventsAddUpToTheAllocatorsPeak) {
@@ -114,8 +116,68 @@ TEST(StepRecorderTest, ValuesKnowWhoReadsThemAndHowTheyReturn) {
   }
   EXPECT_EQ(ways, (std::set<Way>{Way::Keep, Way::Replay, Way::Invert}));
   EXPECT_GT(solvable, 0);
-  EXPECT_GT(record.backward_run, 0U);
-  EXPECT_LT(record.backward_run, record.runs.size());
+  ASSERT_EQ(record.backwards.size(), 1U);
+  EXPECT_GT(record.backwards[0].runs.begin, 0U);
+  EXPECT_LT(record.backwards[0].runs.begin, record.backwards[0].runs.end);
+  EXPECT_EQ(record.backwards[0].runs.end, record.runs.size());
+  EXPECT_EQ(record.backwards[0].events.end, record.events.size());
+}
+
+TEST(StepRecorderTest, EveryBackwardOfAStepIsKnown) {
+  nn::RevNet model(nn::RevNet::cifar(14), nn::Init(0, test::meta_device()));
+  model.set_memory(memory::checkpoint());
+  const auto loss = [&] {
+    const Tensor images = Tensor::empty({2, 3, 32, 32}, Dtype::Float32, test::meta_device(), Tag::Data);
+    return ops::cross_entropy(model(images), Tensor::empty({2}, Dtype::Int32, test::meta_device(), Tag::Data));
+  };
+  memory::StepRecorder log(test::meta_device());
+  loss().backward();
+  const Tensor first = loss();
+  const Tensor second = loss();
+  second.backward();
+  first.backward();
+  loss();
+  const StepTrace record = log.take();
+  ASSERT_EQ(record.backwards.size(), 3U);
+  EXPECT_LT(record.backwards[0].runs.end, record.backwards[1].runs.begin);
+  EXPECT_EQ(record.backwards[1].runs.end, record.backwards[2].runs.begin) << "one follows the other";
+  EXPECT_EQ(record.backwards[1].events.end, record.backwards[2].events.begin);
+  EXPECT_LT(record.backwards[2].runs.end, record.runs.size()) << "the last forward has none";
+  for (std::size_t i = 0; i < record.runs.size(); ++i) {
+    const auto around = [&](const StepTrace::Backward& each) { return each.runs.contains(i); };
+    const bool inside = std::any_of(record.backwards.begin(), record.backwards.end(), around);
+    EXPECT_EQ(inside, record.runs[i].kind != RunKind::Forward) << "run " << i << ", " << record.runs[i].name;
+    const auto at = [&](const StepTrace::Backward& each) { return each.events.contains(record.runs[i].first_event); };
+    if (record.runs[i].first_event == record.runs[i].last_event) continue;
+    EXPECT_EQ(std::any_of(record.backwards.begin(), record.backwards.end(), at), inside);
+  }
+}
+
+TEST(StepRecorderTest, AStepThatIsTakenAgainIsRecordedOnce) {
+  nn::RevNet model(nn::RevNet::cifar(14), nn::Init(0, test::meta_device()));
+  const auto step = [&] {
+    const Tensor images = Tensor::empty({2, 3, 32, 32}, Dtype::Float32, test::meta_device(), Tag::Data);
+    ops::cross_entropy(model(images), Tensor::empty({2}, Dtype::Int32, test::meta_device(), Tag::Data)).backward();
+  };
+  step();  // gradients are there now
+  const auto recorded = [&](int attempts) {
+    memory::StepRecorder log(test::meta_device());
+    step();
+    for (int i = 1; i < attempts; ++i) {
+      log.restart();
+      step();
+    }
+    return log.take();
+  };
+  const StepTrace once = recorded(1);
+  const StepTrace again = recorded(3);
+  EXPECT_EQ(again.runs.size(), once.runs.size());
+  EXPECT_EQ(again.events.size(), once.events.size());
+  EXPECT_EQ(again.ops.size(), once.ops.size());
+  EXPECT_EQ(again.values.size(), once.values.size());
+  EXPECT_EQ(again.backwards.size(), 1U);
+  EXPECT_EQ(again.peak().bytes, once.peak().bytes);
+  EXPECT_EQ(again.ops.back().session, 0);
 }
 
 /// A replay under a name that a recipe of the library has.

@@ -7,6 +7,7 @@
 #include <regex>
 
 #include <palimpsest/memory/policies.hpp>
+#include <palimpsest/memory/request.hpp>
 #include <palimpsest/nn/models/densenet.hpp>
 #include <palimpsest/nn/models/resnet.hpp>
 #include <palimpsest/nn/models/revnet.hpp>
@@ -93,7 +94,7 @@ class GoldenTest : public ::testing::TestWithParam<GoldenCase> {
 TEST_P(GoldenTest, ThreeStepsAgreeWithPyTorch) {
   const std::unique_ptr<nn::Classifier> model = make_model(golden_, GetParam().file, GetParam().dtype);
   load_parameters(*model);
-  model->set_memory(memory::parse(GetParam().policy));
+  model->set_memory(memory::parse(GetParam().policy).policy());
   nn::Sgd sgd(model->parameters(), sgd_spec());
   for (int step = 0; step < 3; ++step) {
     const std::string prefix = "step" + std::to_string(step) + ".";

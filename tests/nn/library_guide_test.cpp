@@ -15,10 +15,9 @@
 #include <palimpsest/autograd/verify.hpp>
 #include <palimpsest/core/parallel.hpp>
 #include <palimpsest/core/philox.hpp>
-#include <palimpsest/memory/budget.hpp>
 #include <palimpsest/memory/planner/planner.hpp>
 #include <palimpsest/memory/policies.hpp>
-#include <palimpsest/memory/rules.hpp>
+#include <palimpsest/memory/request.hpp>
 #include <palimpsest/nn/gradients.hpp>
 #include <palimpsest/nn/layers.hpp>
 #include <palimpsest/nn/model.hpp>
@@ -93,8 +92,8 @@ TEST(LibraryGuide, AModelInUse) {
 
 TEST(LibraryGuide, PoliciesByName) {
   Net net(nn::Init(1));
-  net.set_memory(memory::parse("shared"));
-  net.set_memory(memory::assign(memory::parse_rules("unit1=checkpoint,*=shared"), net.block_names()));
+  net.set_memory(memory::parse("shared").policy());
+  net.set_memory(memory::assign(memory::parse("unit1=checkpoint,*=shared").rules(), net.block_names()));
   EXPECT_EQ(net.block_names(), (std::vector<std::string>{"unit1", "unit2"}));
 }
 
@@ -185,11 +184,20 @@ TEST(LibraryGuide, ABudgetByHand) {
   };
   step(nullptr);  // the first step of a run is unlike the others
   const memory::Rehearsal rehearsal{.device = Device::MetaCpu, .step = step};
-  const memory::Planner planner(rehearsal, memory::Rates::standard(Device::Cpu));
-  const memory::Candidate& plan = planner.within(memory::parse_bytes("1MiB", Device::Cpu));
+  const memory::Rates rates = memory::Rates::standard(Device::Cpu);
+  const train::MemoryChoice choice = train::choose_memory("budget=1MiB", rehearsal, rates);
   Net net(nn::Init(1));
-  net.set_memory(plan.policy);
-  EXPECT_LE(plan.forecast.peak, std::size_t{1} << 20);
+  choice.apply(net);
+  const memory::StepForecast forecast = choice.planner->within(choice.budget).forecast;
+  EXPECT_EQ(choice.budget, std::size_t{1} << 20);
+  EXPECT_LE(forecast.peak, choice.budget);
+  EXPECT_GT(choice.recipes.kept, 0U);
+
+  const train::MemoryChoice by_block = train::choose_memory("unit1=checkpoint,*=shared", rehearsal, rates);
+  EXPECT_EQ(by_block.planned, nullptr);
+  EXPECT_EQ(by_block.rules.size(), 2U);
+  EXPECT_THROW(train::choose_memory("budget=1KiB", rehearsal, rates), ValueError);
+  EXPECT_THROW(train::choose_memory("budgets", rehearsal, rates), ValueError);
 }
 
 train::Task task() {
@@ -320,7 +328,7 @@ TEST(LibraryGuide, AnOpOfOnesOwnHasItsGradientsUnderEveryPolicy) {
   std::vector<std::vector<float>> gradients;
   for (const char* policy : {"store-all", "shared", "checkpoint", "checkpoint+shared", "offload"}) {
     Gated net(nn::Init(1));
-    net.set_memory(memory::parse(policy));
+    net.set_memory(memory::parse(policy).policy());
     const VerifyScope verify(Verify::All);
     weighted_sum(net(images), images).backward();
     gradients.push_back(net.parameters().front().tensor.grad().to_vector<float>());

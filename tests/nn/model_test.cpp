@@ -8,6 +8,7 @@
 
 #include <palimpsest/core/parallel.hpp>
 #include <palimpsest/memory/policies.hpp>
+#include <palimpsest/memory/request.hpp>
 #include <palimpsest/nn/models/densenet.hpp>
 #include <palimpsest/nn/models/imagenet_resnet.hpp>
 #include <palimpsest/nn/models/resnet.hpp>
@@ -116,7 +117,7 @@ template <class Model, class TensorSpec>
 MemoryStats peak_of_step(const TensorSpec& spec, std::int64_t batch, std::string_view policy, Device device) {
   Allocator& memory = allocator(device);
   Model model(spec, nn::Init(0, device));
-  model.set_memory(memory::parse(policy));
+  model.set_memory(memory::parse(policy).policy());
   nn::Sgd sgd(model.parameters(), {});
   const Tensor images = Tensor::zeros({batch, spec.image_channels, 32, 32}, Dtype::Float32, device, Tag::Data);
   const Tensor labels = Tensor::zeros({batch}, Dtype::Int32, device, Tag::Data);
@@ -223,7 +224,7 @@ template <class Model, class TensorSpec>
 std::string digest_after_training(const TensorSpec& spec, std::string_view policy, int threads) {
   set_thread_count(threads);
   Model model(spec, nn::Init(7, test::device()));
-  model.set_memory(memory::parse(policy));
+  model.set_memory(memory::parse(policy).policy());
   nn::Sgd sgd(model.parameters(), {});
   Random random(3);
   for (int step = 0; step < steps_to_digest(); ++step) {

@@ -10,7 +10,7 @@
 
 #include <palimpsest/autograd/gradcheck.hpp>
 #include <palimpsest/memory/policies.hpp>
-#include <palimpsest/memory/rules.hpp>
+#include <palimpsest/memory/request.hpp>
 #include <palimpsest/nn/layers.hpp>
 #include <palimpsest/nn/model.hpp>
 #include <palimpsest/nn/models/densenet.hpp>
@@ -286,10 +286,10 @@ TEST_F(ModuleTest, APolicyForAModelWithoutBlocksIsAnError) {
   const std::string message = message_of<IdlePolicyError>([&] { model.set_memory(memory::checkpoint()); });
   EXPECT_NE(message.find("memory policy 'checkpoint' has nothing to decide about"), std::string::npos) << message;
   EXPECT_NE(message.find("nn::Block"), std::string::npos) << message;
-  EXPECT_THROW(memory::assign(memory::parse_rules("shared"), model.block_names()), IdlePolicyError);
+  EXPECT_THROW(memory::assign(memory::parse("shared").rules(), model.block_names()), IdlePolicyError);
   EXPECT_NO_THROW(model.set_memory(nullptr));
   EXPECT_NO_THROW(model.set_memory(memory::store_all())) << "which is what happens";
-  EXPECT_NO_THROW(memory::assign(memory::parse_rules("store-all"), model.block_names()));
+  EXPECT_NO_THROW(memory::assign(memory::parse("store-all").rules(), model.block_names()));
 }
 
 TEST_F(ModuleTest, AnErrorInForwardSaysInWhichModule) {

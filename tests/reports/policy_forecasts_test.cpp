@@ -27,7 +27,7 @@ std::vector<PolicyForecast> forecasts_of(const train::Task& task, const train::O
 TEST(PolicyForecasts, AreThoseOfDryRuns) {
   train::Options options{.batch_size = batch_size};
   const memory::StepTrace measured =
-      train::rehearse_step(test::small_revnet(), options, {memory::parse_rules("store-all")});
+      train::rehearse_step(test::small_revnet(), options, {memory::parse("store-all").rules()});
   const std::vector<PolicyForecast> forecasts = forecasts_of(test::small_revnet(), options);
   ASSERT_EQ(forecasts.size(), memory::names().size());
   for (const PolicyForecast& each : forecasts) {

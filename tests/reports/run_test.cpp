@@ -10,6 +10,7 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <utility>
 
 #include <palimpsest/core/error.hpp>
 #include <palimpsest/reports/plan_table.hpp>
@@ -117,18 +118,36 @@ TEST_F(RunTest, HasTheModelThatItHasTrainedAndWritesWhereItIsTold) {
   EXPECT_EQ(run.record().steps.back().samples, 4);
 }
 
-TEST_F(RunTest, SaysSoWhereStoreAllWouldNeedLess) {
-  const train::Task task = test::image_task([](nn::Init init) {
-    return std::make_unique<test::PlainNet>(test::PlainNetOptions{.blocks = 1, .layers = 2, .dropout = 0.2},
+/// The announcement of a run of a net of one block, and the peak that it foresees.
+std::pair<std::string, std::size_t> announced(int layers, double dropout, const std::string& memory) {
+  const train::Task task = test::image_task([=](nn::Init init) {
+    return std::make_unique<test::PlainNet>(test::PlainNetOptions{.blocks = 1, .layers = layers, .dropout = dropout},
                                             std::move(init));
   });
-  const auto announced = [&](const std::string& memory) {
-    return reports::Run(task, {.memory = memory, .batch_size = 8, .quiet = true}).announcement();
-  };
-  const std::string text = announced("checkpoint");
+  const reports::Run run(task, {.memory = memory, .batch_size = 8, .quiet = true});
+  return {run.announcement(), run.forecast().peak.total};
+}
+
+TEST_F(RunTest, SaysSoWhereStoreAllWouldNeedLess) {
+  const std::string text = announced(2, 0.2, "checkpoint").first;
   EXPECT_NE(text.find(" of store-all; the thriftiest is memory shared with "), std::string::npos) << text;
-  EXPECT_EQ(announced("shared").find("store-all"), std::string::npos);
-  EXPECT_EQ(announced("store-all").find("thriftiest"), std::string::npos);
+  EXPECT_EQ(announced(2, 0.2, "store-all").first.find("thriftiest"), std::string::npos);
+}
+
+TEST_F(RunTest, SaysSoInTheSmallestNetsToo) {
+  for (const int layers : {1, 2, 3}) {
+    int above = 0;
+    for (const double dropout : {0.0, 0.2}) {
+      const std::size_t stored = announced(layers, dropout, "store-all").second;
+      for (const char* const memory : {"shared", "checkpoint", "checkpoint+shared", "block1=checkpoint", "offload"}) {
+        const auto [text, peak] = announced(layers, dropout, memory);
+        const bool said = text.find("that is more than the ") != std::string::npos;
+        EXPECT_EQ(said, peak > stored) << layers << " layers, dropout " << dropout << ": " << text;
+        above += peak > stored ? 1 : 0;
+      }
+    }
+    EXPECT_TRUE(above > 0 || layers == 3) << layers << " layers: a policy that replays one block saves nothing";
+  }
 }
 
 TEST_F(RunTest, NamesThePoliciesThatHaveSomethingToActOn) {

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -15,7 +16,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include <palimpsest/memory/policies.hpp>
+#include <palimpsest/memory/request.hpp>
 #include <palimpsest/reports/memory_snapshot.hpp>
 #include <palimpsest/reports/op_trace.hpp>
 #include <palimpsest/reports/plan_table.hpp>
@@ -43,7 +44,7 @@ struct Recorded {
 Recorded record_step(const std::string& policy) {
   const train::Task task = small_revnet();
   train::Training training(task, nn::Init(0, Device::Cpu));
-  training.model().set_memory(memory::parse(policy));
+  training.model().set_memory(memory::parse(policy).policy());
   Recorded recorded;
   for (int step = 0; step < 2; ++step) {
     allocator(Device::Cpu).reset_peak();
@@ -80,6 +81,45 @@ TagBytes bytes_after(const Json& data, std::size_t event) {
     seen[number] = true;
   }
   return live;
+}
+
+/// A step of two micro-batches.
+memory::StepTrace record_two_backwards() {
+  const train::Task task = small_revnet();
+  train::Training training(task, nn::Init(0, Device::Cpu));
+  const std::vector<Tensor> batch = {Tensor::zeros({batch_size, 3, 32, 32}, Dtype::Float32, Device::Cpu, Tag::Data),
+                                     Tensor::zeros({batch_size}, Dtype::Int32, Device::Cpu, Tag::Data)};
+  memory::StepRecorder log(Device::Cpu);
+  for (int i = 0; i < 2; ++i) training.loss(batch).backward();
+  training.optimiser().step();
+  return log.take();
+}
+
+TEST(Pictures, EveryBackwardIsShadedAndNoForward) {
+  const memory::StepTrace record = record_two_backwards();
+  const Json data = Json::parse(memory_page_data(facts(), record));
+  ASSERT_EQ(data["backwards"].size(), 2U);
+  const auto shaded = [&](std::size_t event) {
+    return std::any_of(data["backwards"].begin(), data["backwards"].end(), [&](const Json& each) {
+      return each[0].get<std::size_t>() <= event && event < each[1].get<std::size_t>();
+    });
+  };
+  for (std::size_t i = 0; i < record.events.size(); ++i) {
+    if (record.events[i].run < 0) continue;
+    EXPECT_EQ(shaded(i), record.run(record.events[i].run).kind != RunKind::Forward) << "event " << i;
+  }
+
+  std::vector<std::string> phases;
+  double end = 0;
+  const Json trace = Json::parse(op_trace(record, "two"));
+  for (const Json& event : trace["traceEvents"]) {
+    if (event.value("cat", "") != "phase") continue;
+    phases.push_back(event["name"]);
+    EXPECT_NEAR(event["ts"], end, 1e-3) << "no gap";
+    end = event["ts"].get<double>() + event["dur"].get<double>();
+  }
+  const std::string back = "backward and update";
+  EXPECT_EQ(phases, (std::vector<std::string>{"forward", back, "forward", back}));
 }
 
 class PicturesUnder : public testing::TestWithParam<std::string> {};

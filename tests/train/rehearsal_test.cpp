@@ -53,14 +53,14 @@ TEST(Rehearsal, TheBytesThatDecideAreThoseOfTheForecast) {
     for (const std::int64_t batch : {4, 64}) {
       options.batch_size = batch;
       const Forecast forecast = rehearse(task, options);
-      EXPECT_EQ(rehearse_bytes(task, options, {memory::parse_rules("store-all")}),
+      EXPECT_EQ(rehearse_bytes(task, options, {memory::parse("store-all").rules()}),
                 std::max(forecast.peak.total, forecast.evaluation.total));
     }
   }
 }
 
 memory::RecipeCounts recipes_under(const char* policy) {
-  return memory::count_recipes(rehearse_step(small_densenet(10), {}, {memory::parse_rules(policy)}));
+  return memory::count_recipes(rehearse_step(small_densenet(10), {}, {memory::parse(policy).rules()}));
 }
 
 TEST(RecipeCounts, CountsWhatReachesBackward) {

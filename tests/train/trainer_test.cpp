@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <csignal>
 #include <limits>
@@ -82,18 +83,31 @@ TEST(Trainer, StreamsThatLeaveTheRangeCostMemoryUnderABudgetAndNotTheRun) {
   const Task task = task_that_leaves_the_range();
   Options options{.batch_size = 4, .epochs = 1, .quiet = true};
   Trainer stored(task, options, choose_memory(task, options));
+  memory::StepTrace trace;
+  const auto take = [&](const memory::StepTrace& watched) { trace = watched; };
+  const auto forward_runs = [&] {
+    return std::count_if(trace.runs.begin(), trace.runs.end(),
+                         [](const memory::StepTrace::Run& run) { return run.kind == RunKind::Forward; });
+  };
+  stored.watch(1, take);
   stored.run();
+  const auto runs = forward_runs();
 
   const std::size_t least = least_budget(task, options);
   options.memory = concat_text("budget=", least);
   ::testing::internal::CaptureStderr();
   Trainer limited(task, options, choose_memory(task, options));
+  limited.watch(1, take);
   limited.run();
   const std::string said = ::testing::internal::GetCapturedStderr();
   EXPECT_GT(limited.record().kept_streams().streams, 0U);
   EXPECT_GT(limited.peak().total, least) << "which has no room for them";
   EXPECT_LT(limited.peak().total, stored.peak().total);
-  EXPECT_NE(said.find("for which the budget has no room"), std::string::npos) << said;
+  EXPECT_NE(said.find("step 2: streams leave the range of a grid and are kept, for which the budget has no room"),
+            std::string::npos)
+      << said;
+  EXPECT_EQ(forward_runs(), runs) << "of the attempt that stands";
+  EXPECT_EQ(trace.backwards.size(), 1U);
   EXPECT_EQ(limited.model().state_digest(), stored.model().state_digest());
   EXPECT_EQ(allocator(Device::Cpu).limit(), 0U);
 }
@@ -407,7 +421,7 @@ TEST(Trainer, RefusesEvaluationDataThatAreNotAsTheTaskSays) {
     return std::vector<Tensor>{Tensor::zeros({count, 3}, Dtype::Float32, device, Tag::Data),
                                Tensor::zeros({count, 1}, Dtype::Float32, device, Tag::Data)};
   });
-  Trainer trainer(task, quiet_run(), {.rules = memory::parse_rules("store-all")});
+  Trainer trainer(task, quiet_run(), {.rules = memory::parse("store-all").rules()});
   EXPECT_THROW(trainer.run(), ShapeError);
   EXPECT_GT(trainer.peak().total, 0U);
 }
@@ -424,7 +438,7 @@ TEST(Trainer, RefusesDataThatAreNotAsTheTaskSays) {
   Task task = row_task();
   const Options options = quiet_run();
   task.batch = [](std::int64_t samples) -> std::vector<TensorSpec> { return {{{samples, 3}}, {{samples, 1}}}; };
-  Trainer trainer(task, options, {.rules = memory::parse_rules("store-all")});
+  Trainer trainer(task, options, {.rules = memory::parse("store-all").rules()});
   try {
     trainer.run();
     FAIL() << "rows have 24 numbers";
@@ -435,7 +449,7 @@ TEST(Trainer, RefusesDataThatAreNotAsTheTaskSays) {
   }
   Task unopened = row_task();
   unopened.training.open = nullptr;
-  Trainer closed(unopened, options, {.rules = memory::parse_rules("store-all")});
+  Trainer closed(unopened, options, {.rules = memory::parse("store-all").rules()});
   EXPECT_THROW(closed.run(), ValueError);
   EXPECT_TRUE(closed.evaluate().has_value()) << "that needs none of them";
 }
