@@ -117,10 +117,11 @@ class Trainer {
     return std::min(length_.steps, epoch * length_.steps_per_epoch);
   }
   void train_epoch(std::int64_t epoch);
-  bool step();
+  void step(std::int64_t left);
+  Part next_part(std::int64_t samples, std::int64_t& served);
   std::int64_t steps_done() const { return static_cast<std::int64_t>(record_.steps.size()); }
   void tell_kept_streams();
-  double learn(std::span<const Tensor> batch);
+  double learn(std::int64_t samples);
   std::string kept_in();
   bool time_to_evaluate(std::int64_t epoch) const;
   std::optional<Score> score(const TakeScores& take);
