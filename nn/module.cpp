@@ -1,5 +1,7 @@
 #include <palimpsest/nn/module.hpp>
 
+#include <fnmatch.h>
+
 #include <algorithm>
 #include <unordered_map>
 #include <unordered_set>
@@ -110,7 +112,30 @@ std::int64_t Module::parameter_count() const {
 }
 
 void Module::train(bool on) {
-  visit(*this, [&](Module& module, const std::string&) { module.training_ = on; });
+  visit(*this, [&](Module& module, const std::string&) { module.training_ = on && !module.stays_in_evaluation_; });
+}
+
+void Module::freeze(std::span<const std::string> patterns, bool statistics) {
+  std::unordered_set<const Value*> frozen;
+  for (const std::string& pattern : patterns) {
+    bool matches = false;
+    for (const auto& [name, parameter] : parameters()) {
+      if (fnmatch(pattern.c_str(), name.c_str(), 0) != 0) continue;
+      matches = true;
+      frozen.insert(&parameter.value());
+    }
+    if (!matches) throw ValueError(concat_text("'", pattern, "' matches no parameter of the model"));
+  }
+  visit(*this, [&](Module& module, const std::string&) {
+    const auto is_frozen = [&](const NamedTensor& each) { return frozen.contains(&each.tensor.value()); };
+    for (NamedTensor& each : module.parameters_) {
+      if (is_frozen(each)) each.tensor.requires_grad(false);
+    }
+    const bool whole = std::all_of(module.parameters_.begin(), module.parameters_.end(), is_frozen);
+    if (!statistics || module.parameters_.empty() || !whole) return;
+    module.stays_in_evaluation_ = true;
+    module.training_ = false;
+  });
 }
 
 void Module::set_memory(const PolicyPtr& policy) {

@@ -60,6 +60,13 @@ class Module {
   void train(bool on = true);
   bool training() const { return training_; }
 
+  /// Stops training the parameters whose paths match one of the patterns ("dense1.*"; '*', '?' and '[...]' as in a
+  /// shell, '*' for dots, too): they have no gradient from the next forward on, and an op that has a gradient for
+  /// nobody keeps nothing. With `statistics` the modules all of whose own parameters are frozen stay in evaluation
+  /// mode: a normalisation uses its running statistics, and leaves them as they are. Throws ValueError, and nothing has
+  /// changed, for a pattern that matches no parameter.
+  void freeze(std::span<const std::string> patterns, bool statistics = false);
+
   /// The memory policy of every block in this module, from the next forward on, and, if it plans a whole step
   /// (Policy::covers_the_rest), of a model's ops outside every block. Null, as before the first call: that of a block
   /// around it; without one, keep everything. Throws IdlePolicyError for a policy that has nothing to decide about,
@@ -151,6 +158,7 @@ class Module {
   Scope scope_ = Scope::None;
   std::shared_ptr<BlockInfo> info_;
   bool training_ = true;
+  bool stays_in_evaluation_ = false;
   bool registered_ = false;
   std::string path_;         // from the outermost module that it is a part of, by the first registrations
   bool in_a_model_ = false;  // that module is a Model

@@ -187,7 +187,8 @@ void BatchNorm::backward(BackwardContext& io) {
   const std::size_t bytes = bytes_of(channels_, dy.dtype);
   const Buffer sum_dy = io.workspace(bytes);
   const Buffer sum_dy_xhat = io.workspace(bytes);
-  {
+  // With running statistics the sums are gamma's and beta's gradients and nothing else.
+  if (spec_.training || io.wants(parts_) || io.wants(parts_ + 1)) {
     const Buffer scratch = io.workspace(kernels::batch_norm_workspace(io.device(), x.shape.pixels(), x.shape.c()));
     run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
       using T = decltype(zero);

@@ -13,11 +13,12 @@ namespace {
 
 class Conv2d : public Op {
  public:
-  explicit Conv2d(const Conv2dOptions& spec) : spec_(spec) {}
+  Conv2d(const Conv2dOptions& spec, bool trains_weight) : spec_(spec), trains_weight_(trains_weight) {}
 
   std::string_view name() const override { return "conv2d"; }
   Cost cost() const override { return Cost::Heavy; }
-  Needs needs() const override { return {.inputs = bits(0, 1)}; }
+  /// x is read for the weight's gradient alone, and nobody wants that of one that is frozen.
+  Needs needs() const override { return {.inputs = trains_weight_ ? bits(0, 1) : bits(1)}; }
 
   std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override {
     check_same_float(name(), inputs);
@@ -68,11 +69,11 @@ class Conv2d : public Op {
 
   void backward(BackwardContext& io) override {
     if (io.device() == Device::Cpu) require_stack();
-    const View x = io.input(0);
     const View weight = io.input(1);
     const View dy = io.grad_output();
-    const auto geometry = geometry_of(x.shape, weight.shape, dy.shape, spec_);
+    const auto geometry = geometry_of(io.input_shape(0), weight.shape, dy.shape, spec_);
     if (io.wants(1)) {
+      const View x = io.input(0);
       const GradientTarget dw = io.grad_input(1);
       const Buffer scratch =
           io.workspace(kernels::conv2d_grad_weight_workspace(io.device(), geometry, size_of(x.dtype)));
@@ -83,10 +84,10 @@ class Conv2d : public Op {
       });
     }
     if (!io.wants(0)) return;
-    io.done_with_input(0);
+    if (trains_weight_) io.done_with_input(0);
     const GradientTarget dx = io.grad_input(0);
-    const Buffer scratch = io.workspace(kernels::conv2d_grad_input_workspace(io.device(), geometry, size_of(x.dtype)));
-    run_kernels(name(), io.device(), x.dtype, [&](auto zero) {
+    const Buffer scratch = io.workspace(kernels::conv2d_grad_input_workspace(io.device(), geometry, size_of(dy.dtype)));
+    run_kernels(name(), io.device(), dy.dtype, [&](auto zero) {
       using T = decltype(zero);
       PALIMPSEST_RUN(io.device(), conv2d_grad_input<T>(geometry, dy.as<T>(), weight.as<T>(), dx.view.as<T>(),
                                                        dx.accumulate, scratch.as<T>()));
@@ -95,13 +96,14 @@ class Conv2d : public Op {
 
  private:
   Conv2dOptions spec_;
+  bool trains_weight_;
 };
 
 }  // namespace
 
 Tensor conv2d(Tensor x, const Tensor& weight, const Conv2dOptions& spec) {
   if (x && unrun_op<BatchNorm>(x) != nullptr) {
-    const TensorSpec y = check_inputs(Conv2d(spec), std::vector<Tensor>{x, weight})[0];
+    const TensorSpec y = check_inputs(Conv2d(spec, true), std::vector<Tensor>{x, weight})[0];
     const auto geometry = geometry_of(x.shape(), weight.shape(), y.shape, spec);
     const bool fits = is_pointwise(geometry) || kernels::norm_conv2d_fits(geometry, size_of(y.dtype));
     const bool usable = weight.value().leaf() || weight.value().producer() != nullptr;
@@ -111,7 +113,8 @@ Tensor conv2d(Tensor x, const Tensor& weight, const Conv2dOptions& spec) {
       }
     }
   }
-  return apply_single(std::make_unique<Conv2d>(spec), inputs_of(std::move(x), weight));
+  const bool trains_weight = weight && weight.requires_grad_on();
+  return apply_single(std::make_unique<Conv2d>(spec, trains_weight), inputs_of(std::move(x), weight));
 }
 
 }  // namespace palimpsest::ops

@@ -31,7 +31,8 @@ std::int64_t ignored_label(const CrossEntropyOptions& options) {
 
 class CrossEntropy : public Op {
  public:
-  explicit CrossEntropy(const CrossEntropyOptions& options) : ignored_(ignored_label(options)) {}
+  explicit CrossEntropy(const CrossEntropyOptions& options)
+      : ignored_(ignored_label(options)), smoothing_(options.label_smoothing) {}
 
   std::string_view name() const override { return "cross_entropy"; }
   Cost cost() const override { return Cost::Cheap; }
@@ -39,6 +40,9 @@ class CrossEntropy : public Op {
 
   std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override {
     check_inputs(name(), inputs[0], inputs[1]);
+    if (!(smoothing_ >= 0 && smoothing_ <= 1)) {
+      throw ValueError(concat_text("[cross_entropy] label smoothing is ", smoothing_, ", expected 0 to 1"));
+    }
     return {{{}, inputs[0].dtype}};
   }
 
@@ -47,8 +51,9 @@ class CrossEntropy : public Op {
     const View& labels = io.input(1);
     check_labels(name(), labels, logits.shape.c(), ignored_);
     run_kernels(name(), io.device(), logits.dtype, [&]<class T>(T) {
-      PALIMPSEST_RUN(io.device(), cross_entropy_forward<T>(logits.shape.pixels(), logits.shape.c(), logits.as<T>(),
-                                                           labels.as<std::int32_t>(), ignored_, io.output().as<T>()));
+      PALIMPSEST_RUN(io.device(),
+                     cross_entropy_forward<T>(logits.shape.pixels(), logits.shape.c(), logits.as<T>(),
+                                              labels.as<std::int32_t>(), ignored_, smoothing_, io.output().as<T>()));
     });
   }
 
@@ -60,15 +65,16 @@ class CrossEntropy : public Op {
     const bool ignores = ignored_ != kernels::nothing_ignored;
     const Buffer counted = ignores ? io.workspace(sizeof(std::int64_t)) : Buffer();
     run_kernels(name(), io.device(), logits.dtype, [&]<class T>(T) {
-      PALIMPSEST_RUN(io.device(),
-                     cross_entropy_backward<T>(logits.shape.pixels(), logits.shape.c(), logits.as<T>(),
-                                               labels.as<std::int32_t>(), ignored_, dloss.as<T>(), target.view.as<T>(),
-                                               target.accumulate, ignores ? counted.as<std::int64_t>() : nullptr));
+      PALIMPSEST_RUN(io.device(), cross_entropy_backward<T>(logits.shape.pixels(), logits.shape.c(), logits.as<T>(),
+                                                            labels.as<std::int32_t>(), ignored_, smoothing_,
+                                                            dloss.as<T>(), target.view.as<T>(), target.accumulate,
+                                                            ignores ? counted.as<std::int64_t>() : nullptr));
     });
   }
 
  private:
   std::int64_t ignored_;
+  double smoothing_;
 };
 
 }  // namespace

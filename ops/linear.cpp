@@ -23,11 +23,12 @@ void multiply(Device device, std::int64_t m, std::int64_t n, std::int64_t k, Mat
 
 class MatrixProduct : public Op {
  public:
-  explicit MatrixProduct(Precision precision) : precision_(precision) {}
+  MatrixProduct(Precision precision, bool trains_weight) : precision_(precision), trains_weight_(trains_weight) {}
 
   std::string_view name() const override { return "linear"; }
   Cost cost() const override { return Cost::Heavy; }
-  Needs needs() const override { return {.inputs = bits(0, 1)}; }
+  /// x is read for the weight's gradient alone, and nobody wants that of one that is frozen.
+  Needs needs() const override { return {.inputs = trains_weight_ ? bits(0, 1) : bits(1)}; }
 
   std::vector<TensorSpec> infer(std::span<const TensorSpec> inputs) const override {
     check_same_float(name(), inputs);
@@ -60,11 +61,11 @@ class MatrixProduct : public Op {
   }
 
   void backward(BackwardContext& io) override {
-    const View x = io.input(0);
     const View weight = io.input(1);
     const View dy = io.grad_output();
     const Buffer workspace = io.workspace(gemm_workspace(kernel_device(io.device())));
     if (io.wants(1)) {
+      const View x = io.input(0);
       const GradientTarget dw = io.grad_input(1);
       run_kernels(name(), io.device(), x.dtype, [&]<class T>(T) {
         multiply<T>(io.device(), weight.shape[0], x.shape[1], x.shape[0], {dy.as<T>(), weight.shape[0], true},
@@ -72,7 +73,7 @@ class MatrixProduct : public Op {
       });
     }
     if (!io.wants(0)) return;
-    io.done_with_input(0);
+    if (trains_weight_) io.done_with_input(0);
     const GradientTarget dx = io.grad_input(0);
     run_kernels(name(), io.device(), dy.dtype, [&]<class T>(T) {
       multiply<T>(io.device(), dy.shape[0], dx.view.shape[1], weight.shape[0], {dy.as<T>(), weight.shape[0]},
@@ -86,12 +87,14 @@ class MatrixProduct : public Op {
   }
 
   Precision precision_;
+  bool trains_weight_;
 };
 
 }  // namespace
 
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const ProductOptions& products) {
-  return add_bias(apply_single(std::make_unique<MatrixProduct>(products.precision), {x, weight}), bias);
+  const bool trains_weight = weight && weight.requires_grad_on();
+  return add_bias(apply_single(std::make_unique<MatrixProduct>(products.precision, trains_weight), {x, weight}), bias);
 }
 
 }  // namespace palimpsest::ops

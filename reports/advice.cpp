@@ -83,7 +83,7 @@ std::string thrift_advice(const train::Task& task, const train::Options& options
 std::string evaluation_advice(const train::Task& task, const train::Options& options, std::size_t limit) {
   const auto bytes_with = [&](std::int64_t batch) {
     train::Options other = options;
-    other.batch_size = batch;
+    other.batch_size = batch * options.accumulate;
     return train::rehearse_evaluation(task, other);
   };
   const std::int64_t given = train::evaluation_batch_size(task, options);
@@ -94,7 +94,8 @@ std::string evaluation_advice(const train::Task& task, const train::Options& opt
   std::string text = concat_text("; by the forecast an evaluation with batches of ", given, " needs ",
                                  format_mebibytes(needed), " under every policy; try ");
   if (batch > 0) {
-    text += concat_text(options.names.batch_size, " ", batch, " (", format_mebibytes(bytes_with(batch)), ") or ");
+    text += concat_text(options.names.batch_size, " ", batch * options.accumulate, " (",
+                        format_mebibytes(bytes_with(batch)), ") or ");
   }
   return text + options.names.no_evaluation;
 }

@@ -120,7 +120,7 @@ class Table {
     search.known_fit = possible;
     search.known = {{search.start, least}};
     search.most_calls = most_plans;
-    return find_largest(search);
+    return largest_batch(search);
   }
 
   std::optional<LargestFit> planned_depth(std::size_t budget, std::size_t least) const {
@@ -156,7 +156,7 @@ class Table {
 
   PlanRow with_limits(PlanRow row, const MemoryChoice& choice) const {
     if (budget_ == 0) return row;
-    row.largest_batch = find_largest(
+    row.largest_batch = largest_batch(
         batches(budget_, [&](const Options& options) { return train::rehearse_bytes(task_, options, choice); }));
     if (!plan_.depths) return row;
     const auto bytes = [&](const Task& task) -> std::optional<std::size_t> {
@@ -170,17 +170,24 @@ class Table {
     return row;
   }
 
+  /// Among the batches that a step adds up, of which there are as many as in the run.
   FitSearch batches(std::size_t budget, std::function<std::size_t(const Options&)> bytes) const {
     Options most = options_;
-    most.batch_size = most_batch;
+    most.batch_size = std::max<std::int64_t>(1, most_batch / options_.accumulate) * options_.accumulate;
     return {.budget = budget,
-            .start = run_length(task_, options_).batch_size,
-            .most = run_length(task_, most).batch_size,
+            .start = run_length(task_, options_).micro_batch,
+            .most = run_length(task_, most).micro_batch,
             .bytes = [this, bytes = std::move(bytes)](std::int64_t batch) {
               Options other = options_;
-              other.batch_size = batch;
+              other.batch_size = batch * options_.accumulate;
               return std::optional(bytes(other));
             }};
+  }
+
+  std::optional<LargestFit> largest_batch(const FitSearch& search) const {
+    std::optional<LargestFit> found = find_largest(search);
+    if (found) found->number *= options_.accumulate;
+    return found;
   }
 
   std::int64_t number_of(std::int64_t depth) const { return (depth - plan_.depths->first) / plan_.depths->step + 1; }
@@ -232,7 +239,7 @@ std::string number_or_dash(const std::optional<LargestFit>& fit) {
   return concat_text(fit->exact ? "" : ">= ", fit->number);
 }
 
-std::vector<std::string> cells(const PlanRow& row, const PlanRow& base, bool limits) {
+std::vector<std::string> cells(const PlanRow& row, const PlanRow& base, const PlanOptions& plan) {
   const auto tag = [&](Tag which) { return row.forecast.by_tag[static_cast<std::size_t>(which)]; };
   const std::size_t shown = tag(Tag::Activation) + tag(Tag::Gradient) + tag(Tag::Arena) + tag(Tag::Workspace);
   std::vector<std::string> texts = {row.policy,
@@ -246,10 +253,8 @@ std::vector<std::string> cells(const PlanRow& row, const PlanRow& base, bool lim
                                     percent_more(row.forecast.work.operations, base.forecast.work.operations),
                                     percent_more(row.forecast.seconds, base.forecast.seconds),
                                     row.recipes.inexact == 0 ? "yes" : "no"};
-  if (limits) {
-    texts.push_back(number_or_dash(row.largest_batch));
-    texts.push_back(number_or_dash(row.largest_depth));
-  }
+  if (!plan.budget.empty()) texts.push_back(number_or_dash(row.largest_batch));
+  if (!plan.budget.empty() && plan.depths) texts.push_back(number_or_dash(row.largest_depth));
   return texts;
 }
 
@@ -302,7 +307,7 @@ class Printer {
   /// Nothing is printed before the first row is known: the options may be to blame for there being none.
   void row(const PlanRow& row) {
     if (!base_) begin(row);
-    print(cells(row, *base_, limits()));
+    print(cells(row, *base_, plan_));
     if (row.planned) plans_ += concat_text(row.policy, ": ", train::describe(row.recipes, options_.names), "\n");
     if (!row.note.empty()) plans_ += row.note + "\n";
     if (row.forecast.peak > base_->forecast.peak) above_ += (above_.empty() ? "" : ", ") + row.policy;
@@ -314,7 +319,8 @@ class Printer {
     if (!above_.empty()) out_ << "\nMore than store-all needs: " << above_ << ".\n";
     if (!plans_.empty()) out_ << '\n' << plans_;
     if (!limits()) return;
-    out_ << "\nLargest batch and depth: each alone, within " << plan_.budget << "; a budget's, within that budget.\n";
+    out_ << (plan_.depths ? "\nLargest batch and depth: each alone, within " : "\nLargest batch: within ")
+         << plan_.budget << "; a budget's, within that budget.\n";
   }
 
  private:
@@ -324,11 +330,13 @@ class Printer {
     std::vector<std::string> headings = {
         "policy", "peak",  "activation",          "gradient",       "arena", "workspace",
         "other",  "GFLOP", "more than store-all", "predicted time", "exact"};
-    if (limits()) headings.insert(headings.end(), {"largest batch", "largest depth"});
+    if (limits()) headings.emplace_back("largest batch");
+    if (limits() && plan_.depths) headings.emplace_back("largest depth");
     for (const std::string& heading : headings) widths_.push_back(std::max<std::size_t>(heading.size(), 7));
     widths_[0] = std::max(widths_[0], width_of_names(options_, plan_));
-    out_ << task_.name << " on " << task_.training.name << ", batches of " << run_length(task_, options_).batch_size
-         << ", " << options_.device << ": a training step, in MiB at its peak\n\n";
+    out_ << task_.name << " on " << task_.training.name << ", batches of " << run_length(task_, options_).batch_size;
+    if (options_.accumulate > 1) out_ << " in parts of " << run_length(task_, options_).micro_batch;
+    out_ << ", " << options_.device << ": a training step, in MiB at its peak\n\n";
     print(headings);
     base_ = first;
   }

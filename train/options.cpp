@@ -15,6 +15,11 @@ RunLength run_length(const Task& task, const Options& options) {
     throw ValueError(concat_text("a run of ", options.epochs, " epochs with batches of ", options.batch_size,
                                  ", expected at least one of each"));
   }
+  if (options.accumulate < 1 || options.batch_size % options.accumulate != 0) {
+    throw ValueError(concat_text(options.names.batch_size, " is ", options.batch_size, " and ",
+                                 options.names.accumulate, " ", options.accumulate,
+                                 ", expected a batch that this divides into equal ones"));
+  }
   if (options.evaluate_every < 1) {
     throw ValueError(concat_text("an evaluation every ", options.evaluate_every, " epochs, expected at least 1"));
   }
@@ -27,11 +32,12 @@ RunLength run_length(const Task& task, const Options& options) {
   }
   const std::int64_t all = options.epochs * per_epoch;
   const std::int64_t steps = options.max_steps > 0 ? std::min(all, options.max_steps) : all;
-  return {batch_size, per_epoch, (steps + per_epoch - 1) / per_epoch, steps};
+  const std::int64_t micro_batch = std::min(options.batch_size / options.accumulate, samples);
+  return {batch_size, per_epoch, (steps + per_epoch - 1) / per_epoch, steps, micro_batch};
 }
 
 std::int64_t evaluation_batch_size(const Task& task, const Options& options) {
-  return std::min(options.batch_size, task.evaluation.samples);
+  return std::min(options.batch_size / options.accumulate, task.evaluation.samples);
 }
 
 }  // namespace palimpsest::train

@@ -16,6 +16,9 @@ struct OptionNames {
   std::string program = "";  ///< begins the lines of warnings
   std::string memory = "memory ";
   std::string batch_size = "batch_size";
+  std::string accumulate = "accumulate";
+  std::string freeze = "frozen";
+  std::string freeze_statistics = "freeze_statistics";
   std::string learning_rate = "learning rate";
   std::string offload_dir = "offload_dir";
   std::string no_evaluation = "no evaluation";
@@ -49,6 +52,9 @@ struct Options {
   std::string offload_dir = "";  ///< where values go on the CPU; empty: the system's folder for temporary files
   Verify verify = Verify::Off;
   std::int64_t batch_size = 64;
+  /// Batches of batch_size / accumulate samples that one step adds up the gradients of, for their mean over all samples
+  /// of the step: no more than one of them takes memory at a time. A normalisation has the statistics of each alone.
+  std::int64_t accumulate = 1;
   std::int64_t epochs = 1;
   std::int64_t max_steps = 0;         ///< 0: no limit but the epochs
   std::int64_t evaluate_every = 1;    ///< epochs
@@ -61,23 +67,27 @@ struct Options {
   /// Folder of the run that this one goes on with, from its newest checkpoint, and that it is kept in unless
   /// `checkpoints` names another. If that names the same, a folder without a checkpoint begins a run.
   std::string resume = "";
-  std::vector<Setting> settings = {};  ///< must be the same then, beside batch_size, seed, products, data and schedule
+  std::vector<Setting> settings = {};  ///< must be the same then, beside what the numbers of any task depend on
   bool quiet = false;                  ///< no progress
   OptionNames names = {};
 };
 
 /// How long a run is.
 struct RunLength {
-  std::int64_t batch_size;  ///< of a whole batch: at most the number of samples
+  std::int64_t batch_size;  ///< of a whole step: at most the number of samples
   std::int64_t steps_per_epoch;
   std::int64_t epochs;  ///< begun ones
   std::int64_t steps;
+  std::int64_t micro_batch = 1;  ///< samples of one of the batches of a step (Options::accumulate)
+
+  /// The batches of a step with so many samples.
+  std::int64_t parts_of(std::int64_t samples) const { return (samples + micro_batch - 1) / micro_batch; }
 };
 
-/// Throws ValueError for a task without training data or `batch`, and for numbers of samples, epochs and
-/// steps that make no run.
+/// Throws ValueError for a task without training data or `batch`, for numbers of samples, epochs and
+/// steps that make no run, and for a batch size that `accumulate` does not divide.
 RunLength run_length(const Task& task, const Options& options);
-/// Samples of a whole batch in an evaluation; 0 without one.
+/// Samples of a whole batch in an evaluation, which is no larger than one of a step's; 0 without one.
 std::int64_t evaluation_batch_size(const Task& task, const Options& options);
 
 }  // namespace palimpsest::train

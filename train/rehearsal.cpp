@@ -28,10 +28,10 @@ Rehearsal::Rehearsal(Task task, const Options& options)
     : task_(std::move(task)),
       meta_(meta_of(options.device)),
       verify_(options.verify),
-      batch_size_(run_length(task_, options).batch_size),
+      length_(run_length(task_, options)),
       evaluation_batch_size_(evaluation_batch_size(task_, options)),
       training_(task_, nn::Init(options.seed, meta_, Dtype::Float32, options.products)),
-      reserved_(reserved(task_.training, batch_size_)) {}
+      reserved_(reserved(task_.training, length_.micro_batch)) {}
 
 std::vector<Buffer> Rehearsal::reserved(const Data& data, std::int64_t batch_size) const {
   return data.reserve ? data.reserve(batch_size, meta_) : std::vector<Buffer>();
@@ -47,7 +47,15 @@ std::vector<Tensor> Rehearsal::batch_of(std::int64_t samples) const {
 
 void Rehearsal::step() {
   std::vector<std::string> idle;
-  say_where([&] { training_.step(batch_of(batch_size_), [&](const Tensor& loss) { idle = idle_policies(loss); }); });
+  std::int64_t samples = 0;
+  const auto next = [&] {
+    const std::int64_t count = std::min(length_.micro_batch, length_.batch_size - samples);
+    samples += count;
+    return Part{batch_of(count), static_cast<double>(count) / static_cast<double>(length_.batch_size)};
+  };
+  say_where([&] {
+    training_.step(length_.parts_of(length_.batch_size), next, [&](const Tensor& loss) { idle = idle_policies(loss); });
+  });
   const auto has_acted = [&](const std::string& one) { return std::find(idle.begin(), idle.end(), one) == idle.end(); };
   if (idle_) {
     std::erase_if(*idle_, has_acted);

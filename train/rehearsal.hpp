@@ -43,7 +43,7 @@ class Rehearsal {
   Task task_;
   Device meta_;
   VerifyScope verify_;
-  std::int64_t batch_size_;
+  RunLength length_;
   std::int64_t evaluation_batch_size_;
   Training training_;
   std::vector<Buffer> reserved_;

@@ -75,9 +75,15 @@ struct Task {
   std::function<std::unique_ptr<nn::Module>(nn::Init init)> make_model = nullptr;
   /// The tensors of a batch of so many samples, e.g. images (N, C, H, W) float32 and labels (N) int32.
   std::function<std::vector<TensorSpec>(std::int64_t samples)> batch = nullptr;
-  /// The loss of a batch, a scalar. See with_model().
+  /// The loss of a batch, a scalar; a mean over the samples where Options::accumulate makes a step of several batches.
+  /// See with_model().
   std::function<Tensor(nn::Module& model, std::span<const Tensor> batch)> loss = nullptr;
+  /// Gets the parameters that are trained.
   std::function<std::unique_ptr<nn::Optimiser>(std::vector<nn::NamedTensor> parameters)> make_optimiser = nullptr;
+  /// Patterns of parameters that are not trained, and whether normalisations that have no others use their running
+  /// statistics and leave them alone: see nn::Module::freeze().
+  std::vector<std::string> frozen = {};
+  bool freeze_statistics = false;
   /// The treatment of gradients before the optimiser's step: clipping, and the check that they are numbers.
   nn::GradientOptions gradients = {};
   /// The learning rate over a run of so many steps; null: the optimiser's own throughout.

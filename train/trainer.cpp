@@ -16,7 +16,7 @@ namespace {
 
 std::unique_ptr<Batches> open_data(const Data& data, const Options& options) {
   if (!data.open) throw ValueError(concat_text("the data ", data.name, " cannot be opened: they have no `open`"));
-  return data.open(options.batch_size, options.device);
+  return data.open(options.batch_size / options.accumulate, options.device);
 }
 
 /// A batch that is not as the task describes it would make every forecast wrong.
@@ -42,9 +42,8 @@ Device trained_on(Device device) {
 }
 
 /// Data that end early would make a schedule, a forecast and a mean over the samples wrong.
-void check_served(const Data& data, std::int64_t samples, std::int64_t expected) {
-  if (samples == expected) return;
-  throw DataError(concat_text("the data ", data.name, " ended after ", samples, " samples, expected ", expected));
+[[noreturn]] void refuse_short(const Data& data, std::int64_t samples) {
+  throw DataError(concat_text("the data ", data.name, " ended after ", samples, " samples, expected ", data.samples));
 }
 
 bool is_same_folder(const std::string& folder, const std::string& other) {
@@ -104,6 +103,9 @@ std::vector<Setting> Trainer::settings() const {
                               {options_.names.seed, std::to_string(options_.seed)},
                               {options_.names.precision, precision_name(options_.products.precision)},
                               {"the number of steps in an epoch", std::to_string(length_.steps_per_epoch)}};
+  if (options_.accumulate > 1) all.push_back({options_.names.accumulate, std::to_string(options_.accumulate)});
+  if (!task_.frozen.empty()) all.push_back({options_.names.freeze, join(task_.frozen)});
+  if (task_.freeze_statistics) all.push_back({options_.names.freeze_statistics, "on"});
   all.insert(all.end(), options_.settings.begin(), options_.settings.end());
   return all;
 }
@@ -172,42 +174,54 @@ void Trainer::train_epoch(std::int64_t epoch, LimitScope& limit) {
   const std::int64_t first = steps_before(epoch);
   const std::int64_t last = steps_before(epoch + 1);
   if (steps_done() >= last) return;
-  batches_->start_epoch_at(epoch, steps_done() - first);
+  batches_->start_epoch_at(epoch, (steps_done() - first) * options_.accumulate);
   while (steps_done() < last && !interrupted()) {
-    if (!step(limit))
-      return check_served(task_.training, record_.samples(static_cast<std::size_t>(first)), task_.training.samples);
+    step(task_.training.samples - (steps_done() - first) * length_.batch_size, limit);
     progress_.step(epoch, record_, meter_.live(), meter_.peak().total);
     checkpoints_.after_step(state_, steps_done());
   }
 }
 
-/// False at the end of the epoch. Waiting for data counts as part of the step. On CUDA the host waits for the device
-/// once in a step, to read the loss: the rest of the device's work is measured in the next one.
-bool Trainer::step(LimitScope& limit) {
+/// `left`: samples of the epoch that no step has seen. Waiting for data counts as part of the step. On CUDA the host
+/// waits for the device once in a step, to read the loss: the rest of the device's work is measured in the next one.
+void Trainer::step(std::int64_t left, LimitScope& limit) {
   const std::int64_t index = steps_done();
+  const std::int64_t samples = std::min(length_.batch_size, left);
   const auto start = std::chrono::steady_clock::now();
   std::optional<memory::StepRecorder> recorder;
   if (index == watched_step_) recorder.emplace(options_.device);
-  {
-    const std::optional<Batch> batch = batches_->next();
-    if (!batch) return false;
-    check_batch(task_, *batch);
-    if (schedule_) training_.optimiser().set_learning_rate(schedule_->at(index));
-    const double loss = learn_in_budget(batch->tensors, limit, [&] {
-      if (recorder) recorder->restart();
-    });
-    const std::chrono::duration<double, std::milli> taken = std::chrono::steady_clock::now() - start;
-    record_.steps.push_back({.loss = loss,
-                             .milliseconds = taken.count(),
-                             .samples = batch->samples,
-                             .kept_streams = training_.kept_streams(),
-                             .learning_rate = training_.optimiser().learning_rate(),
-                             .peak = meter_.take_lap()});
-    tell_kept_streams();
-  }
+  if (schedule_) training_.optimiser().set_learning_rate(schedule_->at(index));
+  const double loss = learn_in_budget(samples, limit, [&] {
+    if (recorder) recorder->restart();
+  });
+  const std::chrono::duration<double, std::milli> taken = std::chrono::steady_clock::now() - start;
+  record_.steps.push_back({.loss = loss,
+                           .milliseconds = taken.count(),
+                           .samples = samples,
+                           .kept_streams = training_.kept_streams(),
+                           .learning_rate = training_.optimiser().learning_rate(),
+                           .peak = meter_.take_lap()});
+  tell_kept_streams();
   if (recorder) take_(recorder->take());
   if (stepped_) stepped_(record_.steps.back());
-  return true;
+}
+
+/// The next batch of a step of `samples` samples, of which `served` were in others.
+Part Trainer::next_part(std::int64_t samples, std::int64_t& served) {
+  std::optional<Batch> batch = batches_->next();
+  if (!batch) {
+    const std::int64_t epoch = steps_done() / length_.steps_per_epoch;
+    const std::int64_t before = record_.samples(static_cast<std::size_t>(steps_before(epoch)));
+    refuse_short(task_.training, before + served);
+  }
+  check_batch(task_, *batch);
+  const std::int64_t expected = std::min(length_.micro_batch, samples - served);
+  if (batch->samples != expected) {
+    throw DataError(concat_text("the data ", task_.training.name, " served a batch of ", batch->samples,
+                                " samples, expected ", expected));
+  }
+  served += batch->samples;
+  return {std::move(batch->tensors), static_cast<double>(batch->samples) / static_cast<double>(samples)};
 }
 
 /// Once: later steps are in the summary.
@@ -219,11 +233,11 @@ void Trainer::tell_kept_streams() {
 }
 
 /// A budget is planned without the streams that numbers will not let be solved for, and their bytes come on top of it.
-/// A step that had no room for them is undone; with room it is taken again.
-double Trainer::learn_in_budget(std::span<const Tensor> batch, LimitScope& limit, const std::function<void()>& again) {
+/// A step that had no room for them is undone; with room it is taken again, over the same batches.
+double Trainer::learn_in_budget(std::int64_t samples, LimitScope& limit, const std::function<void()>& again) {
   for (;;) {
     try {
-      return learn(batch, again);
+      return learn(samples, again);
     } catch (const KeptStreamsOutOfMemory& error) {
       if (budget_ == 0 || error.bytes() <= room_) throw;
       room_ = error.bytes();
@@ -233,14 +247,18 @@ double Trainer::learn_in_budget(std::span<const Tensor> batch, LimitScope& limit
                      " and are kept, for which the budget has no room: from here on ", format_mebibytes(room_),
                      " more may be in use"));
     again();
+    const std::int64_t epoch = steps_done() / length_.steps_per_epoch;
+    batches_->start_epoch_at(epoch, (steps_done() - steps_before(epoch)) * options_.accumulate);
   }
 }
 
-/// A step whose number is in the message of what goes wrong with its numbers.
-double Trainer::learn(std::span<const Tensor> batch, const std::function<void()>& again) {
+/// A step over so many samples, whose number is in the message of what goes wrong with its numbers. Returns the loss.
+double Trainer::learn(std::int64_t samples, const std::function<void()>& again) {
   const std::size_t number = record_.steps.size() + 1;
+  std::int64_t served = 0;
   try {
-    return training_.checked_step(batch, again);
+    return training_.checked_step(
+        length_.parts_of(samples), [&] { return next_part(samples, served); }, again);
   } catch (const NonFiniteError& error) {
     throw DivergedError(concat_text("step ", number, ": ", error.what(), "; try a smaller ",
                                     options_.names.learning_rate, " (it was ", training_.optimiser().learning_rate(),
@@ -296,7 +314,7 @@ std::optional<Score> Trainer::score(const TakeScores& take) {
     total.count += score.count;
     progress_.evaluating(seen += batch->samples);
   }
-  check_served(task_.evaluation, seen, task_.evaluation.samples);
+  if (seen != task_.evaluation.samples) refuse_short(task_.evaluation, seen);
   if (total.count == 0) throw ValueError(concat_text("the score of ", task_.name, " has counted nothing"));
   return total;
 }

@@ -122,12 +122,13 @@ class Trainer {
     return std::min(length_.steps, epoch * length_.steps_per_epoch);
   }
   void train_epoch(std::int64_t epoch, LimitScope& limit);
-  bool step(LimitScope& limit);
+  void step(std::int64_t left, LimitScope& limit);
+  Part next_part(std::int64_t samples, std::int64_t& served);
   std::int64_t steps_done() const { return static_cast<std::int64_t>(record_.steps.size()); }
   void tell_kept_streams();
   /// `again` is called before the step is taken once more.
-  double learn_in_budget(std::span<const Tensor> batch, LimitScope& limit, const std::function<void()>& again);
-  double learn(std::span<const Tensor> batch, const std::function<void()>& again);
+  double learn_in_budget(std::int64_t samples, LimitScope& limit, const std::function<void()>& again);
+  double learn(std::int64_t samples, const std::function<void()>& again);
   std::string kept_in();
   bool time_to_evaluate(std::int64_t epoch) const;
   std::optional<Score> score(const TakeScores& take);

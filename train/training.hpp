@@ -8,6 +8,12 @@
 
 namespace palimpsest::train {
 
+/// One of the batches that a step adds up the gradients of.
+struct Part {
+  std::vector<Tensor> batch;
+  double share = 1;  ///< of the step's samples
+};
+
 /// Gets the scores of the classes, (N, classes), and the labels, (N), of a batch that was evaluated.
 using TakeScores = std::function<void(const Tensor& scores, const Tensor& labels)>;
 
@@ -32,9 +38,20 @@ class Training {
   /// Throws NonFiniteError, naming the first parameter whose gradient is infinite or no number.
   Tensor step(std::span<const Tensor> batch, const std::function<void(const Tensor& loss)>& before_backward = nullptr,
               const std::function<void()>& again = nullptr);
-  /// A step whose loss is read. Throws NonFiniteError, too, if that is infinite or no number, unless
-  /// Task::gradients.check_finite is off.
-  double checked_step(std::span<const Tensor> batch, const std::function<void()>& again = nullptr);
+  /// The same over `parts` batches, which `part` hands out one after the other, with the gradients of the mean over all
+  /// samples: their shares add up to 1. No more than one of them is alive at a time. `again` is called for a step of one
+  /// part alone.
+  void step(std::int64_t parts, const std::function<Part()>& part,
+            const std::function<void(const Tensor& loss)>& before_backward = nullptr,
+            const std::function<void()>& again = nullptr);
+  /// A step whose loss, the mean over its samples, is read. Throws NonFiniteError, too, if that is infinite or no
+  /// number, unless Task::gradients.check_finite is off.
+  double checked_step(std::int64_t parts, const std::function<Part()>& part,
+                      const std::function<void()>& again = nullptr);
+  double checked_step(std::span<const Tensor> batch, const std::function<void()>& again = nullptr) {
+    return checked_step(
+        1, [&] { return Part{{batch.begin(), batch.end()}}; }, again);
+  }
   /// Streams of the last checked step that left the range in which they can be solved for, and were kept.
   std::size_t kept_streams() const { return kept_streams_; }
   /// The score of a batch in evaluation mode, without gradients; `take` sees the class_scores of a task that has them.
@@ -42,7 +59,12 @@ class Training {
   Score evaluate(std::span<const Tensor> batch, const TakeScores& take = nullptr);
 
  private:
-  Tensor try_step(std::span<const Tensor> batch, const std::function<void(const Tensor& loss)>& before_backward);
+  using BeforeBackward = std::function<void(const Tensor& loss)>;
+
+  Tensor differentiate(const Part& part, const nn::GradientGuard& guard, const BeforeBackward& before_backward,
+                       const std::function<void()>& again);
+  Tensor try_to_differentiate(const Part& part, const nn::GradientGuard& guard, const BeforeBackward& before_backward);
+  void clip() const;
 
   Task task_;
   Device device_;
@@ -51,7 +73,8 @@ class Training {
   std::unique_ptr<nn::Optimiser> optimiser_;
   std::size_t kept_streams_ = 0;
   nn::GradientGuard guard_;
-  bool checked_ = false;  // the first step looks for parts that are not registered
+  nn::GradientGuard part_guard_;  // of gradients that others will be added to: clips nothing
+  bool checked_ = false;          // the first step looks for parts that are not registered
 };
 
 }  // namespace palimpsest::train

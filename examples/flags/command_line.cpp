@@ -50,14 +50,6 @@ std::vector<std::string> strings(const Names& names) {
 
 std::string listed(const std::vector<std::string>& names) { return CLI::detail::join(names, ", "); }
 
-CLI::Validator one_of(std::vector<std::string> names) {
-  const auto check = [names](std::string& given) {
-    const bool known = std::find(names.begin(), names.end(), given) != names.end();
-    return known ? std::string() : "'" + given + "' is unknown, expected one of " + listed(names);
-  };
-  return CLI::Validator(check, "");
-}
-
 // CLI11's own conversion lets a negative number wrap round.
 template <class Integer>
 CLI::Validator whole_numbers_of(Integer low, Integer high, const std::string& word = "") {
@@ -115,6 +107,14 @@ std::string one_line(std::string text) {
 
 }  // namespace
 
+CLI::Validator one_of(std::vector<std::string> names) {
+  const auto check = [names = std::move(names)](std::string& given) {
+    const bool known = std::find(names.begin(), names.end(), given) != names.end();
+    return known ? std::string() : "'" + given + "' is unknown, expected one of " + listed(names);
+  };
+  return CLI::Validator(check, "");
+}
+
 CLI::Validator whole_numbers(std::int64_t low, std::int64_t high, const std::string& word) {
   return whole_numbers_of(low, high, word);
 }
@@ -167,6 +167,9 @@ void CommandLine::refuse_vain_flags() const {
     for (const char* const flag : {"--checkpoint-every", "--keep"}) {
       if (app_.count(flag) != 0) throw UsageError(concat_text(flag, " is for a run with --checkpoint or --resume"));
     }
+  }
+  if (options.freeze_norm && options.freeze.empty()) {
+    throw UsageError("--freeze-norm is for what --freeze names, and that is nothing");
   }
   if (options.weights.empty() && !options.weights_except.empty()) {
     throw UsageError("--except leaves tensors out of --weights, which is missing");
@@ -267,7 +270,16 @@ void CommandLine::add_training_flags() {
   const auto add = [this](const std::string& flag, auto& variable, const char* type, const std::string& description) {
     return app_.add_option(flag, variable, description)->type_name(type)->group("Training");
   };
+  const auto add_patterns = [&](const std::string& flag, auto& variable, const std::string& description) {
+    add(flag, variable, "PATTERN", description + "; may be given several times")
+        ->allow_extra_args(false)
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  };
   add("--batch-size", options.batch_size, "N", "images of a step")
+      ->check(whole_numbers(1, 65536))
+      ->capture_default_str();
+  add("--accumulate", options.accumulate, "N",
+      "divide the images of a step into N batches, of which one at a time takes memory, and add up their gradients")
       ->check(whole_numbers(1, 65536))
       ->capture_default_str();
   add("--epochs", options.epochs, "N", "passes over the training images")
@@ -278,21 +290,27 @@ void CommandLine::add_training_flags() {
   add("--lr", options.learning_rate, "RATE", "learning rate")->check(magnitudes())->capture_default_str();
   add("--momentum", options.momentum, "M", "momentum")->check(magnitudes())->capture_default_str();
   add("--weight-decay", options.weight_decay, "W", "weight decay")->check(magnitudes())->capture_default_str();
-  add("--schedule", options.schedule, "NAME", "step (a tenth after half of the run, again after 3/4), cosine, constant")
+  add("--schedule", options.schedule, "NAME", "step (a tenth " + step_schedule + "), cosine, constant")
       ->check(one_of({"step", "cosine", "constant"}))
       ->capture_default_str();
   add("--warmup", options.warmup, "STEPS", "let the learning rate rise over the first steps")
       ->check(whole_numbers(0, many))
       ->capture_default_str();
+  add("--label-smoothing", options.label_smoothing, "E",
+      "spread this part of the expected probability evenly over all classes")
+      ->check(magnitudes())
+      ->capture_default_str();
+  add_patterns("--freeze", options.freeze,
+               "do not train parameters of such names, as 'dense1.*'; they keep nothing for backward");
+  app_.add_flag("--freeze-norm", options.freeze_norm,
+                "normalisations without other parameters use their running statistics, and leave them as they are")
+      ->group("Training");
   add("--seed", options.seed, "N", "fixes weights, order, augmentation and dropout")
       ->check(whole_numbers_of<std::uint64_t>(0, UINT64_MAX))
       ->capture_default_str();
   add("--weights", options.weights, "FILE", "begin with the weights of this file (safetensors), all of which must fit")
       ->check(file_names());
-  add("--except", options.weights_except, "PATTERN",
-      "but for tensors of such names, as 'classifier.*'; may be given several times")
-      ->allow_extra_args(false)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  add_patterns("--except", options.weights_except, "but for tensors of such names, as 'classifier.*'");
 }
 
 void CommandLine::add_checkpoint_flags() {

@@ -37,6 +37,8 @@ class CommandLine {
   CommandLine(std::string name, std::string description);
 
   Options options;
+  /// When the learning rate falls, for --help.
+  std::string step_schedule = "after half of the run, again after 3/4";
 
   /// A flag of the model that takes a value; `variable` holds its default and gets what is given.
   template <class T>
@@ -48,6 +50,7 @@ class CommandLine {
 
   /// Reads the arguments. False if they asked for help, which is then printed. Throws UsageError.
   bool parse(int argc, const char* const* argv);
+  bool given(const std::string& flag) const { return app_.count(flag) != 0; }
   const std::string& name() const { return name_; }
 
  private:
@@ -65,6 +68,8 @@ class CommandLine {
   void add_output_flags();
 };
 
+/// Accepts these words.
+CLI::Validator one_of(std::vector<std::string> names);
 /// Accepts whole numbers from `low` to `high` and, if there is one, a word.
 CLI::Validator whole_numbers(std::int64_t low, std::int64_t high, const std::string& word = "");
 /// Accepts finite numbers of at least 0.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <csignal>
 #include <iostream>
 
@@ -36,26 +37,33 @@ std::unique_ptr<nn::Optimiser> make_sgd(std::vector<nn::NamedTensor> parameters,
 }
 
 /// The learning rate over a run of `steps` steps, before the warm-up.
-nn::Schedule schedule_of(const Options& options, std::int64_t steps) {
+nn::Schedule schedule_of(const Options& options, const TrainingDefaults& defaults, std::int64_t steps) {
   if (options.schedule == "constant") return nn::Schedule::constant(options.learning_rate);
   if (options.schedule == "cosine") return nn::Schedule::cosine(options.learning_rate, steps);
   if (options.schedule == "step") {
-    return nn::Schedule::step(options.learning_rate,
-                              {std::max<std::int64_t>(1, steps / 2), std::max<std::int64_t>(1, steps * 3 / 4)});
+    std::vector<std::int64_t> milestones;
+    for (const double part : defaults.milestones) {
+      const auto step = static_cast<std::int64_t>(std::floor(static_cast<double>(steps) * part + 1e-6));
+      milestones.push_back(std::max<std::int64_t>(1, step));
+    }
+    return nn::Schedule::step(options.learning_rate, std::move(milestones));
   }
   throw ValueError(concat_text("unknown schedule '", options.schedule, "', expected step, cosine or constant"));
 }
 
 /// The shared flags that a run's numbers depend on; see Example::run_options_of() for a model's.
 std::vector<train::Setting> settings(const Options& options) {
-  return {{"--data", options.data},
-          {"--augment", options.augment ? "on" : "off"},
-          {"--train-limit", std::to_string(options.train_limit)},
-          {"--lr", number_text(options.learning_rate)},
-          {"--momentum", number_text(options.momentum)},
-          {"--weight-decay", number_text(options.weight_decay)},
-          {"--schedule", options.schedule},
-          {"--warmup", std::to_string(options.warmup)}};
+  std::vector<train::Setting> all = {{"--data", options.data},
+                                     {"--augment", options.augment ? "on" : "off"},
+                                     {"--train-limit", std::to_string(options.train_limit)},
+                                     {"--lr", number_text(options.learning_rate)},
+                                     {"--momentum", number_text(options.momentum)},
+                                     {"--weight-decay", number_text(options.weight_decay)},
+                                     {"--schedule", options.schedule},
+                                     {"--warmup", std::to_string(options.warmup)}};
+  // Runs from before there was this flag go on.
+  if (options.label_smoothing != 0) all.push_back({"--label-smoothing", number_text(options.label_smoothing)});
+  return all;
 }
 
 }  // namespace
@@ -69,20 +77,25 @@ Device choose_device(const std::string& name) {
 
 train::Task image_task(std::string model, const MakeModel& make_model, std::int64_t depth, const Options& options,
                        const TrainingDefaults& defaults, const ImageData& data) {
-  const DataFacts& facts = data_facts(options.data);
+  const DataFacts facts = data_facts(options);
   using Batch = std::span<const Tensor>;
-  return {.name = std::move(model),
-          .make_model = [=](nn::Init init) { return make_model(facts, depth, std::move(init)); },
-          .batch = train::image_batch(facts.channels, image_size, image_size),
-          .loss = train::with_model<nn::Classifier>(
-              [](nn::Classifier& model, Batch batch) { return ops::cross_entropy(model(batch[0]), batch[1]); }),
-          .make_optimiser = [=](auto parameters) { return make_sgd(std::move(parameters), options, defaults); },
-          .schedule = [=](std::int64_t steps) { return schedule_of(options, steps).with_warmup(options.warmup); },
-          .training = data.training,
-          .evaluation = data.evaluation,
-          .class_scores =
-              train::with_model<nn::Classifier>([](nn::Classifier& model, Batch batch) { return model(batch[0]); }),
-          .unit = "images"};
+  return {
+      .name = std::move(model),
+      .make_model = [=](nn::Init init) { return make_model(facts, depth, std::move(init)); },
+      .batch = train::image_batch(facts.channels, options.image_size, options.image_size),
+      .loss =
+          train::with_model<nn::Classifier>([smoothing = options.label_smoothing](nn::Classifier& model, Batch batch) {
+            return ops::cross_entropy(model(batch[0]), batch[1], {.label_smoothing = smoothing});
+          }),
+      .make_optimiser = [=](auto parameters) { return make_sgd(std::move(parameters), options, defaults); },
+      .frozen = options.freeze,
+      .freeze_statistics = options.freeze_norm,
+      .schedule = [=](std::int64_t steps) { return schedule_of(options, defaults, steps).with_warmup(options.warmup); },
+      .training = data.training,
+      .evaluation = data.evaluation,
+      .class_scores =
+          train::with_model<nn::Classifier>([](nn::Classifier& model, Batch batch) { return model(batch[0]); }),
+      .unit = "images"};
 }
 
 train::Options run_options(const Options& options, Device device) {
@@ -92,6 +105,7 @@ train::Options run_options(const Options& options, Device device) {
           .offload_dir = options.offload_dir,
           .verify = parse_verify(options.verify),
           .batch_size = options.batch_size,
+          .accumulate = options.accumulate,
           .epochs = options.epochs,
           .max_steps = options.max_steps,
           .evaluate_every = options.evaluate_every,
@@ -105,6 +119,9 @@ train::Options run_options(const Options& options, Device device) {
           .quiet = options.quiet,
           .names = {.memory = "--memory ",
                     .batch_size = "--batch-size",
+                    .accumulate = "--accumulate",
+                    .freeze = "--freeze",
+                    .freeze_statistics = "--freeze-norm",
                     .learning_rate = "--lr",
                     .offload_dir = "--offload-dir",
                     .no_evaluation = "--no-eval",
@@ -129,6 +146,7 @@ int Example::run(int argc, const char* const* argv) {
   std::signal(SIGXFSZ, SIG_IGN);
   try {
     if (!command_line_.parse(argc, argv)) return Done;
+    blame_flags(when_parsed);
     const Device device = choose_device(options().device);
     if (options().plan) return plan(device);
     return options().evaluate_alone ? evaluate(device) : train(device);
@@ -226,6 +244,10 @@ std::vector<reports::Field> Example::fields() const {
                                         {"schedule", given.schedule},
                                         {"augment", given.augment}};
   if (!given.weights.empty()) fields.push_back({"weights", given.weights});
+  if (given.accumulate > 1) fields.push_back({"accumulate", given.accumulate});
+  if (given.label_smoothing > 0) fields.push_back({"label_smoothing", given.label_smoothing});
+  if (!given.freeze.empty()) fields.push_back({"freeze", join(given.freeze)});
+  if (given.freeze_norm) fields.push_back({"freeze_norm", true});
   for (const auto& [name, value] : reported_) fields.push_back({name, value()});
   return fields;
 }

@@ -33,8 +33,17 @@ class Example {
  public:
   Example(std::string name, std::string description) : command_line_(std::move(name), std::move(description)) {}
 
+  /// When the step schedule lets the learning rate fall, for --help.
+  void set_step_schedule(std::string when) { command_line_.step_schedule = std::move(when); }
+
   /// Defaults of the shared flags, and what they were set to once run() has read them.
   Options& options() { return command_line_.options; }
+
+  /// Called when the flags have been read, before anything else is: sets what follows from them. A ValueError of it
+  /// blames the flags.
+  std::function<void()> when_parsed = [] {};
+  /// True if a flag was on the command line; its variable may still have its default.
+  bool given(const std::string& flag) const { return command_line_.given(flag); }
 
   /// Called when the flags have been read.
   std::function<std::string()> model_name;

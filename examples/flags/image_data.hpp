@@ -8,9 +8,6 @@
 
 namespace palimpsest::flags {
 
-/// Height and width of the models' input; smaller images are padded with zeros.
-inline constexpr std::int64_t image_size = 32;
-
 /// Facts about a data set that are known before its files are opened.
 struct DataFacts {
   std::string_view name;
@@ -21,8 +18,9 @@ struct DataFacts {
   std::int64_t stored_size;  ///< height and width
 };
 
+/// Facts about the data set that the flags name: synthetic images have the size and the classes that they ask for.
 /// Throws ValueError for a name that datasets::open does not know.
-const DataFacts& data_facts(std::string_view name);
+DataFacts data_facts(const Options& options);
 
 /// Training and evaluation data that the flags describe.
 struct ImageData {

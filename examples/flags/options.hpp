@@ -26,8 +26,11 @@ struct Options {
   bool augment = true;
   std::int64_t train_limit = 0;  ///< use only the first images; 0: all
   std::int64_t test_limit = 0;
+  std::int64_t image_size = 32;  ///< height and width of the models' input; smaller images are padded with zeros
+  std::int64_t classes = 10;     ///< of synthetic images
 
   std::int64_t batch_size = 64;
+  std::int64_t accumulate = 1;  ///< batches that a step's is divided into
   std::int64_t epochs = 300;
   std::int64_t max_steps = 0;  ///< 0: no limit but the epochs
   double learning_rate = 0.1;
@@ -35,6 +38,9 @@ struct Options {
   double weight_decay = 1e-4;
   std::string schedule = "step";
   std::int64_t warmup = 0;  ///< steps
+  double label_smoothing = 0;
+  std::vector<std::string> freeze;  ///< patterns of parameters that are not trained
+  bool freeze_norm = false;         ///< nor are the running statistics of their normalisations updated
   std::uint64_t seed = 0;
   int threads = thread_count();
 
@@ -55,8 +61,9 @@ struct Options {
 struct TrainingDefaults {
   bool nesterov = false;
   bool decay_norm_and_bias = true;
-  std::int64_t crop_padding = 4;     ///< zeros on every side before a random crop
-  bool subtract_mean_image = false;  ///< instead of normalising every channel
+  std::int64_t crop_padding = 4;                 ///< zeros on every side before a random crop
+  bool subtract_mean_image = false;              ///< instead of normalising every channel
+  std::vector<double> milestones = {0.5, 0.75};  ///< parts of a run after which the step schedule divides by 10
 };
 
 }  // namespace palimpsest::flags

@@ -25,6 +25,18 @@ __device__ double exponential_sum(Index classes, const T* logits, double largest
   return sum;
 }
 
+/// sum(expected * (largest - logits)): what a row's loss is above the logarithm of its sum. Without smoothing other
+/// logits than the label's do not count, however large they are.
+template <class T>
+__device__ double expected_distance(Index classes, const T* logits, double largest, std::int32_t label,
+                                    double smoothing) {
+  const double of_label = largest - static_cast<double>(logits[label]);
+  if (smoothing == 0) return of_label;
+  double sum = 0;
+  for (Index c = 0; c < classes; ++c) sum += largest - static_cast<double>(logits[c]);
+  return (1 - smoothing) * of_label + smoothing * (sum / static_cast<double>(classes));
+}
+
 __global__ void count_kernel(Index n, const std::int32_t* labels, Index ignored, std::int64_t* counted) {
   Index count = 0;
   for (Index row = threadIdx.x; row < n; row += threads) count += labels[row] != ignored;
@@ -34,7 +46,7 @@ __global__ void count_kernel(Index n, const std::int32_t* labels, Index ignored,
 
 template <class T>
 __global__ void forward_kernel(Index n, Index classes, const T* logits, const std::int32_t* labels, Index ignored,
-                               T* loss, Fault* fault, const char* op) {
+                               double smoothing, T* loss, Fault* fault, const char* op) {
   double sum = 0;
   Index count = 0;
   for (Index row = threadIdx.x; row < n; row += threads) {
@@ -48,7 +60,7 @@ __global__ void forward_kernel(Index n, Index classes, const T* logits, const st
       continue;
     }
     const double largest = largest_of(classes, x);
-    sum += log(exponential_sum(classes, x, largest)) + (largest - static_cast<double>(x[label]));
+    sum += log(exponential_sum(classes, x, largest)) + expected_distance(classes, x, largest, label, smoothing);
   }
   const double total = add_over_block(sum);
   const Index counted = add_over_block(count);
@@ -57,7 +69,9 @@ __global__ void forward_kernel(Index n, Index classes, const T* logits, const st
 
 template <class T>
 __global__ void backward_kernel(Index n, Index classes, const T* logits, const std::int32_t* labels, Index ignored,
-                                const T* upstream, T* dlogits, bool accumulate, const std::int64_t* counted) {
+                                double smoothing, const T* upstream, T* dlogits, bool accumulate,
+                                const std::int64_t* counted) {
+  const double elsewhere = smoothing / static_cast<double>(classes);
   const Index rows = counted == nullptr ? n : larger(1, *counted);
   const double share = static_cast<double>(*upstream) / static_cast<double>(rows);
   for (Index row = first_item(); row < n; row += item_step()) {
@@ -67,7 +81,8 @@ __global__ void backward_kernel(Index n, Index classes, const T* logits, const s
     const double sum = exponential_sum(classes, x, largest);
     for (Index c = 0; c < classes; ++c) {
       const double softmax = exp(static_cast<double>(x[c]) - largest) / sum;
-      const T own = static_cast<T>((softmax - (c == labels[row] ? 1 : 0)) * share);
+      const double expected = c == labels[row] ? 1 - smoothing + elsewhere : elsewhere;
+      const T own = static_cast<T>((softmax - expected) * share);
       const T gradient = labels[row] == ignored ? T{0} : own;
       dx[c] = accumulate ? dx[c] + gradient : gradient;
     }
@@ -103,18 +118,18 @@ constexpr Geometry one_block() { return {dim3(1), dim3(threads)}; }
 
 template <class T>
 void cross_entropy_forward(std::int64_t n, std::int64_t classes, const T* logits, const std::int32_t* labels,
-                           std::int64_t ignored, T* loss) {
-  PALIMPSEST_LAUNCH(one_block(), forward_kernel<T>, n, classes, logits, labels, ignored, loss, fault(),
+                           std::int64_t ignored, double smoothing, T* loss) {
+  PALIMPSEST_LAUNCH(one_block(), forward_kernel<T>, n, classes, logits, labels, ignored, smoothing, loss, fault(),
                     "cross_entropy");
 }
 
 template <class T>
 void cross_entropy_backward(std::int64_t n, std::int64_t classes, const T* logits, const std::int32_t* labels,
-                            std::int64_t ignored, const T* upstream, T* dlogits, bool accumulate,
+                            std::int64_t ignored, double smoothing, const T* upstream, T* dlogits, bool accumulate,
                             std::int64_t* counted) {
   if (counted != nullptr) PALIMPSEST_LAUNCH(one_block(), count_kernel, n, labels, ignored, counted);
   PALIMPSEST_LAUNCH(geometry(gpu_geometry::linear(n)), backward_kernel<T>, n, classes, logits, labels, ignored,
-                    upstream, dlogits, accumulate, counted);
+                    smoothing, upstream, dlogits, accumulate, counted);
 }
 
 template <class T>

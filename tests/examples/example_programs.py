@@ -1,7 +1,7 @@
 """The example programs as their tests run them, on synthetic data.
 
-Arguments of the program that imports this: the paths of cifar_densenet, cifar_revnet, tour, calibrate_rates and
-palimpsest_inspect.
+Arguments of the program that imports this: the paths of cifar_densenet, cifar_revnet, tour, calibrate_rates,
+palimpsest_inspect and imagenet.
 """
 
 import itertools
@@ -13,12 +13,13 @@ import sys
 
 from program_checks import TAGS, Skip, run
 
-DENSENET, REVNET, TOUR, CALIBRATE, INSPECT = sys.argv[1:6]
+DENSENET, REVNET, TOUR, CALIBRATE, INSPECT, IMAGENET = sys.argv[1:7]
 SMALL = ["--device", "cpu", "--data", "synthetic", "--batch-size", "4", "--train-limit", "16", "--test-limit", "8", "--threads", "2"]
 SMALL_DENSENET = [DENSENET, "--depth", "10", "--growth", "4", *SMALL]
 # Nothing is to be found out from what data there are.
 ANY_DENSENET = [DENSENET, "--data", "synthetic"]
 ANY_REVNET = [REVNET, "--data", "synthetic"]
+SMALL_IMAGENET = [IMAGENET, *SMALL, "--image-size", "32", "--classes", "7"]
 SMALL_REVNET = [REVNET, "--depth", "14", "--grid", "16", *SMALL]
 
 

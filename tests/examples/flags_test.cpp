@@ -115,6 +115,26 @@ TEST(ExpectedData, IsWhatTheLimitsLeave) {
   EXPECT_THROW(expected_data(options, {}), ValueError);
 }
 
+TEST(ExpectedData, SyntheticImagesHaveTheSizeThatIsAskedFor) {
+  Options options;
+  options.data = "synthetic";
+  options.image_size = 40;
+  options.classes = 7;
+  EXPECT_EQ(data_facts(options).stored_size, 40);
+  EXPECT_EQ(data_facts(options).classes, 7);
+  options.train_limit = 5;
+  options.test_limit = 3;
+  const ImageData data = load_data(options, {});
+  EXPECT_EQ(data.training.samples, 5);
+  EXPECT_EQ(data.evaluation.samples, 3);
+  const std::unique_ptr<train::Batches> batches = data.training.open(5, Device::Cpu);
+  batches->start_epoch(0);
+  EXPECT_EQ(batches->next()->tensors[0].shape(), (Shape{5, 3, 40, 40}));
+  options.data = "cifar10";
+  options.image_size = 31;
+  EXPECT_THROW(data_facts(options), ValueError) << "images are not cut";
+}
+
 /// The schedule of the task that the flags describe.
 nn::Schedule schedule(const Options& options, std::int64_t steps) {
   return image_task("", nullptr, 0, options, {}, {}).schedule(steps);

@@ -63,7 +63,9 @@ TYPED_TEST(KernelsTest, CrossEntropy) {
   for (const auto& [n, classes] :
        {std::pair<std::int64_t, std::int64_t>{1, 1}, {1, 10}, {37, 10}, {3, 1000}, {1031, 3}}) {
     const std::int64_t rows = n, width = classes;
-    for (const double range : {1.0, 500.0}) {  // exp(500) is infinite in float
+    for (const auto& [range, smoothed] :  // exp(500) is infinite in float
+         {std::pair{1.0, 0.0}, std::pair{500.0, 0.0}, std::pair{3.0, 0.1}, std::pair{500.0, 1.0}}) {
+      const double smoothing = smoothed;
       const std::vector<T> logits = random_values<T>(n * classes, 1, -range, range);
       std::vector<std::int32_t> labels;
       for (std::int64_t row = 0; row < n; ++row) labels.push_back(static_cast<std::int32_t>(row * 7 % classes));
@@ -72,20 +74,25 @@ TYPED_TEST(KernelsTest, CrossEntropy) {
       std::vector<double> gradient(logits.size());
       for (std::int64_t row = 0; row < n; ++row) {
         const T* x = logits.data() + row * classes;
+        const auto expected = [&](std::int64_t c) {
+          return (c == labels[at(row)] ? 1 - smoothed : 0) + smoothed / static_cast<double>(width);
+        };
         const double largest = *std::max_element(x, x + classes);
         double sum = 0;
         for (std::int64_t c = 0; c < classes; ++c) sum += std::exp(x[c] - largest);
-        loss += (std::log(sum) + largest - x[labels[at(row)]]) / static_cast<double>(n);
+        for (std::int64_t c = 0; c < classes; ++c) {
+          loss += expected(c) * (std::log(sum) + largest - x[c]) / static_cast<double>(n);
+        }
         correct += std::max_element(x, x + classes) - x == labels[at(row)] ? 1 : 0;
         for (std::int64_t c = 0; c < classes; ++c) {
           const double softmax = std::exp(x[c] - largest) / sum;
-          gradient[at(row * classes + c)] = 1.5 * (softmax - (c == labels[at(row)] ? 1 : 0)) / static_cast<double>(n);
+          gradient[at(row * classes + c)] = 1.5 * (softmax - expected(c)) / static_cast<double>(n);
         }
       }
       expect_on_every_isa<T>({loss}, rounding<T>, [&](Isa isa) {
         std::vector<T> result(1);
-        CALL_ON(isa,
-                cross_entropy_forward<T>(rows, width, logits.data(), labels.data(), nothing_ignored, result.data()));
+        CALL_ON(isa, cross_entropy_forward<T>(rows, width, logits.data(), labels.data(), nothing_ignored, smoothing,
+                                              result.data()));
         std::int64_t counted = -1;
         CALL_ON(isa, argmax_correct<T>(rows, width, logits.data(), labels.data(), nothing_ignored, &counted));
         EXPECT_EQ(counted, correct);
@@ -93,8 +100,8 @@ TYPED_TEST(KernelsTest, CrossEntropy) {
       });
       expect_backward<T>(gradient, rounding<T>, [&](Isa isa, T* result, bool accumulate) {
         const T upstream = T{1.5};
-        CALL_ON(isa, cross_entropy_backward<T>(rows, width, logits.data(), labels.data(), nothing_ignored, &upstream,
-                                               result, accumulate, nullptr));
+        CALL_ON(isa, cross_entropy_backward<T>(rows, width, logits.data(), labels.data(), nothing_ignored, smoothing,
+                                               &upstream, result, accumulate, nullptr));
       });
     }
   }

@@ -127,24 +127,29 @@ void add_batch_norm_cases(std::vector<OpCase>& cases) {
 // Cross entropy.
 
 /// The loss of one pixel, or row, from its logits.
-double naive_pixel_loss(const std::vector<double>& logits, std::size_t label) {
+double naive_pixel_loss(const std::vector<double>& logits, std::size_t label, double smoothing) {
   const double largest = *std::max_element(logits.begin(), logits.end());
   double exponentials = 0;
   for (const double logit : logits) exponentials += std::exp(logit - largest);
-  return std::log(exponentials) + largest - logits[label];
+  double loss = 0;
+  for (std::size_t c = 0; c < logits.size(); ++c) {
+    const double expected = (c == label ? 1 - smoothing : 0) + smoothing / static_cast<double>(logits.size());
+    loss += expected * (std::log(exponentials) + largest - logits[c]);
+  }
+  return loss;
 }
 
-Array naive_cross_entropy(const Array& logits, const Array& labels, std::optional<std::int32_t> ignored) {
+Array naive_cross_entropy(const Array& logits, const Array& labels, const ops::CrossEntropyOptions& options) {
   double sum = 0;
   double counted = 0;
   std::size_t pixel = 0;
   map(array_of({logits.shape.n(), 1, logits.shape.h(), logits.shape.w()}),
       [&](double, std::int64_t n, std::int64_t, std::int64_t h, std::int64_t w) {
         const double label = labels.values[pixel++];
-        if (ignored && label == *ignored) return 0;
+        if (options.ignored && label == *options.ignored) return 0;
         std::vector<double> own;
         for (std::int64_t k = 0; k < logits.shape.c(); ++k) own.push_back(logits.at(n, k, h, w));
-        sum += naive_pixel_loss(own, static_cast<std::size_t>(label));
+        sum += naive_pixel_loss(own, static_cast<std::size_t>(label), options.label_smoothing);
         return ++counted, 0;
       });
   return {{}, {sum / std::max(1.0, counted)}};
@@ -152,12 +157,12 @@ Array naive_cross_entropy(const Array& logits, const Array& labels, std::optiona
 
 void add_cross_entropy_cases(std::vector<OpCase>& cases) {
   const auto add_shapes = [&](const std::string& name, const Shape& logits, double scale, const OpInput& targets,
-                              std::optional<std::int32_t> ignored) {
+                              const ops::CrossEntropyOptions& options) {
     OpCase made;
     made.name = "cross_entropy_" + name;
     made.inputs = {{logits, scaled(scale)}, targets};
-    made.run = [=](Tensors in) { return std::vector{ops::cross_entropy(in[0], in[1], {.ignored = ignored})}; };
-    made.reference = [=](Arrays in) { return std::vector{naive_cross_entropy(in[0], in[1], ignored)}; };
+    made.run = [=](Tensors in) { return std::vector{ops::cross_entropy(in[0], in[1], options)}; };
+    made.reference = [=](Arrays in) { return std::vector{naive_cross_entropy(in[0], in[1], options)}; };
     cases.push_back(made);
   };
   const auto add = [&](const std::string& name, std::int64_t n, std::int64_t classes, double scale) {
@@ -165,10 +170,16 @@ void add_cross_entropy_cases(std::vector<OpCase>& cases) {
   };
   add_shapes("pixels", {2, 5, 3, 7}, 3, labels({2, 3, 7}, 5), {});
   add_shapes("one_pixel", {1, 2, 1, 1}, 1, labels({1, 1, 1}, 2), {});
-  add_shapes("pixels_without_a_class", {3, 4, 5, 2}, 3, labels({3, 5, 2}, 4), 0);
-  add_shapes("pixels_without_a_border", {2, 3, 11, 13}, 3, labels({2, 11, 13}, 4), 3);
-  add_shapes("all_ignored", {2, 1, 2, 3}, 3, labels({2, 2, 3}, 1), 0);
-  add_shapes("rows_ignored", {17, 3}, 3, labels({17}, 3), 2);
+  add_shapes("pixels_without_a_class", {3, 4, 5, 2}, 3, labels({3, 5, 2}, 4), {.ignored = 0});
+  add_shapes("pixels_without_a_border", {2, 3, 11, 13}, 3, labels({2, 11, 13}, 4), {.ignored = 3});
+  add_shapes("all_ignored", {2, 1, 2, 3}, 3, labels({2, 2, 3}, 1), {.ignored = 0});
+  add_shapes("rows_ignored", {17, 3}, 3, labels({17}, 3), {.ignored = 2});
+  add_shapes("smoothed", {5, 7}, 3, labels({5}, 7), {.label_smoothing = 0.1});
+  add_shapes("smoothed_large_logits", {17, 10}, 300, labels({17}, 10), {.label_smoothing = 0.3});
+  add_shapes("smoothed_pixels_without_a_class", {3, 4, 5, 2}, 3, labels({3, 5, 2}, 4),
+             {.ignored = 0, .label_smoothing = 0.1});
+  add_shapes("smoothed_to_nothing_else", {3, 5}, 3, labels({3}, 5), {.label_smoothing = 1});
+  add_shapes("smoothed_one_class", {2, 1}, 3, labels({2}, 1), {.label_smoothing = 0.1});
   add_shapes("many_pixels", {3, 7, 31, 29}, 3, labels({3, 31, 29}, 7), {});
   add("one_class", 1, 1, 1);
   add("batch_1", 1, 2, 1);
@@ -254,6 +265,9 @@ void add_bad_cross_entropy(std::vector<BadCall>& calls) {
                       });
   add_bad<ValueError>(calls, "cross_entropy_label_not_ignored", "[cross_entropy] label 1 is 4, expected 0 to 2", [] {
     ops::cross_entropy(leaf({2, 3}), label_tensor({3, 4}), {.ignored = 3});
+  });
+  add_bad<ValueError>(calls, "cross_entropy_smoothing", "[cross_entropy] label smoothing is 1.5, expected 0 to 1", [] {
+    ops::cross_entropy(leaf({2, 3}), label_tensor({0, 1}), {.label_smoothing = 1.5});
   });
   add_bad<DtypeError>(calls, "cross_entropy_type_of_labels", "[cross_entropy] labels are float32, expected int32", [] {
     ops::cross_entropy(leaf({2, 3}), leaf({2}));
