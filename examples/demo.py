@@ -55,6 +55,13 @@ class Programs:
             if not (self.folder / name).is_file():
                 raise Failure(f"{self.folder / name} is missing: build the examples first (./dev build)")
 
+    def run_alone(self, name, arguments):
+        """Runs a program that writes no report."""
+        command = [str(self.folder / name), *arguments]
+        status = wait_for(command)
+        if status != 0:
+            raise Failure(f"'{' '.join(command)}' ended with status {status}")
+
     def run(self, name, flags, **how):
         """Runs a program to its end and returns its report."""
         with tempfile.TemporaryDirectory() as folder:

@@ -7,7 +7,6 @@ standard library.
 
 import argparse
 import hashlib
-import itertools
 import pathlib
 import re
 import shutil
@@ -34,8 +33,16 @@ def series(path):
     return re.split(r"[-_ 0-9(\[]", path.stem.lower())[0][:8]
 
 
-def is_for_validation(path):
-    return int(hashlib.sha256(f"{path.parent.name}/{series(path)}".encode()).hexdigest(), 16) % 5 == 0
+def held_back_of(files):
+    """About a fifth of the files, in whole series: in the order of their hashes, as many as there is room for."""
+    groups = {}
+    for path in files:
+        groups.setdefault(f"{path.parent.name}/{series(path)}", []).append(path)
+    chosen = set()
+    for name in sorted(groups, key=lambda name: hashlib.sha256(name.encode()).hexdigest()):
+        if len(chosen) + len(groups[name]) <= max(1, len(files) // 5):
+            chosen.update(groups[name])
+    return chosen
 
 
 def lay_out(folder, classes):
@@ -47,9 +54,10 @@ def lay_out(folder, classes):
                  if not path.is_symlink() and path.stat().st_size <= MOST_BYTES]
         if not files:
             raise Failure(f"no pictures in {CLIP_ART / source}: the Debian package openclipart-png is missing")
-        step = max(1, len(files) // MOST_OF_A_CLASS)
-        for number, path in enumerate(itertools.islice(files, 0, None, step)):
-            half = "val" if is_for_validation(path) else "train"
+        files = files[::max(1, len(files) // MOST_OF_A_CLASS)]
+        chosen = held_back_of(files)
+        for number, path in enumerate(files):
+            half = "val" if path in chosen else "train"
             link = folder / half / name / f"{number:04}-{path.name}"
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(path)
@@ -110,7 +118,7 @@ def demo(options):
           f"{100 * largest_class(others):.1f} %). The rest of the network is as it was.\n", flush=True)
     print("== Five of them ==", flush=True)
     chosen = [str(path) for path in others[:: max(1, len(others) // 5)][:5]]
-    programs.run_plain("classify", ["--weights", tuned, *NET, "--data", str(second), "--top", "3", *chosen])
+    programs.run_alone("classify", ["--weights", tuned, "--top", "3", *chosen])
 
 
 def main():

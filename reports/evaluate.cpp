@@ -55,6 +55,7 @@ void print_evaluation(std::ostream& out, const RunReport& report) {
   print_line(out, "test " + task.metric, train::format_metric(task, *report.record.metric()));
   const std::optional<double> top5 = report.classes ? report.classes->top5_accuracy() : std::nullopt;
   if (top5) print_line(out, "in the top 5", train::format_metric(task, *top5));
+  print_left_out(out, report);
   print_line(out, "peak memory", format_mebibytes(report.evaluation_peak.total));
   print_line(out, "state digest", report.state_digest);
   if (report.classes) print_confusion(out, *report.classes);

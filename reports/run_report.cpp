@@ -1,5 +1,6 @@
 #include <palimpsest/reports/run_report.hpp>
 
+#include <algorithm>
 #include <iomanip>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -81,6 +82,16 @@ std::string with_commas(std::int64_t number) {
 
 }  // namespace
 
+std::vector<std::string> left_out(const train::Task& task) {
+  std::vector<std::string> all;
+  for (const train::Data* const data : {&task.training, &task.evaluation}) {
+    if (!data->left_out) continue;
+    const std::vector<std::string> some = data->left_out();
+    all.insert(all.end(), some.begin(), some.end());
+  }
+  return all;
+}
+
 RunReport report_of(const train::Task& task, const train::Options& options, const train::Forecast& forecast,
                     const train::Trainer& trainer, std::vector<Field> fields) {
   return {.task = task,
@@ -93,6 +104,8 @@ RunReport report_of(const train::Task& task, const train::Options& options, cons
           .evaluation_peak = trainer.evaluation_peak(),
           .offloaded = memory::offload_stats(options.device),
           .resident = train::peak_resident_bytes(),
+          .data_share = trainer.data_share(),
+          .left_out = left_out(task),
           .state_digest = trainer.model().state_digest(),
           .resumed_from = trainer.resumed_from(),
           .checkpoint = trainer.last_checkpoint(),
@@ -119,6 +132,8 @@ std::string to_json(const RunReport& report) {
   json["kept_streams"] = {{"streams", kept.streams},
                           {"steps", kept.steps},
                           {"first_step", kept.steps > 0 ? Json(kept.first + 1) : Json(nullptr)}};
+  json["data_wait_share"] = report.data_share ? Json(*report.data_share) : Json(nullptr);
+  json["left_out"] = report.left_out;
   json["interrupted"] = report.record.interrupted;
   json["evaluations"] = json_of(report.record.evaluations, task.metric);
   json["predicted_peak_bytes"] = report.forecast.peak.total;
@@ -168,6 +183,15 @@ void print_progress(std::ostream& out, const RunReport& report) {
 
 }  // namespace
 
+void print_left_out(std::ostream& out, const RunReport& report) {
+  if (report.left_out.empty()) return;
+  constexpr std::size_t most = 10;
+  out << "  left out       " << report.left_out.size() << ' ' << report.task.unit
+      << " that could not be read; others were taken for them\n";
+  for (std::size_t i = 0; i < std::min(most, report.left_out.size()); ++i) out << "    " << report.left_out[i] << '\n';
+  if (report.left_out.size() > most) out << "    and more, which are in the report\n";
+}
+
 void print_summary(std::ostream& out, const RunReport& report) {
   out << report.task.name << " on " << report.task.training.name << ": " << with_commas(report.forecast.parameters)
       << " parameters, policy " << report.options.memory << ", " << report.options.device << ", " << report.threads
@@ -181,6 +205,7 @@ void print_summary(std::ostream& out, const RunReport& report) {
     out << "  card           " << report.card->name << "; " << format_mebibytes(report.card->used_bytes)
         << " of it in use\n";
   }
+  print_left_out(out, report);
   if (!report.checkpoint.empty()) out << "  checkpoint     " << report.checkpoint << '\n';
   out << "  state digest   " << report.state_digest << std::endl;
 }

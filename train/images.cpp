@@ -5,7 +5,8 @@ namespace {
 
 class ImageBatches : public Batches {
  public:
-  ImageBatches(std::shared_ptr<const datasets::ImageSource> images, const datasets::LoaderOptions& loading, Device device)
+  ImageBatches(std::shared_ptr<const datasets::ImageSource> images, const datasets::LoaderOptions& loading,
+               Device device)
       : images_(std::move(images)), feed_(*images_, loading, device) {}
 
   void start_epoch(std::int64_t epoch) override { feed_.start_epoch(epoch); }

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -52,6 +53,8 @@ struct Data {
   /// The memory that `open` takes on the device which `meta` stands for, beside the batches that it hands out. Null:
   /// none.
   std::function<std::vector<Buffer>(std::int64_t batch_size, Device meta)> reserve = nullptr;
+  /// The samples that could not be read so far, for which others were taken, a text of each; null: there are none.
+  std::function<std::vector<std::string>()> left_out = nullptr;
 };
 
 /// Data that a program makes itself: `make` returns the samples first, first + 1, ..., first + count - 1 of an epoch as
@@ -102,6 +105,8 @@ struct Task {
   bool metric_is_share = true;  ///< printed in per cent
   bool smaller_is_better = false;
   std::string unit = "samples";  ///< the name of samples in messages and reports
+  /// Texts for files of weights, beside "model", which is the name.
+  std::map<std::string, std::string> metadata = {};
 };
 
 /// A function over a model's own class as Task::loss and Task::score take it: with_model<UNet>([](UNet& model,

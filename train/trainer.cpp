@@ -161,7 +161,9 @@ void Trainer::run(const std::function<void()>& after_epoch, std::ostream& out) {
   kept_ = steps_done() == 0 || checkpoints_.save(state_, steps_done());
   progress_.clear();
   if (weights_) {
-    storage::stage_weights(weights_, storage::state_of(training_.model()), {{"model", task_.name}}).commit();
+    storage::Metadata metadata = task_.metadata;
+    metadata["model"] = task_.name;
+    storage::stage_weights(weights_, storage::state_of(training_.model()), metadata).commit();
   }
 }
 
@@ -195,6 +197,7 @@ void Trainer::step(std::int64_t left, LimitScope& limit) {
     if (recorder) recorder->restart();
   });
   const std::chrono::duration<double, std::milli> taken = std::chrono::steady_clock::now() - start;
+  trained_ += taken;
   record_.steps.push_back({.loss = loss,
                            .milliseconds = taken.count(),
                            .samples = samples,
@@ -208,7 +211,9 @@ void Trainer::step(std::int64_t left, LimitScope& limit) {
 
 /// The next batch of a step of `samples` samples, of which `served` were in others.
 Part Trainer::next_part(std::int64_t samples, std::int64_t& served) {
+  const auto start = std::chrono::steady_clock::now();
   std::optional<Batch> batch = batches_->next();
+  waited_ += std::chrono::steady_clock::now() - start;
   if (!batch) {
     const std::int64_t epoch = steps_done() / length_.steps_per_epoch;
     const std::int64_t before = record_.samples(static_cast<std::size_t>(steps_before(epoch)));

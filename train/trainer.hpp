@@ -88,6 +88,10 @@ class Trainer {
   MemoryPeak peak() const { return meter_.peak(); }
   /// The same over the evaluations.
   MemoryPeak evaluation_peak() const { return evaluation_peak_; }
+  /// The share of its training steps' time in which this has waited for data; none before the first.
+  std::optional<double> data_share() const {
+    return trained_.count() > 0 ? std::optional(waited_ / trained_) : std::nullopt;
+  }
 
  private:
   class LimitScope;
@@ -104,6 +108,8 @@ class Trainer {
   std::unique_ptr<Batches> batches_;
   WholeFile weights_;  // at the end
   PeakMeter meter_;
+  std::chrono::duration<double, std::milli> waited_{};
+  std::chrono::duration<double, std::milli> trained_{};
   MemoryPeak evaluation_peak_;
   RunRecord record_;
   Checkpoints checkpoints_;

@@ -39,8 +39,8 @@ class Training {
   Tensor step(std::span<const Tensor> batch, const std::function<void(const Tensor& loss)>& before_backward = nullptr,
               const std::function<void()>& again = nullptr);
   /// The same over `parts` batches, which `part` hands out one after the other, with the gradients of the mean over all
-  /// samples: their shares add up to 1. No more than one of them is alive at a time. `again` is called for a step of one
-  /// part alone.
+  /// samples: their shares add up to 1. No more than one of them is alive at a time. `again` is called for a step of
+  /// one part alone.
   void step(std::int64_t parts, const std::function<Part()>& part,
             const std::function<void(const Tensor& loss)>& before_backward = nullptr,
             const std::function<void()>& again = nullptr);
@@ -50,7 +50,11 @@ class Training {
                       const std::function<void()>& again = nullptr);
   double checked_step(std::span<const Tensor> batch, const std::function<void()>& again = nullptr) {
     return checked_step(
-        1, [&] { return Part{{batch.begin(), batch.end()}}; }, again);
+        1,
+        [&] {
+          return Part{{batch.begin(), batch.end()}};
+        },
+        again);
   }
   /// Streams of the last checked step that left the range in which they can be solved for, and were kept.
   std::size_t kept_streams() const { return kept_streams_; }

@@ -258,7 +258,18 @@ void CommandLine::add_data_flags() {
   const auto add = [this](const std::string& flag, auto& variable, const char* type, const std::string& description) {
     return app_.add_option(flag, variable, description)->type_name(type)->group("Data");
   };
-  add("--data", options.data, "NAME", "data set: " + listed(sets))->check(one_of(sets))->capture_default_str();
+  const bool folders = options.takes_folders;
+  add("--data", options.data, folders ? "DIR" : "NAME",
+      (folders ? "folder of pictures, with train/CLASS/*.jpg and val/CLASS/*.jpg or CLASS/*.jpg; or data set: "
+               : "data set: ") +
+          listed(sets))
+      ->check(folders ? CLI::Validator(one_of(sets) | CLI::ExistingDirectory) : one_of(sets))
+      ->capture_default_str();
+  if (folders) {
+    app_.add_flag("--skip-broken", options.skip_broken,
+                  "go on without pictures that cannot be read, with others of their class; the report lists them")
+        ->group("Data");
+  }
   add("--data-dir", options.data_dir, "DIR",
       "folder of its files; fashion-mnist comes with the Debian package dataset-fashion-mnist");
   add_switch("--augment,!--no-augment", options.augment, "mirror and crop training images at random")->group("Data");

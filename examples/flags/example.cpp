@@ -53,14 +53,15 @@ nn::Schedule schedule_of(const Options& options, const TrainingDefaults& default
 
 /// The shared flags that a run's numbers depend on; see Example::run_options_of() for a model's.
 std::vector<train::Setting> settings(const Options& options) {
-  std::vector<train::Setting> all = {{"--data", options.data},
-                                     {"--augment", options.augment ? "on" : "off"},
-                                     {"--train-limit", std::to_string(options.train_limit)},
-                                     {"--lr", number_text(options.learning_rate)},
-                                     {"--momentum", number_text(options.momentum)},
-                                     {"--weight-decay", number_text(options.weight_decay)},
-                                     {"--schedule", options.schedule},
-                                     {"--warmup", std::to_string(options.warmup)}};
+  std::vector<train::Setting> all = {
+      {"--data", options.folder ? concat_text(options.folder->training.count(), " pictures") : options.data},
+      {"--augment", options.augment ? "on" : "off"},
+      {"--train-limit", std::to_string(options.train_limit)},
+      {"--lr", number_text(options.learning_rate)},
+      {"--momentum", number_text(options.momentum)},
+      {"--weight-decay", number_text(options.weight_decay)},
+      {"--schedule", options.schedule},
+      {"--warmup", std::to_string(options.warmup)}};
   // Runs from before there was this flag go on.
   if (options.label_smoothing != 0) all.push_back({"--label-smoothing", number_text(options.label_smoothing)});
   return all;
@@ -132,6 +133,12 @@ train::Options run_options(const Options& options, Device device) {
                     .length = "--epochs and --max-steps"}};
 }
 
+Example::Value Example::value_of(const std::vector<std::int64_t>& values) {
+  std::vector<std::string> texts;
+  for (const std::int64_t value : values) texts.push_back(std::to_string(value));
+  return texts.empty() ? Value() : Value(join(texts, ","));
+}
+
 Example::Value Example::value_of(const std::string& text) {
   if (text.empty()) return {};
   std::int64_t number = 0;
@@ -147,6 +154,7 @@ int Example::run(int argc, const char* const* argv) {
   try {
     if (!command_line_.parse(argc, argv)) return Done;
     blame_flags(when_parsed);
+    open_pictures();
     const Device device = choose_device(options().device);
     if (options().plan) return plan(device);
     return options().evaluate_alone ? evaluate(device) : train(device);
@@ -158,6 +166,20 @@ int Example::run(int argc, const char* const* argv) {
     return complain(program, concat_text(error.what(), "; try a smaller --grid or a smaller --lr"), Failure);
   } catch (const std::exception& error) {
     return complain(program, error.what(), Failure);
+  }
+}
+
+/// The folder that --data names, if it names one; says what of it is passed over.
+void Example::open_pictures() {
+  Options& given = options();
+  if (!given.takes_folders || is_known_set(given.data)) {
+    if (given.skip_broken) throw UsageError("--skip-broken is for a folder of pictures");
+    return;
+  }
+  given.folder = open_folder(given);
+  if (given.quiet) return;
+  for (const datasets::FolderIndex* const half : {&given.folder->training, &given.folder->test}) {
+    for (const std::string& note : half->notes) std::cerr << command_line_.name() << ": " << note << std::endl;
   }
 }
 
@@ -210,7 +232,10 @@ int Example::evaluate(Device device) const {
 
 train::Task Example::task(const ImageData& data) const {
   const std::optional<reports::Depths> flag = depths();
-  return image_task(model_name(), make_model, flag ? flag->given : 0, command_line_.options, defaults, data);
+  train::Task task =
+      image_task(model_name(), make_model, flag ? flag->given : 0, command_line_.options, defaults, data);
+  task.metadata = metadata();
+  return task;
 }
 
 train::Options Example::run_options_of(Device device) const {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
@@ -48,6 +49,8 @@ class Example {
   /// Called when the flags have been read.
   std::function<std::string()> model_name;
   MakeModel make_model;
+  /// Facts about the model for files of weights (train::Task::metadata).
+  std::function<std::map<std::string, std::string>()> metadata = [] { return std::map<std::string, std::string>(); };
   TrainingDefaults defaults;
 
   /// The depths that --plan may try, without their tasks; none for a model without such a flag. Called when the flags
@@ -85,6 +88,8 @@ class Example {
   static Value value_of(const T& value) {
     return value;
   }
+  /// "6,12,24"; none if it is empty.
+  static Value value_of(const std::vector<std::int64_t>& values);
   static Value value_of(int value) { return std::int64_t{value}; }
   static std::string text_of(const Value& value);
   /// None if it is empty; a whole number if it is one.
@@ -94,6 +99,7 @@ class Example {
     return value ? value_of(*value) : Value();
   }
 
+  void open_pictures();
   int plan(Device device) const;
   int train(Device device) const;
   int evaluate(Device device) const;

@@ -5,6 +5,7 @@
 
 #include <palimpsest/core/error.hpp>
 #include <palimpsest/datasets/catalogue.hpp>
+#include <palimpsest/datasets/image_folder.hpp>
 #include <palimpsest/datasets/synthetic.hpp>
 #include <palimpsest/train/images.hpp>
 
@@ -42,14 +43,65 @@ std::shared_ptr<datasets::ImageSet> open_limited(const Options& options, dataset
   return images;
 }
 
+/// So many pictures, evenly from all: a folder's come class by class.
+datasets::FolderIndex limited(const datasets::FolderIndex& index, std::int64_t limit) {
+  if (limit <= 0 || limit >= index.count()) return index;
+  std::vector<std::int64_t> chosen;
+  for (std::int64_t i = 0; i < limit; ++i) chosen.push_back(i * index.count() / limit);
+  return index.subset(chosen);
+}
+
+train::Data picture_data(const Options& options, datasets::FolderIndex index, bool training) {
+  const datasets::FolderReading reading{
+      .transform = {.size = options.image_size, .augment = training && options.augment},
+      .skip_broken = options.skip_broken};
+  auto images = std::make_shared<const datasets::ImageFolder>(std::move(index), reading);
+  train::Data data = train::image_data(options.data, images,
+                                       {.seed = options.seed,
+                                        .shuffle = training,
+                                        .normalisation = datasets::imagenet_normalisation(),
+                                        .workers = training ? 2 : 1});
+  data.left_out = [images] {
+    std::vector<std::string> reasons;
+    for (const datasets::BrokenPicture& broken : images->broken()) reasons.push_back(broken.reason);
+    return reasons;
+  };
+  return data;
+}
+
+ImageData picture_data(const Options& options) {
+  ImageData data;
+  data.training = picture_data(options, limited(options.folder->training, options.train_limit), true);
+  if (options.evaluate)
+    data.evaluation = picture_data(options, limited(options.folder->test, options.test_limit), false);
+  return data;
+}
+
 train::Data test_data(const Options& options, const datasets::LoaderOptions& loading) {
   return train::image_data(options.data, open_limited(options, datasets::Split::Test, options.test_limit), loading);
 }
 
 }  // namespace
 
+bool is_known_set(const std::string& data) {
+  const auto names = datasets::names();
+  return std::find(names.begin(), names.end(), data) != names.end();
+}
+
+std::shared_ptr<const PictureFolder> open_folder(const Options& options) {
+  const datasets::FolderOptions how{.seed = options.seed};
+  PictureFolder folder{datasets::index_folder(options.data, datasets::Split::Train, how), {}};
+  if (options.evaluate) folder.test = datasets::index_folder(options.data, datasets::Split::Test, how);
+  return std::make_shared<const PictureFolder>(std::move(folder));
+}
+
 DataFacts data_facts(const Options& options) {
   if (options.data == "synthetic") return synthetic_facts(options);
+  if (options.folder) {
+    const auto& [training, test] = *options.folder;
+    return {"pictures",        3, static_cast<std::int64_t>(training.classes.size()), training.count(), test.count(),
+            options.image_size};
+  }
   const auto* const found = std::find_if(known_sets.begin(), known_sets.end(),
                                          [&](const DataFacts& facts) { return facts.name == options.data; });
   if (found == known_sets.end()) throw ValueError(concat_text("unknown data set '", options.data, "'"));
@@ -74,6 +126,7 @@ ImageData expected_data(const Options& options, const TrainingDefaults& defaults
 }
 
 ImageData load_data(const Options& options, const TrainingDefaults& defaults) {
+  if (options.folder) return picture_data(options);
   // An evaluation alone has no use for the training images unless their mean is taken off each image.
   if (options.evaluate_alone && !defaults.subtract_mean_image) {
     ImageData data = expected_data(options, defaults);

@@ -22,6 +22,12 @@ struct DataFacts {
 /// Throws ValueError for a name that datasets::open does not know.
 DataFacts data_facts(const Options& options);
 
+/// True if `data` is the name of a data set; else it is a folder of pictures.
+bool is_known_set(const std::string& data);
+/// The index of the folder that the flags name, without the test half under --no-eval. Throws DataError as
+/// datasets::index_folder().
+std::shared_ptr<const PictureFolder> open_folder(const Options& options);
+
 /// Training and evaluation data that the flags describe.
 struct ImageData {
   train::Data training;

@@ -1,14 +1,22 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include <palimpsest/core/parallel.hpp>
+#include <palimpsest/datasets/image_folder.hpp>
 #include <palimpsest/reports/step_pictures.hpp>
 #include <palimpsest/train/options.hpp>
 
 namespace palimpsest::flags {
+
+/// Both halves of a folder of pictures.
+struct PictureFolder {
+  datasets::FolderIndex training;
+  datasets::FolderIndex test;
+};
 
 /// The values of the flags that all examples share. An example changes the defaults to those of its model's paper.
 struct Options {
@@ -22,7 +30,10 @@ struct Options {
   std::string offload_dir;  ///< empty: the system's folder for temporary files
 
   std::string data = "fashion-mnist";
-  std::string data_dir;  ///< empty: the data set's usual place
+  std::string data_dir;        ///< empty: the data set's usual place
+  bool takes_folders = false;  ///< `data` may be a folder of pictures, which `folder` is then the index of
+  std::shared_ptr<const PictureFolder> folder = nullptr;
+  bool skip_broken = false;  ///< pictures
   bool augment = true;
   std::int64_t train_limit = 0;  ///< use only the first images; 0: all
   std::int64_t test_limit = 0;
