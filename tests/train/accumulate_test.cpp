@@ -136,8 +136,8 @@ TEST(Accumulate, TakesTheMemoryThatWasForeseenAndTheSameBitsUnderEveryPolicy) {
   }
 }
 
-/// A step of 8 in batches of 2 takes what a step of 2 does, and beside that the gradients that are there while a forward
-/// runs, the running statistics at its start, and the loss before it is scaled.
+/// A step of 8 in batches of 2 takes what a step of 2 does, and beside that the gradients that are there while a
+/// forward runs, the running statistics at its start, and the loss before it is scaled.
 TEST(Accumulate, TakesTheMemoryOfOneBatch) {
   const Task task = image_task();
   const auto peak = [&](std::int64_t batch, std::int64_t accumulate) {
