@@ -19,10 +19,10 @@ from demo import Failure, Programs, stop
 CLIP_ART = pathlib.Path("/usr/share/openclipart/png")
 FIRST = {"cards": "recreation/games/cards", "flags": "signs_and_symbols/flags", "icons": "computer/icons/flat-theme/action",
          "map symbols": "signs_and_symbols/map_symbols", "people": "people", "stars": "shapes/stars"}
-SECOND = {"birds": "animals/birds", "bugs": "animals/bugs", "desserts": "food/desserts", "fruit": "food/fruit",
-          "mammals": "animals/mammals"}
+SECOND = {"arrows": "shapes/arrows", "buttons": "computer/buttons", "fruit": "food/fruit", "jigsaw": "shapes/jigsaw",
+          "leds": "signs_and_symbols/led", "music": "recreation/music"}
 MOST_OF_A_CLASS = 160
-MOST_BYTES = 300_000
+MOST_BYTES = 60_000
 SIZE = ["--image-size", "64"]
 NET = ["--arch", "densenet", "--layers", "4,4,4", "--growth", "12", *SIZE]
 TRAINING = ["--batch-size", "32", "--schedule", "cosine", "--memory", "shared", "--label-smoothing", "0.1"]

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include <palimpsest/memory/policies.hpp>
-#include <palimpsest/memory/rules.hpp>
+#include <palimpsest/memory/request.hpp>
 #include <palimpsest/nn/models/densenet.hpp>
 #include <palimpsest/nn/models/resnet.hpp>
 #include <palimpsest/nn/models/revnet.hpp>
@@ -22,7 +22,7 @@ template <class Model, class Spec>
 std::int64_t kept_floats(const Spec& spec, std::string_view rules, std::int64_t batch) {
   const Device meta = test::meta_device();
   Model model(spec, nn::Init(0, meta));
-  model.set_memory(memory::assign(memory::parse_rules(rules), model.block_names()));
+  model.set_memory(memory::assign(memory::parse(rules).rules(), model.block_names()));
   const Tensor images = Tensor::empty({batch, 3, 224, 224}, Dtype::Float32, meta, Tag::Data);
   const Tensor labels = Tensor::empty({batch}, Dtype::Int32, meta, Tag::Data);
   const auto live = [&] { return allocator(meta).stats().live_by_tag[static_cast<std::size_t>(Tag::Activation)]; };

@@ -51,7 +51,7 @@ std::vector<std::string> all_but(const std::string& trained) {
 /// Bytes that a forward keeps for its backward.
 std::size_t kept_bytes(const Task& task, const std::string& memory, std::int64_t images) {
   Training training(task, nn::Init(0, Device::MetaCpu));
-  training.model().set_memory(memory::parse(memory));
+  training.model().set_memory(memory::parse(memory).policy());
   const std::vector<Tensor> batch = {Tensor::empty({images, 3, 32, 32}, Dtype::Float32, Device::MetaCpu, Tag::Data),
                                      Tensor::empty({images}, Dtype::Int32, Device::MetaCpu, Tag::Data)};
   const std::size_t before = allocator(Device::MetaCpu).stats().live;
