@@ -19,9 +19,8 @@ const xOf = state => (x(edge(state)) + x(edge(state + 1))) / 2;
 const highest = total.reduce((most, bytes) => Math.max(most, bytes), 1);
 const y = bytes => margin.top + (1 - bytes / (highest * 1.04)) * innerHeight();
 
-// What to draw, by columns of pixels: the highest of the states that begin in a column, then the last of them. So no
-// peak is lost, and none is thinner than a pixel.
-function visibleStates() {
+// Columns of pixels in which states begin, each with the highest of those and the last.
+function pixelColumns() {
   const columns = [];
   for (let state = 0; state < stateCount; ++state) {
     const pixel = Math.floor(x(edge(state)));
@@ -33,7 +32,12 @@ function visibleStates() {
       column.last = state;
     }
   }
-  return columns.flatMap(({pixel, high, last}, i) => {
+  return columns;
+}
+
+// The states to draw: in each column the highest, then the last. So no peak is lost, and none is thinner than a pixel.
+function visibleStates() {
+  return pixelColumns().flatMap(({pixel, high, last}, i, columns) => {
     const lasts = high !== last && (i + 1 === columns.length || columns[i + 1].pixel > pixel + 1);
     return [{pixel, state: high}, ...(lasts ? [{pixel: pixel + 1, state: last}] : [])];
   });
@@ -202,15 +206,18 @@ function moveTo(stop, allocation) {
   tellCursor();
 }
 
+// The highest of the states that a column of pixels has to do with: those that begin in it, and the one that lasts into it.
+function stateAtPixel(pixel) {
+  const columns = pixelColumns();
+  const at = Math.max(0, columns.findLastIndex(column => column.pixel <= pixel));
+  if (columns[at].pixel !== pixel) return columns[at].last;
+  const before = at > 0 ? columns[at - 1].last : columns[at].high;
+  return total[before] > total[columns[at].high] ? before : columns[at].high;
+}
+
 function pointAt(event) {
   const box = chart.getBoundingClientRect();
-  const position = (event.clientX - box.left - margin.left) / innerWidth() * across();
-  let state = Math.max(0, Math.min(stateCount - 1, Math.floor(position)));
-  if (byTime) {
-    state = data.events.at.findIndex(time => time > position);
-    if (state < 0) state = stateCount - 1;
-  }
-  const stop = stopAt(state);
+  const stop = stopAt(stateAtPixel(Math.floor(event.clientX - box.left)));
   const height = (1 - (event.clientY - box.top - margin.top) / innerHeight()) * highest * 1.04;
   const under = allocationAt(stops[stop].state, height);
   moveTo(stop, under >= 0 ? under : undefined);

@@ -306,17 +306,23 @@ TEST_F(ReversalTest, AStreamThatIsBackInTheRangeIsSolvedForAgain) {
 }
 
 TEST_F(ReversalTest, TrainingTakesAStepAgainInWhichAStreamHasLeftTheRange) {
-  const auto after_two_steps = [](const PolicyPtr& policy) {
+  int attempts = 0;
+  int again = 0;
+  const auto after_two_steps = [&](const PolicyPtr& policy) {
     nn::ResidualOptions spec = revnet_spec({2, 2}, 23);  // holds only |x| < 2
     Training training = training_of<nn::RevNet>(spec, nn::Init(5, device()), two_images());
     training.model().set_memory(policy);
-    for (int step = 0; step < 2; ++step) EXPECT_NO_THROW(training.step());
+    attempts = again = 0;
+    for (int step = 0; step < 2; ++step) EXPECT_NO_THROW(training.step([&] { ++attempts; }, [&] { ++again; }));
+    EXPECT_EQ(attempts, 2 + again) << policy->name();
     return training.state();
   };
   const std::vector<Bits> stored = after_two_steps(memory::store_all());
   for (const PolicyPtr& policy : all_policies()) {
     EXPECT_TRUE(after_two_steps(policy) == stored) << policy->name();
   }
+  after_two_steps(memory::reversible());
+  EXPECT_EQ(again > 0, device() == Device::Cuda) << "whoever watches is told";
 }
 
 TEST_F(ReversalTest, AnEvaluationSolvesNothingAndChecksNothing) {

@@ -50,9 +50,11 @@ class Training {
 
   /// The loss. Gradients of steps before stay.
   Tensor forward() { return training_.loss(batch_); }
-  /// A step; `before_backward` is called when forward is over.
-  void step(const std::function<void()>& before_backward = [] {}) {
-    training_.step(batch_, [&](const Tensor&) { before_backward(); });
+  /// A step; `before_backward` is called when forward is over, `again` before the step is taken once more.
+  void step(
+      const std::function<void()>& before_backward = [] {}, const std::function<void()>& again = nullptr) {
+    training_.step(
+        batch_, [&](const Tensor&) { before_backward(); }, again);
   }
 
   /// Weights, buffers, gradients and random counters.
