@@ -10,8 +10,8 @@
 #define STBI_NO_LINEAR
 #define STBI_NO_HDR
 #define STBI_MAX_DIMENSIONS 65535
-// A part of a damaged picture that never comes is black, not what the memory held before: the same file always gives the
-// same pixels.
+// A part of a damaged picture that never comes is black, not what the memory held before: the same file always gives
+// the same pixels.
 #define STBI_MALLOC(size) std::calloc(1, size)
 #define STBI_REALLOC(pointer, size) std::realloc(pointer, size)
 #define STBI_FREE(pointer) std::free(pointer)
