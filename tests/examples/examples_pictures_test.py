@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+"""Checks of imagenet on a folder of pictures, and of classify, from training to predictions.
+
+Arguments: the paths of imagenet and classify, and the folder of the tests' pictures.
+"""
+
+import json
+import pathlib
+import shutil
+import sys
+
+from program_checks import Skip, run, run_checks
+
+IMAGENET, CLASSIFY, PICTURES = sys.argv[1:4]
+SMALL = ["--arch", "densenet", "--layers", "1,1", "--growth", "4", "--image-size", "32", "--batch-size", "4", "--threads", "2",
+         "--device", "cpu"]
+CLASSES = {"drawn": ["drawn.png", "420.jpg", "progressive.jpg", "444.jpg", "422.jpg"],
+           "grey ones": ["grey.png", "grey.jpg", "bit.png", "sixteen.png", "la.png"]}
+
+
+def make_folder(folder):
+    """train/ and val/ with two classes."""
+    for half in ("train", "val"):
+        for name, files in CLASSES.items():
+            (folder / half / name).mkdir(parents=True)
+            for file in files if half == "train" else files[:2]:
+                shutil.copy(pathlib.Path(PICTURES) / file, folder / half / name / file)
+    return folder
+
+
+def imagenet(*flags, status=0):
+    """Its report, or what it says on standard error."""
+    report = pathlib.Path(flags[1]).parent / "report.json"
+    code, _, errors = run([IMAGENET, *flags, *([] if "--plan" in flags or status != 0 else ["--report", str(report)])])
+    if "has been made without" in errors:
+        raise Skip("this build decodes no pictures, or has no files of weights")
+    assert code == status, f"{flags} ended with {code}: {errors}"
+    return errors if status != 0 or "--plan" in flags else json.loads(report.read_text())
+
+
+def classify(*arguments, status=0):
+    code, output, errors = run([CLASSIFY, *map(str, arguments)])
+    assert code == status, f"{arguments} ended with {code}: {errors}"
+    return output, errors
+
+
+def train(folder, *flags):
+    weights = folder / "weights.safetensors"
+    report = imagenet("--data", str(make_folder(folder / "pictures")), *SMALL, "--epochs", "2", "--save-weights", str(weights), *flags)
+    return weights, report
+
+
+def test_from_a_folder_to_predictions(folder):
+    weights, report = train(folder)
+    assert len(report["steps"]) == 6 and report["peak_bytes"]["total"] == report["predicted_peak_bytes"]
+    assert 0 <= report["data_wait_share"] <= 1 and report["left_out"] == []
+    picture = pathlib.Path(PICTURES) / "drawn.png"
+    output, errors = classify("--weights", weights, picture)
+    lines = output.splitlines()
+    assert errors == "" and lines[0] == str(picture) and len(lines) == 3, output
+    assert {line.split("%")[1].strip() for line in lines[1:]} == set(CLASSES), output
+    for crops in ("1", "10"):
+        output, _ = classify("--weights", weights, "--json", "--crops", crops, "--top", "1", picture, picture)
+        all_of_them = json.loads(output)
+        assert [entry["file"] for entry in all_of_them] == [str(picture)] * 2
+        assert 0.5 <= all_of_them[0]["classes"][0]["probability"] <= 1, output
+
+
+def test_an_evaluation_agrees_with_the_run_and_with_classify(folder):
+    weights, report = train(folder)
+    alone = imagenet("--data", str(folder / "pictures"), *SMALL, "--evaluate", "--weights", str(weights))
+    assert alone["test_accuracy"] == report["test_accuracy"]
+    files = sorted((folder / "pictures" / "val").rglob("*.*"))
+    output, _ = classify("--weights", weights, "--json", "--top", "1", *files)
+    right = [entry["classes"][0]["class"] == pathlib.Path(entry["file"]).parent.name for entry in json.loads(output)]
+    assert sum(right) / len(right) == report["test_accuracy"]
+
+
+def test_policies_and_workers_give_the_same_bits(folder):
+    _, report = train(folder)
+    for flags in (["--memory", "shared"], ["--memory", "checkpoint+shared", "--threads", "1"]):
+        other = imagenet("--data", str(folder / "pictures"), *SMALL, "--epochs", "2", *flags)
+        assert other["state_digest"] == report["state_digest"], flags
+
+
+def test_a_head_is_tuned_and_the_rest_stays(folder):
+    weights, _ = train(folder)
+    pictures = folder / "pictures"
+    (pictures / "train" / "third").mkdir()
+    shutil.copy(pathlib.Path(PICTURES) / "rgba.png", pictures / "train" / "third")
+    tuned = folder / "tuned.safetensors"
+    imagenet("--data", str(pictures), *SMALL, "--epochs", "1", "--weights", str(weights), "--except", "classifier.*",
+             "--freeze", "[!c]*", "--freeze", "conv0.*", "--freeze-norm", "--save-weights", str(tuned))
+    output, _ = classify("--weights", tuned, "--json", pathlib.Path(PICTURES) / "rgba.png")
+    assert {entry["class"] for entry in json.loads(output)[0]["classes"]} == {*CLASSES, "third"}
+    _, listed, _ = run([CLASSIFY.replace("classify", "palimpsest_inspect"), str(weights), str(tuned)])
+    assert "classifier" in listed and "dense1" not in listed, listed
+
+
+def test_broken_pictures_are_named_or_left_out(folder):
+    pictures = make_folder(folder / "pictures")
+    (pictures / "train" / "drawn" / "page.png").write_text("<html>not a picture</html>")
+    errors = imagenet("--data", str(pictures), *SMALL, "--epochs", "1", status=1)
+    for word in ("page.png", "class drawn", "HTML"):
+        assert word in errors, errors
+    report = imagenet("--data", str(pictures), *SMALL, "--epochs", "1", "--skip-broken")
+    assert len(report["left_out"]) == 1 and "page.png" in report["left_out"][0], report["left_out"]
+
+
+def test_plans_need_no_pixels(folder):
+    pictures = make_folder(folder / "pictures")
+    for file in pictures.rglob("*.png"):
+        file.write_bytes(b"")
+    assert imagenet("--data", str(pictures), *SMALL, "--plan") == ""
+
+
+def test_wrong_use_is_one_line(folder):
+    weights, _ = train(folder)
+    picture = pathlib.Path(PICTURES) / "drawn.png"
+    missing = folder / "missing.png"
+    for arguments, status, words in (
+            (["--weights", folder / "none.safetensors", picture], 1, ["none.safetensors"]),
+            (["--weights", weights, missing], 1, ["missing.png"]),
+            (["--weights", weights, "--arch", "vgg", picture], 2, ["--arch", "densenet121"]),
+            (["--weights", weights, "--classes", picture, picture], 1, ["names of classes"]),
+            (["--weights", weights], 2, ["pictures"])):
+        output, errors = classify(*arguments, status=status)
+        assert errors.startswith("classify: ") and all(word in errors for word in words), errors
+    output, errors = classify("--weights", weights, "--json", missing, picture, status=1)
+    entries = json.loads(output)
+    assert "error" in entries[0] and entries[1]["classes"], output
+    for flags, words in (
+            (["--data", str(folder / "nowhere"), *SMALL], ["--data"]),
+            (["--data", "synthetic", *SMALL, "--skip-broken"], ["--skip-broken"]),
+            (["--data", "synthetic", "--arch", "densenet"], ["--layers"]),
+            (["--data", "synthetic", "--arch", "densenet121", "--layers", "2,2"], ["--layers"])):
+        errors = imagenet(*flags, status=2)
+        assert errors.count("\n") == 1 and all(word in errors for word in words), errors
+    (folder / "empty").mkdir()
+    assert "has no folders" in imagenet("--data", str(folder / "empty"), *SMALL, status=1)
+
+
+if __name__ == "__main__":
+    sys.exit(run_checks(globals()))
