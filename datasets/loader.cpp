@@ -58,7 +58,8 @@ Loader::Loader(std::unique_ptr<const ImageSource> stored, const ImageSource* ima
   claimed_ = batches_;
   allocate_slots();
   for (int i = 0; i < spec_.workers; ++i) {
-    workers_.emplace_back([this](const std::stop_token& stop) { work(stop); });
+    // Memory that a thread asks for itself would cost a heap of its own.
+    workers_.emplace_back([this, read = scratch()](const std::stop_token& stop) mutable { work(stop, read); });
   }
 }
 
@@ -129,7 +130,8 @@ std::optional<Batch> Loader::next() {
   if (next_ == batches_) return std::nullopt;
   Slot& slot = slot_of(next_);
   if (workers_.empty()) {
-    fill(next_);
+    std::vector<std::uint8_t> read = scratch();
+    fill(next_, read);
   } else {
     work_.notify_all();
     changed_.wait(lock, [&] { return slot.batch == next_; });
@@ -138,7 +140,7 @@ std::optional<Batch> Loader::next() {
   return view(next_++);
 }
 
-void Loader::work(const std::stop_token& stop) {
+void Loader::work(const std::stop_token& stop, std::vector<std::uint8_t>& read) {
   std::unique_lock lock(mutex_);
   const auto may_claim = [&] {
     return claimed_ < std::min(batches_, oldest_ + static_cast<std::int64_t>(slots_.size()));
@@ -147,7 +149,7 @@ void Loader::work(const std::stop_token& stop) {
     const std::int64_t batch = claimed_++;
     ++active_;
     lock.unlock();
-    std::exception_ptr error = try_fill(batch);
+    std::exception_ptr error = try_fill(batch, read);
     lock.lock();
     --active_;
     slot_of(batch).batch = batch;
@@ -156,9 +158,9 @@ void Loader::work(const std::stop_token& stop) {
   }
 }
 
-std::exception_ptr Loader::try_fill(std::int64_t batch) {
+std::exception_ptr Loader::try_fill(std::int64_t batch, std::vector<std::uint8_t>& read) {
   try {
-    fill(batch);
+    fill(batch, read);
   } catch (...) {
     return std::current_exception();
   }
@@ -178,10 +180,9 @@ Loader::Parts Loader::parts_of(std::int64_t batch) const {
           reinterpret_cast<std::uint8_t*>(memory + layout_.pixels)};
 }
 
-void Loader::fill(std::int64_t batch) {
+void Loader::fill(std::int64_t batch, std::vector<std::uint8_t>& read) {
   const Parts to = parts_of(batch);
   const std::int64_t* const indices = order_.data() + batch * batch_size_;
-  std::vector<std::uint8_t> read(spec_.raw ? 0 : static_cast<std::size_t>(form_.size()));
   for (std::int64_t i = 0; i < size_of_batch(batch); ++i) {
     Random random(key_, stream(indices[i]));
     std::uint8_t* const pixels = spec_.raw ? to.pixels + i * form_.size() : read.data();

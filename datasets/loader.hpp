@@ -154,9 +154,13 @@ class Loader {
   Shape batch_shape(std::int64_t size) const;
   std::int64_t size_of_batch(std::int64_t batch) const;
   std::uint64_t stream(std::int64_t index) const;
-  void fill(std::int64_t batch);
-  std::exception_ptr try_fill(std::int64_t batch);
-  void work(const std::stop_token& stop);
+  /// Room for an image as it is read; none for raw batches, whose place it is read to.
+  std::vector<std::uint8_t> scratch() const {
+    return std::vector<std::uint8_t>(spec_.raw ? 0 : static_cast<std::size_t>(form_.size()));
+  }
+  void fill(std::int64_t batch, std::vector<std::uint8_t>& read);
+  std::exception_ptr try_fill(std::int64_t batch, std::vector<std::uint8_t>& read);
+  void work(const std::stop_token& stop, std::vector<std::uint8_t>& read);
   Batch view(std::int64_t batch) const;
 };
 

@@ -46,7 +46,7 @@ def test_every_network_has_a_plan(_):
 def test_usage_errors(_):
     fails_with([*ANY, "--arch", "densenet122"], 2, "densenet122", "densenet121", "revnet104")
     fails_with([*ANY, "--grid", "16"], 2, "--grid", "densenet121")
-    fails_with([*ANY, "--image-size", "16"], 2, "--image-size")
+    fails_with([*ANY, "--image-size", "4"], 2, "--image-size")
     fails_with([*ANY, "--freeze", "dense9.*"], 2, "'dense9.*' matches no parameter")
     fails_with([*ANY, "--freeze", "*"], 2, "all parameters", "frozen")
     fails_with([*ANY, "--freeze-norm"], 2, "--freeze-norm", "--freeze")
