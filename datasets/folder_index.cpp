@@ -46,7 +46,7 @@ std::vector<fs::directory_entry> entries_of(const fs::path& folder) {
   return entries;
 }
 
-/// What of a tree is no picture.
+/// The entries of a tree that are no pictures.
 struct PassedOver {
   std::int64_t hidden = 0;
   std::int64_t others = 0;

@@ -32,7 +32,7 @@ struct FolderIndex {
 };
 
 struct FolderOptions {
-  /// Of a folder without train/: the share of each class that is held back for the test, chosen by the seed.
+  /// The share of each class that a folder without train/ holds back for the test, chosen by the seed.
   double test_share = 0.1;
   std::uint64_t seed = 0;
 };

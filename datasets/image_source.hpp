@@ -28,7 +28,7 @@ class ImageSource {
   virtual ImageForm form() const = 0;
   /// In [0, classes()).
   virtual std::int32_t label(std::int64_t index) const = 0;
-  /// Writes the pixels of an image, (C, H, W) as form() says. Whatever is random in them comes from `random` alone, so
+  /// Writes the pixels of an image, (C, H, W) as form() says. All that is random in them comes from `random` alone, so
   /// that the same stream gives the same pixels. Called by several threads at once. Throws DataError, naming the image,
   /// if it cannot be read.
   virtual void read(std::int64_t index, Random& random, std::uint8_t* pixels) const = 0;

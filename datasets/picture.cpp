@@ -23,8 +23,8 @@ void check_limits(const PictureFacts& facts, const PictureLimits& limits) {
   }
 }
 
-/// Where a turned picture's pixel (y, x) comes from: the place of (0, 0) in the picture as it lies in the file, and the
-/// steps from there along a row and down a column, in pixels.
+/// The way from a turned picture's pixel (y, x) to the file's: the place of (0, 0) in the picture as it lies in the
+/// file, and the steps from there along a row and down a column, in pixels.
 struct Turn {
   std::int64_t origin;
   std::int64_t right;

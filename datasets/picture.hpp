@@ -17,7 +17,7 @@ struct Picture {
   std::vector<std::uint8_t> pixels = {};  ///< (height, width, 3)
 };
 
-/// What is looked at before anything is decoded or allocated.
+/// Limits that are looked at before anything is decoded or allocated.
 struct PictureLimits {
   std::int64_t side = 32768;                          ///< pixels of a side
   std::int64_t pixels = 178'956'970;                  ///< of a picture: a gibibyte of six bytes each

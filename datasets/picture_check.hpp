@@ -1,6 +1,6 @@
 #pragma once
 
-// What is known of a picture's file before it is decoded. The decoder is not to be given anything that has not passed:
+// The checks of a picture's file before it is decoded. The decoder is not to be given anything that has not passed:
 // the version that Debian 12 has writes out of bounds for malformed Huffman tables, takes a JPEG that has been cut off
 // for whole, and ignores a PNG's checksums.
 

@@ -27,16 +27,18 @@ struct PictureTransform {
   std::int64_t shorter_side() const { return (size * 256 + 112) / 224; }
 };
 
+/// Length over width of what with_shorter_side() leaves at most.
+inline constexpr std::int64_t longest_ratio = 16;
+
 /// The part of a picture of this size that training shows: up to ten tries for a rectangle of a random area and a
 /// random ratio, uniform in its logarithm, that lies inside; else the largest one of an allowed ratio, in the middle.
 Box random_box(std::int64_t height, std::int64_t width, const PictureTransform& how, Random& random);
 
-/// The picture with its shorter side as long as given, the longer one in proportion, rounded down. Of a picture that is
-/// more than `longest_ratio` times as long as it is wide the middle: no more of it can come into a crop.
-inline constexpr std::int64_t longest_ratio = 16;
+/// The picture with its shorter side as long as given, the longer one in proportion, rounded down. A picture that is
+/// more than `longest_ratio` times as long as it is wide leaves its middle: no more of it can come into a crop.
 Picture with_shorter_side(const Picture& picture, std::int64_t side);
 
-/// Where a crop of this size begins along a side: in the middle, halves to the even one.
+/// The place where a crop of this size begins along a side: in the middle, halves to the even one.
 std::int64_t centred(std::int64_t side, std::int64_t size);
 
 /// Writes the image, (3, size, size). Throws ValueError for a size that is not positive.

@@ -37,7 +37,7 @@ std::unique_ptr<nn::Classifier> make_net(Spec spec, const NetForm& form, nn::Ini
 
 constexpr const char* free_densenet = "densenet";
 
-/// Of the layers that the form has: smaller than the paper's, for small pictures and few classes.
+/// A network of the form's layers: smaller than the paper's, for small pictures and few classes.
 Architecture densenet_of_form() {
   return {free_densenet, "DenseNet", densenet_recipe, [](const NetForm& form, nn::Init init) {
             nn::DenseNetOptions spec;

@@ -49,7 +49,7 @@ void add_form_flags(NetForm& form, const Add& add) {
   add("--growth", form.growth, "K", "of --arch densenet: channels that each layer adds");
 }
 
-/// What a file of weights says of its network (`architecture`, `layers`, `growth`, `image_size`, `classes`).
+/// The facts that a file of weights tells of its network (`architecture`, `layers`, `growth`, `image_size`, `classes`).
 storage::Metadata facts_of(const Architecture& architecture, const NetForm& form, std::int64_t image_size,
                            const std::vector<std::string>& class_names);
 

@@ -91,7 +91,7 @@ TEST_F(Pictures, AreTurnedAsTheCameraWasHeld) {
   const std::int64_t bottom = upright.height - 1;
   const std::int64_t right = upright.width - 1;
   using Place = std::function<std::pair<std::int64_t, std::int64_t>(std::int64_t, std::int64_t)>;
-  // Where the pixel (y, x) of the scene lies in the file: row and column of the file by their sides of the scene.
+  // The row and the column in the file of the scene's pixel (y, x).
   const Place places[] = {[](auto y, auto x) { return std::pair(y, x); },
                           [=](auto y, auto x) { return std::pair(y, right - x); },
                           [=](auto y, auto x) { return std::pair(bottom - y, right - x); },
