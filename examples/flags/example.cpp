@@ -155,6 +155,7 @@ int Example::run(int argc, const char* const* argv) {
     if (!command_line_.parse(argc, argv)) return Done;
     blame_flags(when_parsed);
     open_pictures();
+    blame_flags([&] { data_facts(options()); });  // before its files are looked for
     const Device device = choose_device(options().device);
     if (options().plan) return plan(device);
     return options().evaluate_alone ? evaluate(device) : train(device);

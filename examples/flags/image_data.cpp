@@ -106,8 +106,8 @@ DataFacts data_facts(const Options& options) {
                                          [&](const DataFacts& facts) { return facts.name == options.data; });
   if (found == known_sets.end()) throw ValueError(concat_text("unknown data set '", options.data, "'"));
   if (found->stored_size > options.image_size) {
-    throw ValueError(concat_text(options.data, " has images of ", found->stored_size, " pixels a side, more than ",
-                                 options.image_size));
+    throw ValueError(concat_text(options.data, " has images of ", found->stored_size,
+                                 " pixels a side, more than --image-size ", options.image_size));
   }
   return *found;
 }
