@@ -39,7 +39,7 @@ void norm_conv2d_forward(const Conv2dGeometry& g, Index parts, const NormPart<T>
   const NormConv2dCut cut = cut_images(g);
   const Parameters<T> p = collect_parameters(g.c_in, n, workspace);
   T* const packed = workspace + parameter_elements(rows);
-  T* const scratch = packed + round_up(packed_elements(g), max_lanes);
+  T* const scratch = packed + round_up(packed_elements(g, sizeof(T)), max_lanes);
   const WeightView<T> view = forward_weights(g, w);
   pack(forward_problem(some_images(g, cut.images), y, z, packed), view);
   const Index image = g.h_in * g.w_in;
@@ -67,7 +67,7 @@ void norm_conv2d_backward(const Conv2dGeometry& g, Index parts, const NormPart<T
   double* const sums = reinterpret_cast<double*>(workspace);  // a chunk: dy, then dy * deviation
   T* const partial = workspace + round_up(cut.chunks * 4 * g.c_in, max_lanes);
   T* const packed = partial + cut.chunks * cut.partial;
-  T* const scratch = packed + round_up(packed_gradient_elements(g), max_lanes);
+  T* const scratch = packed + round_up(packed_gradient_elements(g, sizeof(T)), max_lanes);
   const Parameters<T> p = collect_parameters(g.c_in, n, scratch + cut.chunks * 2 * cut.elements);
   const T* const none = nullptr;
   T* const nowhere = nullptr;

@@ -8,7 +8,7 @@
 //                       w, dw: (c_out, kernel_h, kernel_w, c_in)
 //
 // The kernels allocate nothing and throw nothing; the caller sees to valid arguments. `workspace` is scratch of any
-// content, 64-byte aligned, of conv2d_*_workspace bytes. They keep up to 128 KiB on the stack of each thread.
+// content, 64-byte aligned, of conv2d_*_workspace bytes. They keep up to 800 KiB on the stack of each thread.
 
 #include <cstddef>
 #include <cstdint>

@@ -3,6 +3,8 @@
 // The partitions of work that the convolution kernels share with the functions that size their
 // workspace. Everything here has internal linkage, so that kernel files may use it (see core/kernel.hpp).
 
+#include <cstddef>
+
 #include <palimpsest/core/index.hpp>
 #include <palimpsest/ops/kernels/conv2d.hpp>
 
@@ -42,12 +44,38 @@ constexpr Range valid_outputs(Index k, Index stride, Index pad, Index in, Index 
   return intersect({0, out}, {low <= 0 ? 0 : ceil_div(low, stride), high <= 0 ? 0 : ceil_div(high, stride)});
 }
 
-/// Elements of the weights, packed for a forward convolution and for its data gradient.
-constexpr Index packed_elements(const Conv2dGeometry& g) {
-  return g.kernel_h * g.kernel_w * g.c_in * round_up(g.c_out, max_lanes);
+/// The most input channels of a convolution by Winograd's algorithm: a panel of tiles is to fit the second-level cache.
+inline constexpr Index winograd_channels = 256;
+
+/// True if Winograd's algorithm F(4x4, 3x3) is faster than a direct convolution with so many channels and so large an
+/// output, whose kernel and strides are those of `g` (docs/performance.md has the figures). Never where elements are
+/// not float: float64 is what others are compared with. The same for any number of images.
+constexpr bool prefers_winograd(const Conv2dGeometry& g, Index c_in, Index c_out, Index h_out, Index w_out,
+                                std::size_t element_bytes) {
+  if (g.kernel_h != 3 || g.kernel_w != 3 || g.stride_h != 1 || g.stride_w != 1) return false;
+  if (element_bytes != sizeof(float) || smaller(c_in, c_out) < 32 || c_in > winograd_channels) return false;
+  return round_up(h_out, 4) * round_up(w_out, 4) <= 2 * h_out * w_out;  // no more of the tiles is outside than inside
 }
-constexpr Index packed_gradient_elements(const Conv2dGeometry& g) {
-  return g.kernel_h * g.kernel_w * g.c_out * round_up(g.c_in, max_lanes);
+
+/// The same for a forward convolution and for its data gradient.
+constexpr bool winograd_forward(const Conv2dGeometry& g, std::size_t element_bytes) {
+  return prefers_winograd(g, g.c_in, g.c_out, g.h_out, g.w_out, element_bytes);
+}
+constexpr bool winograd_gradient(const Conv2dGeometry& g, std::size_t element_bytes) {
+  return prefers_winograd(g, g.c_out, g.c_in, g.h_in, g.w_in, element_bytes);
+}
+
+/// Matrices of weights: one for each tap, or for each frequency.
+constexpr Index weight_matrices(const Conv2dGeometry& g, bool winograd) {
+  return winograd ? 36 : g.kernel_h * g.kernel_w;
+}
+
+/// Elements of the weights, packed for a forward convolution and for its data gradient.
+constexpr Index packed_elements(const Conv2dGeometry& g, std::size_t element_bytes) {
+  return weight_matrices(g, winograd_forward(g, element_bytes)) * g.c_in * round_up(g.c_out, max_lanes);
+}
+constexpr Index packed_gradient_elements(const Conv2dGeometry& g, std::size_t element_bytes) {
+  return weight_matrices(g, winograd_gradient(g, element_bytes)) * g.c_out * round_up(g.c_in, max_lanes);
 }
 
 /// So many bytes come from memory rather than a cache, and asking for them ahead of time pays for the instructions that
