@@ -100,5 +100,40 @@ constexpr WeightGradientSplit split_weight_gradient(const Conv2dGeometry& g) {
   return {chunks, ceil_div(16, chunks), partial};
 }
 
+/// How Winograd's algorithm sums a weight gradient: in blocks of c input and k output channels, whose sums for all
+/// frequencies stay in the second-level cache.
+struct WinogradBlocks {
+  Index c, k;
+  Index c_blocks, k_blocks;
+  Index partial;  // elements of all blocks' sums
+};
+
+constexpr WinogradBlocks winograd_blocks(const Conv2dGeometry& g) {
+  const Index c = g.c_out <= 32 ? 48 : 64;
+  const Index k = g.c_in <= 32 ? 128 : 64;
+  return {c, k, ceil_div(g.c_in, c), ceil_div(g.c_out, k), 36 * g.c_out * round_up(g.c_in, max_lanes)};
+}
+
+/// True if the weight gradient goes by that. Not where a sum would take more than 9 MB.
+constexpr bool winograd_weight(const Conv2dGeometry& g, std::size_t element_bytes) {
+  const Index fewer = smaller(g.c_in, g.c_out);
+  const bool prefers = prefers_winograd(g, fewer, fewer, g.h_out, g.w_out, element_bytes);
+  return prefers && g.c_in * g.c_out <= Index{1} << 16;
+}
+
+constexpr Index winograd_tiles(const Conv2dGeometry& g) { return g.n * ceil_div(g.h_out, 4) * ceil_div(g.w_out, 4); }
+
+/// Tiles that make it worth having sums of their own, and the most elements of all sums.
+inline constexpr Index winograd_chunk_tiles = 64;
+inline constexpr Index winograd_sum_elements = Index{1} << 21;
+
+/// The tiles are cut into chunks, each with its own partial sums.
+constexpr Index winograd_weight_chunks(const Conv2dGeometry& g) {
+  const WinogradBlocks blocks = winograd_blocks(g);
+  const Index affordable = larger(1, winograd_sum_elements / blocks.partial);
+  const Index enough = ceil_div(16, blocks.c_blocks * blocks.k_blocks);
+  return smaller(smaller(enough, affordable), ceil_div(winograd_tiles(g), winograd_chunk_tiles));
+}
+
 }  // namespace
 }  // namespace palimpsest::kernels
