@@ -3,6 +3,9 @@
 //
 //   bench_worker --model densenet --depth 100 --growth 12 --batch-size 64 --memory shared --threads 2
 //   bench_worker --model revnet --depth 110 --batch-size 100 --memory budget=200MiB
+//   bench_worker --model resnet --depth 50 --image-size 224 --classes 1000 --batch-size 16
+//
+// With images of more than 32x32 pixels densenet and resnet are ImageNet's.
 //
 // Each line `step N` on standard input runs N training steps on one fixed random batch and answers with a line of JSON:
 // {"ms":[...],"loss":...}; on CUDA the milliseconds are the device's own, between events. `quit`, or the end of the
@@ -25,6 +28,7 @@
 #include <palimpsest/core/parallel.hpp>
 #include <palimpsest/memory/offload.hpp>
 #include <palimpsest/nn/models/densenet.hpp>
+#include <palimpsest/nn/models/imagenet_resnet.hpp>
 #include <palimpsest/nn/models/resnet.hpp>
 #include <palimpsest/nn/models/revnet.hpp>
 #include <palimpsest/nn/sgd.hpp>
@@ -41,7 +45,7 @@ struct Options {
   std::map<std::string, std::string> text = {
       {"model", "densenet"}, {"depth", "100"},  {"growth", "12"},  {"batch-size", "64"}, {"memory", "store-all"},
       {"threads", "2"},      {"channels", "3"}, {"classes", "10"}, {"device", "cpu"},    {"precision", "fp32"},
-      {"grid", ""},          {"verify", "off"}, {"rates", ""},     {"offload-dir", ""}};
+      {"grid", ""},          {"verify", "off"}, {"rates", ""},     {"offload-dir", ""},  {"image-size", "32"}};
 
   Options(int argc, char** argv) {
     for (int i = 1; i < argc; ++i) {
@@ -54,6 +58,7 @@ struct Options {
 
   const std::string& operator[](const std::string& name) const { return text.at(name); }
   std::int64_t number(const std::string& name) const { return std::stoll(text.at(name)); }
+  bool imagenet() const { return number("image-size") > 32; }
 };
 
 Device device_of(const std::string& name) {
@@ -93,13 +98,21 @@ class Stopwatch {
 
 std::unique_ptr<nn::Classifier> make_model(const Options& options, nn::Init init) {
   if (options["model"] == "densenet") {
-    nn::DenseNetOptions spec = nn::DenseNetOptions::cifar(options.number("depth"), options.number("growth"));
+    const std::int64_t depth = options.number("depth");
+    nn::DenseNetOptions spec = options.imagenet() ? nn::DenseNetOptions::imagenet(depth)
+                                                  : nn::DenseNetOptions::cifar(depth, options.number("growth"));
     spec.image_channels = options.number("channels");
     spec.classes = options.number("classes");
     return std::make_unique<nn::DenseNet>(spec, std::move(init));
   }
   const bool reversible = options["model"] == "revnet";
   if (!reversible && options["model"] != "resnet") throw ValueError("--model takes densenet, revnet or resnet");
+  if (options.imagenet() && !reversible) {
+    nn::ImageNetResNetOptions spec = nn::ImageNetResNetOptions::of_depth(options.number("depth"));
+    spec.image_channels = options.number("channels");
+    spec.classes = options.number("classes");
+    return std::make_unique<nn::ImageNetResNet>(spec, std::move(init));
+  }
   nn::ResidualOptions spec = (reversible ? nn::RevNet::cifar : nn::ResNet::cifar)(options.number("depth"), false);
   spec.image_channels = options.number("channels");
   spec.classes = options.number("classes");
@@ -120,7 +133,7 @@ train::Task task_of(const Options& options) {
   };
   return {.name = options["model"],
           .make_model = [&options](nn::Init init) { return make_model(options, std::move(init)); },
-          .batch = train::image_batch(channels, 32, 32),
+          .batch = train::image_batch(channels, options.number("image-size"), options.number("image-size")),
           .loss = train::with_model<nn::Classifier>(loss),
           .make_optimiser = sgd,
           .training = {.name = "noise", .samples = options.number("batch-size")}};
@@ -128,13 +141,14 @@ train::Task task_of(const Options& options) {
 
 std::vector<Tensor> noise(const Options& options, Device device) {
   const std::int64_t batch = options.number("batch-size");
+  const std::int64_t side = options.number("image-size");
   Random random(2);
-  std::vector<float> pixels(static_cast<std::size_t>(batch * options.number("channels") * 32 * 32));
+  std::vector<float> pixels(static_cast<std::size_t>(batch * options.number("channels") * side * side));
   for (float& pixel : pixels) pixel = static_cast<float>(random.normal());
   std::vector<std::int32_t> labels(static_cast<std::size_t>(batch));
   for (auto& label : labels)
     label = static_cast<std::int32_t>(random.below(static_cast<std::uint64_t>(options.number("classes"))));
-  return {Tensor::from_vector({batch, options.number("channels"), 32, 32}, pixels, device, Tag::Data),
+  return {Tensor::from_vector({batch, options.number("channels"), side, side}, pixels, device, Tag::Data),
           Tensor::from_vector({batch}, labels, device, Tag::Data)};
 }
 

@@ -24,9 +24,17 @@ except ImportError:
 
 import torch.nn.functional as F
 
-from pytorch_models import RESNETS, REVNETS, DenseNet, ResNet, RevNet, make_optimizer
+from pytorch_models import (
+    DENSENET_SGD,
+    RESIDUAL_SGD,
+    RESNETS,
+    REVNETS,
+    DenseNet,
+    ResNet,
+    RevNet,
+    make_optimizer,
+)
 
-IMAGE_SIZE = 32
 SEED = 1
 MEMORY_MODES = {
     "densenet": ("plain", "efficient"),
@@ -49,6 +57,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="torch.compile(mode='max-autotune')")
     parser.add_argument("--channels", type=int, default=3, help="channels of an image (default: %(default)s)")
     parser.add_argument("--classes", type=int, default=10)
+    parser.add_argument("--image-size", type=int, default=32, help="above 32: torchvision's models for ImageNet")
     arguments = parser.parse_args()
     modes = MEMORY_MODES[arguments.model]
     if arguments.memory not in modes:
@@ -56,6 +65,8 @@ def parse_arguments() -> argparse.Namespace:
     depths = {"resnet": RESNETS, "revnet": REVNETS}.get(arguments.model)
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("PyTorch finds no CUDA device")
+    if arguments.image_size > 32:
+        return arguments
     if depths is not None and arguments.depth not in depths:
         parser.error(f"--model {arguments.model} knows --depth {', '.join(map(str, depths))}, not {arguments.depth}")
     if arguments.model == "densenet" and (arguments.depth - 4) % 6 != 0:
@@ -65,11 +76,23 @@ def parse_arguments() -> argparse.Namespace:
 
 def build_model(arguments: argparse.Namespace) -> torch.nn.Module:
     channels, classes = arguments.channels, arguments.classes
+    if arguments.image_size > 32:
+        return build_imagenet_model(arguments)
     if arguments.model == "densenet":
         return DenseNet(arguments.depth, arguments.growth, channels, classes, efficient=arguments.memory == "efficient")
     if arguments.model == "resnet":
         return ResNet(RESNETS[arguments.depth], channels, classes)
     return RevNet(REVNETS[arguments.depth], channels, classes, memory=arguments.memory)
+
+
+def build_imagenet_model(arguments: argparse.Namespace) -> torch.nn.Module:
+    import torchvision
+
+    options = {"memory_efficient": arguments.memory == "efficient"} if arguments.model == "densenet" else {}
+    make = getattr(torchvision.models, f"{arguments.model}{arguments.depth}")
+    model = make(num_classes=arguments.classes, **options)
+    model.sgd = DENSENET_SGD if arguments.model == "densenet" else RESIDUAL_SGD
+    return model
 
 
 class HostStopwatch:
@@ -117,7 +140,7 @@ class Trainer:
         self.optimizer = make_optimizer(model, model.sgd)
         self.compiled = arguments.compile
         self.model = compile_model(model) if self.compiled else model
-        shape = (arguments.batch_size, arguments.channels, IMAGE_SIZE, IMAGE_SIZE)
+        shape = (arguments.batch_size, arguments.channels, arguments.image_size, arguments.image_size)
         self.images = torch.randn(shape).to(arguments.device, memory_format=layout)
         self.labels = torch.randint(arguments.classes, (arguments.batch_size,)).to(arguments.device)
         self.stopwatch = CudaStopwatch() if arguments.device == "cuda" else HostStopwatch()

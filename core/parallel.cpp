@@ -19,7 +19,7 @@ namespace {
 
 thread_local bool inside_parallel_for = false;
 
-constexpr std::size_t kernel_stack_bytes = 640 << 10;
+constexpr std::size_t kernel_stack_bytes = 880 << 10;
 
 /// The addresses of the calling thread's stack; empty where they are not known.
 struct Stack {

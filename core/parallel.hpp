@@ -11,7 +11,7 @@ int thread_count();
 /// called while a parallel_for runs.
 void set_thread_count(int threads);
 
-/// Sees to it that the calling thread has the stack that the kernels of convolutions take, up to 512 KiB, and some
+/// Sees to it that the calling thread has the stack that the kernels of convolutions take, up to 800 KiB, and some
 /// more. Throws Error where it has less than that left; where a stack's limits are not known nothing is thrown.
 void require_stack();
 

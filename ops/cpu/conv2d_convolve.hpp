@@ -1,12 +1,13 @@
 #pragma once
 
 // Forward convolution and its data gradient, for kernel files. Both come down to a convolution with arbitrary steps
-// between the output pixels, for which there are two kernels: output channels in the lanes of vectors, or output
-// pixels.
+// between the output pixels, for which there are three kernels: output channels in the lanes of vectors, or output
+// pixels, or Winograd's algorithm.
 
 #include <palimpsest/core/parallel.hpp>
 #include <palimpsest/ops/cpu/conv2d_channels.hpp>
 #include <palimpsest/ops/cpu/conv2d_pixels.hpp>
+#include <palimpsest/ops/cpu/conv2d_winograd.hpp>
 #include <palimpsest/ops/kernels/conv2d_problem.hpp>
 
 namespace palimpsest::kernels::PALIMPSEST_ISA {
@@ -18,6 +19,9 @@ void convolve_by_tap(Problem<T> p, const WeightView<T>& view);
 /// Packs the weights into p.packed: the same way for any number of images, unless flatten() has made them one row.
 template <class T>
 void pack(const Problem<T>& p, const WeightView<T>& view) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (p.winograd) return pack_winograd(p, view);
+  }
   if (prefer_pixels(p)) return pack_pixel_weights(p, view);
   const Tiling tiling = choose_tiling(p);
   if (!tiling.by_tap) pack_weights(p, view, tiling);
@@ -26,6 +30,9 @@ void pack(const Problem<T>& p, const WeightView<T>& view) {
 /// After pack(). A kernel as large as convolve_by_tap() says has p.packed written all the same.
 template <class T>
 void convolve_packed(const Problem<T>& p, const WeightView<T>& view) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (p.winograd) return convolve_winograd(p);
+  }
   if (prefer_pixels(p)) return convolve_pixels(p);
   const Tiling tiling = choose_tiling(p);
   if (tiling.by_tap) return convolve_by_tap(p, view);
@@ -119,6 +126,7 @@ Problem<T> forward_problem(const Conv2dGeometry& g, const T* x, T* y, T* packed)
   p.kernel_h = g.kernel_h, p.kernel_w = g.kernel_w, p.stride_h = g.stride_h, p.stride_w = g.stride_w;
   p.pad_top = g.pad_top, p.pad_left = g.pad_left;
   p.packed = packed;
+  p.winograd = winograd_forward(g, sizeof(T));
   return flatten(p);
 }
 
@@ -142,6 +150,7 @@ Problem<T> phase_problem(const Conv2dGeometry& g, const Phase& rows, const Phase
   p.pad_top = rows.pad, p.pad_left = cols.pad;
   p.accumulate = accumulate;
   p.packed = packed;
+  p.winograd = winograd_gradient(g, sizeof(T));
   return flatten(p);
 }
 

@@ -1,9 +1,13 @@
 #include <palimpsest/ops/cpu/conv2d_weight.hpp>
+#include <palimpsest/ops/cpu/conv2d_winograd_weight.hpp>
 
 namespace palimpsest::kernels::PALIMPSEST_ISA {
 
 template <class T>
 void conv2d_grad_weight(const Conv2dGeometry& g, const T* x, const T* dy, T* dw, bool accumulate, T* workspace) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (winograd_weight(g, sizeof(T))) return winograd_grad_weight(g, x, dy, dw, accumulate, workspace);
+  }
   const WeightGradient<T> p = make_problem(g, x, dy);
   const WeightGradientSplit split = split_weight_gradient(g);
   const Index scalar_channels = scalars(p);

@@ -5,6 +5,7 @@
 
 #include <palimpsest/ops/cpu/conv2d_convolve.hpp>
 #include <palimpsest/ops/cpu/conv2d_weight.hpp>
+#include <palimpsest/ops/cpu/conv2d_winograd_weight.hpp>
 #include <palimpsest/ops/cpu/norm_conv_tiles.hpp>
 #include <palimpsest/ops/cpu/rows.hpp>
 
@@ -36,10 +37,10 @@ template <class T>
 void norm_conv2d_forward(const Conv2dGeometry& g, Index parts, const NormPart<T>* part, const Normalization<T>& n,
                          const T* w, T* z, T* y, T* workspace) {
   const NormConvGeometry rows = as_rows(g, parts);
-  const NormConv2dCut cut = cut_images(g);
+  const NormConv2dCut cut = cut_images(g, sizeof(T));
   const Parameters<T> p = collect_parameters(g.c_in, n, workspace);
   T* const packed = workspace + parameter_elements(rows);
-  T* const scratch = packed + round_up(packed_elements(g), max_lanes);
+  T* const scratch = packed + round_up(packed_elements(g, sizeof(T)), max_lanes);
   const WeightView<T> view = forward_weights(g, w);
   pack(forward_problem(some_images(g, cut.images), y, z, packed), view);
   const Index image = g.h_in * g.w_in;
@@ -63,12 +64,13 @@ void norm_conv2d_backward(const Conv2dGeometry& g, Index parts, const NormPart<T
                           T* workspace) {
   constexpr Index most_rows = 64;  // whose sums may be held in T
   const NormConvGeometry rows = as_rows(g, parts);
-  const NormConv2dCut cut = cut_images(g);
+  const NormConv2dCut cut = cut_images(g, sizeof(T));
   double* const sums = reinterpret_cast<double*>(workspace);  // a chunk: dy, then dy * deviation
   T* const partial = workspace + round_up(cut.chunks * 4 * g.c_in, max_lanes);
   T* const packed = partial + cut.chunks * cut.partial;
-  T* const scratch = packed + round_up(packed_gradient_elements(g), max_lanes);
+  T* const scratch = packed + round_up(packed_gradient_elements(g, sizeof(T)), max_lanes);
   const Parameters<T> p = collect_parameters(g.c_in, n, scratch + cut.chunks * 2 * cut.elements);
+  const bool winograd = norm_conv2d_winograd_weight(g, sizeof(T));
   const T* const none = nullptr;
   T* const nowhere = nullptr;
   for_each_phase(some_images(g, cut.images), none, w, nowhere, false, packed,
@@ -99,6 +101,7 @@ void norm_conv2d_backward(const Conv2dGeometry& g, Index parts, const NormPart<T
       }
       if (dw == nullptr) return;
       const T* const y_unit = y != nullptr ? y + images.begin * image * g.c_in : own_y;
+      if (winograd) return add_winograd(unit, y_unit, dz_unit, partial + chunk * cut.partial, first);
       const WeightGradient<T> gradient = make_problem(unit, y_unit, dz_unit);
       for (Index band = 0; band < bands(gradient); ++band) {
         add_band(gradient, band_at(gradient, band), {0, scalars(gradient)}, partial + chunk * cut.partial,
@@ -108,6 +111,9 @@ void norm_conv2d_backward(const Conv2dGeometry& g, Index parts, const NormPart<T
   });
   finish_sums(rows, part, n, p, sums, cut.chunks, sum_dy, sum_dy_xhat);
   if (dw == nullptr) return;
+  if (winograd) {
+    return reduce_winograd(winograd_weight_problem(g, none, dz), partial, cut.partial, cut.chunks, dw, accumulate);
+  }
   reduce_chunks(make_problem(some_images(g, cut.images), none, dz), partial, cut.partial, cut.chunks, dw, accumulate);
 }
 

@@ -8,7 +8,7 @@
 //                       w, dw: (c_out, kernel_h, kernel_w, c_in)
 //
 // The kernels allocate nothing and throw nothing; the caller sees to valid arguments. `workspace` is scratch of any
-// content, 64-byte aligned, of conv2d_*_workspace bytes. They keep up to 128 KiB on the stack of each thread.
+// content, 64-byte aligned, of conv2d_*_workspace bytes. They keep up to 800 KiB on the stack of each thread.
 
 #include <cstddef>
 #include <cstdint>
@@ -47,7 +47,8 @@ PALIMPSEST_INLINE bool is_pointwise(const Conv2dGeometry& g) {
 /// Bytes of workspace that the kernels below take on a device, a meta device's being those of the one it stands for. A
 /// function of the geometry and the element's size alone: not of the instruction set or the number of threads. On the
 /// CPU forward and data gradient hold the weights there, packed into blocks of output channels (about as many elements
-/// as w), and the weight gradient up to 16 partial sums of dw; on CUDA it holds columns and what cuBLAS needs.
+/// as w, four times as many for Winograd's algorithm), and the weight gradient up to 16 partial sums of dw; on CUDA it
+/// holds columns and what cuBLAS needs.
 std::size_t conv2d_forward_workspace(Device device, const Conv2dGeometry& geometry, std::size_t element_bytes);
 std::size_t conv2d_grad_input_workspace(Device device, const Conv2dGeometry& geometry, std::size_t element_bytes);
 std::size_t conv2d_grad_weight_workspace(Device device, const Conv2dGeometry& geometry, std::size_t element_bytes);

@@ -3,6 +3,8 @@
 // The partitions of work that the convolution kernels share with the functions that size their
 // workspace. Everything here has internal linkage, so that kernel files may use it (see core/kernel.hpp).
 
+#include <cstddef>
+
 #include <palimpsest/core/index.hpp>
 #include <palimpsest/ops/kernels/conv2d.hpp>
 
@@ -42,12 +44,38 @@ constexpr Range valid_outputs(Index k, Index stride, Index pad, Index in, Index 
   return intersect({0, out}, {low <= 0 ? 0 : ceil_div(low, stride), high <= 0 ? 0 : ceil_div(high, stride)});
 }
 
-/// Elements of the weights, packed for a forward convolution and for its data gradient.
-constexpr Index packed_elements(const Conv2dGeometry& g) {
-  return g.kernel_h * g.kernel_w * g.c_in * round_up(g.c_out, max_lanes);
+/// The most input channels of a convolution by Winograd's algorithm: a panel of tiles is to fit the second-level cache.
+inline constexpr Index winograd_channels = 256;
+
+/// True if Winograd's algorithm F(4x4, 3x3) is faster than a direct convolution with so many channels and so large an
+/// output, whose kernel and strides are those of `g` (docs/performance.md has the figures). Never where elements are
+/// not float: float64 is what others are compared with. The same for any number of images.
+constexpr bool prefers_winograd(const Conv2dGeometry& g, Index c_in, Index c_out, Index h_out, Index w_out,
+                                std::size_t element_bytes) {
+  if (g.kernel_h != 3 || g.kernel_w != 3 || g.stride_h != 1 || g.stride_w != 1) return false;
+  if (element_bytes != sizeof(float) || smaller(c_in, c_out) < 32 || c_in > winograd_channels) return false;
+  return round_up(h_out, 4) * round_up(w_out, 4) <= 2 * h_out * w_out;  // no more of the tiles is outside than inside
 }
-constexpr Index packed_gradient_elements(const Conv2dGeometry& g) {
-  return g.kernel_h * g.kernel_w * g.c_out * round_up(g.c_in, max_lanes);
+
+/// The same for a forward convolution and for its data gradient.
+constexpr bool winograd_forward(const Conv2dGeometry& g, std::size_t element_bytes) {
+  return prefers_winograd(g, g.c_in, g.c_out, g.h_out, g.w_out, element_bytes);
+}
+constexpr bool winograd_gradient(const Conv2dGeometry& g, std::size_t element_bytes) {
+  return prefers_winograd(g, g.c_out, g.c_in, g.h_in, g.w_in, element_bytes);
+}
+
+/// Matrices of weights: one for each tap, or for each frequency.
+constexpr Index weight_matrices(const Conv2dGeometry& g, bool winograd) {
+  return winograd ? 36 : g.kernel_h * g.kernel_w;
+}
+
+/// Elements of the weights, packed for a forward convolution and for its data gradient.
+constexpr Index packed_elements(const Conv2dGeometry& g, std::size_t element_bytes) {
+  return weight_matrices(g, winograd_forward(g, element_bytes)) * g.c_in * round_up(g.c_out, max_lanes);
+}
+constexpr Index packed_gradient_elements(const Conv2dGeometry& g, std::size_t element_bytes) {
+  return weight_matrices(g, winograd_gradient(g, element_bytes)) * g.c_out * round_up(g.c_in, max_lanes);
 }
 
 /// So many bytes come from memory rather than a cache, and asking for them ahead of time pays for the instructions that
@@ -70,6 +98,41 @@ constexpr WeightGradientSplit split_weight_gradient(const Conv2dGeometry& g) {
   const Index affordable = larger(1, (Index{1} << 19) / partial);
   const Index chunks = smaller(smaller(16, affordable), ceil_div(pixels, 128));
   return {chunks, ceil_div(16, chunks), partial};
+}
+
+/// How Winograd's algorithm sums a weight gradient: in blocks of c input and k output channels, whose sums for all
+/// frequencies stay in the second-level cache.
+struct WinogradBlocks {
+  Index c, k;
+  Index c_blocks, k_blocks;
+  Index partial;  // elements of all blocks' sums
+};
+
+constexpr WinogradBlocks winograd_blocks(const Conv2dGeometry& g) {
+  const Index c = g.c_out <= 32 ? 48 : 64;
+  const Index k = g.c_in <= 32 ? 128 : 64;
+  return {c, k, ceil_div(g.c_in, c), ceil_div(g.c_out, k), 36 * g.c_out * round_up(g.c_in, max_lanes)};
+}
+
+/// True if the weight gradient goes by that. Not where a sum would take more than 9 MB.
+constexpr bool winograd_weight(const Conv2dGeometry& g, std::size_t element_bytes) {
+  const Index fewer = smaller(g.c_in, g.c_out);
+  const bool prefers = prefers_winograd(g, fewer, fewer, g.h_out, g.w_out, element_bytes);
+  return prefers && g.c_in * g.c_out <= Index{1} << 16;
+}
+
+constexpr Index winograd_tiles(const Conv2dGeometry& g) { return g.n * ceil_div(g.h_out, 4) * ceil_div(g.w_out, 4); }
+
+/// Tiles that make it worth having sums of their own, and the most elements of all sums.
+inline constexpr Index winograd_chunk_tiles = 64;
+inline constexpr Index winograd_sum_elements = Index{1} << 21;
+
+/// The tiles are cut into chunks, each with its own partial sums.
+constexpr Index winograd_weight_chunks(const Conv2dGeometry& g) {
+  const WinogradBlocks blocks = winograd_blocks(g);
+  const Index affordable = larger(1, winograd_sum_elements / blocks.partial);
+  const Index enough = ceil_div(16, blocks.c_blocks * blocks.k_blocks);
+  return smaller(smaller(enough, affordable), ceil_div(winograd_tiles(g), winograd_chunk_tiles));
 }
 
 }  // namespace

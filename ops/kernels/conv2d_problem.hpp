@@ -23,6 +23,7 @@ struct Problem {
   Index kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left;
   bool accumulate;
   T* packed;  // room for the weights, rearranged
+  bool winograd;
 };
 
 /// The place of the weight of (output channel o, tap row r, tap s, input channel c): w + o * o_step + r * r_step + ...

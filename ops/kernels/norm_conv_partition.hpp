@@ -73,12 +73,19 @@ struct NormConv2dCut {
   Index images, chunks, elements, partial;
 };
 
-constexpr NormConv2dCut cut_images(const Conv2dGeometry& g) {
-  const Index partial = split_weight_gradient(g).partial;
+/// True if the weight gradient of such a convolution goes by Winograd's algorithm: there are tiles for a few chunks.
+constexpr bool norm_conv2d_winograd_weight(const Conv2dGeometry& g, std::size_t element_bytes) {
+  return winograd_weight(g, element_bytes) && winograd_tiles(g) >= 4 * winograd_chunk_tiles;
+}
+
+constexpr NormConv2dCut cut_images(const Conv2dGeometry& g, std::size_t element_bytes) {
+  const bool winograd = norm_conv2d_winograd_weight(g, element_bytes);
+  const Index partial = winograd ? winograd_blocks(g).partial : split_weight_gradient(g).partial;
+  const Index affordable = larger(1, (winograd ? winograd_sum_elements : Index{1} << 20) / partial);
+  const Index worthwhile = winograd ? smaller(16, winograd_tiles(g) / winograd_chunk_tiles) : 16;
   const Index pixels = g.h_in * g.w_in;
   const Index images = smaller(larger(1, 256 / pixels), ceil_div(g.n, 16));
-  const Index affordable = larger(1, (Index{1} << 20) / partial);
-  const Index chunks = smaller(smaller(16, affordable), ceil_div(g.n, images));
+  const Index chunks = smaller(smaller(worthwhile, affordable), ceil_div(g.n, images));
   // Vectors may reach over the end.
   return {images, chunks, round_up(images * pixels * g.c_in, max_lanes) + 4 * max_lanes, partial};
 }

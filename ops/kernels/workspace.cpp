@@ -10,38 +10,42 @@ namespace palimpsest::kernels {
 namespace {
 
 /// Elements that the CPU's kernels take, beside packed_elements().
-Index weight_gradient_elements(const Conv2dGeometry& g) {
+Index weight_gradient_elements(const Conv2dGeometry& g, std::size_t element_bytes) {
+  if (winograd_weight(g, element_bytes)) return winograd_weight_chunks(g) * winograd_blocks(g).partial;
   const WeightGradientSplit split = split_weight_gradient(g);
   return split.chunks * split.partial;
 }
 
-Index norm_conv_elements(const NormConvGeometry& g) {
+Index norm_conv_elements(const NormConvGeometry& g, std::size_t) {
   return parameter_elements(g) + g.channels * round_up(g.outputs, max_lanes);
 }
 
-Index norm_conv_gradient_elements(const NormConvGeometry& g) {
+Index norm_conv_gradient_elements(const NormConvGeometry& g, std::size_t) {
   const NormConvSplit split = split_backward(g);
   return split.sum_elements + split.chunks * split.partial + g.outputs * round_up(g.channels, max_lanes) +
          parameter_elements(g);
 }
 
-Index norm_conv2d_elements(const Conv2dGeometry& g) {
-  const NormConv2dCut cut = cut_images(g);
-  return parameter_elements({0, g.c_in, 0, 0}) + round_up(packed_elements(g), max_lanes) + cut.chunks * cut.elements;
+Index norm_conv2d_elements(const Conv2dGeometry& g, std::size_t element_bytes) {
+  const NormConv2dCut cut = cut_images(g, element_bytes);
+  return parameter_elements({0, g.c_in, 0, 0}) + round_up(packed_elements(g, element_bytes), max_lanes) +
+         cut.chunks * cut.elements;
 }
 
-Index norm_conv2d_gradient_elements(const Conv2dGeometry& g) {
-  const NormConv2dCut cut = cut_images(g);
+Index norm_conv2d_gradient_elements(const Conv2dGeometry& g, std::size_t element_bytes) {
+  const NormConv2dCut cut = cut_images(g, element_bytes);
   return round_up(cut.chunks * 4 * g.c_in, max_lanes) + cut.chunks * (cut.partial + 2 * cut.elements) +
-         round_up(packed_gradient_elements(g), max_lanes) + parameter_elements({0, g.c_in, 0, 0});
+         round_up(packed_gradient_elements(g, element_bytes), max_lanes) + parameter_elements({0, g.c_in, 0, 0});
 }
 
 /// Bytes on a device: on CUDA those of the products and `cuda(geometry, element_bytes)` of the kernel's own, else
-/// `elements(geometry)` elements.
+/// `elements(geometry, element_bytes)` elements.
 template <class Geometry>
-std::size_t workspace(Device device, const Geometry& g, std::size_t element_bytes, Index (*elements)(const Geometry&),
-                      Index (*cuda)(const Geometry&, Index)) {
-  if (kernel_device(device) != Device::Cuda) return static_cast<std::size_t>(elements(g)) * element_bytes;
+std::size_t workspace(Device device, const Geometry& g, std::size_t element_bytes,
+                      Index (*elements)(const Geometry&, std::size_t), Index (*cuda)(const Geometry&, Index)) {
+  if (kernel_device(device) != Device::Cuda) {
+    return static_cast<std::size_t>(elements(g, element_bytes)) * element_bytes;
+  }
   return gemm_workspace(Device::Cuda) + static_cast<std::size_t>(cuda(g, static_cast<Index>(element_bytes)));
 }
 
@@ -65,7 +69,7 @@ bool norm_conv2d_fits(const Conv2dGeometry& g, std::size_t element_bytes) {
   // With a stride along one of two dimensions only, a part of the data gradient would be one matrix product over all
   // pixels of a unit, and then the packing of its weights would depend on how many images that has.
   const bool flattens = g.stride_h > 1 && (g.w_in == 1 || g.stride_w == 1);
-  // Eight chunks of partial sums at least, and a kernel that the convolution takes as a whole.
+  // Four chunks of partial sums at least, and a kernel that the convolution takes as a whole.
   return !flattens && image <= most_bytes && split_weight_gradient(g).partial <= Index{1} << 17 &&
          g.kernel_h * g.kernel_w <= 128 && g.kernel_h <= 16 && g.kernel_w <= 16 && g.stride_h <= 8 && g.stride_w <= 8;
 }

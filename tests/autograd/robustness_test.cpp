@@ -230,7 +230,7 @@ std::string said_with_stack(std::size_t bytes) {
 
 TEST(StackTest, AThreadWithTooLittleForConvolutionsIsToldSo) {
   const std::string said = said_with_stack(256 << 10);
-  EXPECT_NE(said.find("KiB of stack left of 256 KiB, expected at least 640 KiB for convolutions"), std::string::npos)
+  EXPECT_NE(said.find("KiB of stack left of 256 KiB, expected at least 880 KiB for convolutions"), std::string::npos)
       << said;
   EXPECT_EQ(said_with_stack(has_sanitizer ? 8 << 20 : 1 << 20), "nothing");
 }

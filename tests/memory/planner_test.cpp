@@ -83,6 +83,7 @@ TEST_P(PlannerTest, EveryBudgetIsKeptAndMoreOfItIsNeverSlower) {
 
 TEST_P(PlannerTest, NoSinglePolicyThatFitsIsBetter) {
   for (const PolicyPtr& policy : memory::combinations()) {
+    if (memory::offloads(*policy)) continue;  // this planner may not
     const memory::StepForecast single = memory::forecast(rehearsal_, policy, rates_);
     EXPECT_LE(planner_.within(single.peak).forecast.seconds, single.seconds) << policy->name();
   }

@@ -160,6 +160,13 @@ TEST_F(NormConvKernelsTest, WindowsOfAnyKind) {
   }
 }
 
+// From 32 channels on the convolution of floats goes by Winograd's algorithm, with many tiles its weight gradient, too.
+TEST_F(NormConvKernelsTest, WinogradTiles) {
+  for (const std::int64_t images : {3, 16, 40}) check_both(on_images(images, 16, {40, 24}, 32), Numbers::Real);
+  check_both(on_images(18, 15, {33}, 50), Numbers::Real, Wanted::All);
+  check_both(on_images(5, 7, {20, 30}, 40), Numbers::Real, Wanted::None);
+}
+
 // --- CUDA ------------------------------------------------------------------------------------------------------------
 
 /// Skipped where there is no card. No fault may be left behind.
