@@ -5,7 +5,7 @@
 //   bench_worker --model revnet --depth 110 --batch-size 100 --memory budget=200MiB
 //   bench_worker --model resnet --depth 50 --image-size 224 --classes 1000 --batch-size 16
 //
-// With images of more than 32x32 pixels densenet and resnet are ImageNet's.
+// With images of more than 32x32 pixels the models are ImageNet's.
 //
 // Each line `step N` on standard input runs N training steps on one fixed random batch and answers with a line of JSON:
 // {"ms":[...],"loss":...}; on CUDA the milliseconds are the device's own, between events. `quit`, or the end of the
@@ -113,7 +113,9 @@ std::unique_ptr<nn::Classifier> make_model(const Options& options, nn::Init init
     spec.classes = options.number("classes");
     return std::make_unique<nn::ImageNetResNet>(spec, std::move(init));
   }
-  nn::ResidualOptions spec = (reversible ? nn::RevNet::cifar : nn::ResNet::cifar)(options.number("depth"), false);
+  nn::ResidualOptions spec =
+      options.imagenet() ? nn::RevNet::imagenet(options.number("depth"))
+                         : (reversible ? nn::RevNet::cifar : nn::ResNet::cifar)(options.number("depth"), false);
   spec.image_channels = options.number("channels");
   spec.classes = options.number("classes");
   if (!options["grid"].empty()) spec.grid = static_cast<int>(options.number("grid"));

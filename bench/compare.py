@@ -28,6 +28,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from workloads import GRID, QUICK_WORKLOADS, WORKLOADS, Workload
+
 HERE = Path(__file__).resolve().parent
 PYTORCH_WORKER = HERE / "pytorch_worker.py"
 DEFAULT_WORKER = HERE.parent / "build" / "bench" / "bench_worker"
@@ -39,10 +41,6 @@ CUDA_STEPS_PER_TURN = 10
 FORMATS = ("nchw", "channels_last")
 PRECISIONS = ("fp32", "tf32")
 MIB = 2**20
-GRID = ", grid "  # between a policy and the bits of the grid that its model works on
-ON_GRID = f"{GRID}16"
-BUDGETS = ("budget=50% of store-all", "budget=25% of store-all")
-
 # Nothing is mapped on its own, nothing is returned, the heap grows in large pieces, on huge pages if the kernel allows.
 PYTORCH_ENVIRONMENT = {
     "MALLOC_MMAP_MAX_": "0",
@@ -54,47 +52,6 @@ PYTORCH_ENVIRONMENT = {
 
 class WorkerError(Exception):
     """A worker could not be started, died or gave an answer that is none."""
-
-
-@dataclass(frozen=True)
-class Workload:
-    """A model and batch size, and the memory modes to compare; the first of each framework is its baseline. Of ours, a
-    budget is a share of what store-all needs; "reversible, grid 16" is a policy on a grid (--grid), where reversal is
-    exact. Those of a model on a grid leave the bits of each other, those in `inexact` nobody's."""
-
-    title: str
-    arguments: tuple[str, ...]
-    ours: tuple[str, ...]
-    inexact: tuple[str, ...]
-    pytorch: tuple[str, ...]
-    pytorch_cuda: tuple[str, ...]
-
-
-def densenet(depth: int, growth: int, batch_size: int, budgets: tuple[str, ...] = BUDGETS) -> Workload:
-    return Workload(
-        f"DenseNet-BC({depth},{growth}), batch {batch_size}",
-        ("--model", "densenet", "--depth", str(depth), "--growth", str(growth), "--batch-size", str(batch_size)),
-        ours=("store-all", "shared", "checkpoint", "offload", *budgets),
-        inexact=(),
-        pytorch=("plain", "efficient"),
-        pytorch_cuda=("plain", "efficient"),
-    )
-
-
-def revnet(depth: int, batch_size: int, budgets: tuple[str, ...] = BUDGETS) -> Workload:
-    return Workload(
-        f"RevNet-{depth}, batch {batch_size}",
-        ("--model", "revnet", "--depth", str(depth), "--batch-size", str(batch_size)),
-        ours=("store-all", "checkpoint", "reversible", "offload", *budgets, f"store-all{ON_GRID}", f"reversible{ON_GRID}"),
-        inexact=("reversible", *budgets),  # without a grid what is solved for is right up to rounding
-        pytorch=("plain", "reversible"),
-        pytorch_cuda=("plain", "checkpoint", "reversible"),
-    )
-
-
-WORKLOADS = {"densenet": densenet(100, 12, 64), "revnet": revnet(110, 100)}
-# In so small a model a quarter of store-all is not feasible.
-QUICK_WORKLOADS = {"densenet": densenet(40, 12, 16, BUDGETS[:1]), "revnet": revnet(38, 16, BUDGETS[:1])}
 
 
 @dataclass

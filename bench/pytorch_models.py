@@ -22,31 +22,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-
-@dataclass(frozen=True)
-class NormSpec:
-    """Constants of batch normalisation. `momentum` is the weight of the new statistic in the running average."""
-
-    eps: float
-    momentum: float
-    biased_running_variance: bool
-
-
-@dataclass(frozen=True)
-class SgdSpec:
-    """Constants of stochastic gradient descent. Without `decay_norm_and_bias` only conv and linear weights decay."""
-
-    lr: float
-    momentum: float
-    nesterov: bool
-    weight_decay: float
-    decay_norm_and_bias: bool
-
-
-DENSENET_NORM = NormSpec(eps=1e-5, momentum=0.1, biased_running_variance=False)
-RESIDUAL_NORM = NormSpec(eps=1e-3, momentum=0.01, biased_running_variance=True)
-DENSENET_SGD = SgdSpec(lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4, decay_norm_and_bias=True)
-RESIDUAL_SGD = SgdSpec(lr=0.1, momentum=0.9, nesterov=False, weight_decay=2e-4, decay_norm_and_bias=False)
+from pytorch_layers import (
+    DENSENET_NORM,
+    DENSENET_SGD,
+    RESIDUAL_NORM,
+    RESIDUAL_SGD,
+    BatchNorm2d,
+    Conv2d,
+    classify,
+    he_deviation,
+    initialise_linear,
+    is_first_run,
+    pad_same,
+)
 
 
 @dataclass(frozen=True)
@@ -90,53 +78,6 @@ IMAGENET_REVNETS = {
 }
 
 
-class BatchNorm2d(nn.Module):
-    """Batch normalisation with a biased or an unbiased running variance, which a replay can leave alone."""
-
-    def __init__(self, channels: int, spec: NormSpec) -> None:
-        super().__init__()
-        self.spec = spec
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-
-    def forward(self, x: Tensor, update_statistics: bool = True) -> Tensor:
-        if not update_statistics:
-            return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.spec.eps)
-        if not self.spec.biased_running_variance:
-            return self._normalise(x, self.running_var)
-        count = x.numel() // x.size(1)
-        # PyTorch's update takes the unbiased variance and is linear: scale, update, scale back.
-        unbiased = self.running_var * (count / (count - 1))
-        y = self._normalise(x, unbiased)
-        self.running_var.copy_(unbiased * ((count - 1) / count))
-        return y
-
-    def _normalise(self, x: Tensor, running_var: Tensor) -> Tensor:
-        momentum, eps = self.spec.momentum, self.spec.eps
-        return F.batch_norm(x, self.running_mean, running_var, self.weight, self.bias, True, momentum, eps)
-
-
-class Conv2d(nn.Conv2d):
-    """Convolution without bias, with TensorFlow's SAME padding for even sizes."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> None:
-        padding = kernel // 2 if stride == 1 else 0
-        super().__init__(in_channels, out_channels, kernel, stride, padding, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.stride[0] > 1 and self.kernel_size[0] > 1:
-            x = _pad_same(x, self.kernel_size[0], self.stride[0])
-        return super().forward(x)
-
-
-def _pad_same(x: Tensor, kernel: int, stride: int, value: float = 0) -> Tensor:
-    """TensorFlow's SAME padding of sides that the stride divides."""
-    before, after = (kernel - stride) // 2, (kernel - stride + 1) // 2
-    return F.pad(x, (before, after, before, after), value=value)
-
-
 class DenseLayer(nn.Module):
     """BN-ReLU-conv1x1(4k)-BN-ReLU-conv3x3(k) over the concatenation of all earlier features."""
 
@@ -160,7 +101,7 @@ class DenseLayer(nn.Module):
         return self.conv1(F.relu(h, inplace=True))
 
     def _checkpointed_bottleneck(self, *features: Tensor) -> Tensor:
-        return self._bottleneck(list(features), update_statistics=_is_first_run())
+        return self._bottleneck(list(features), update_statistics=is_first_run())
 
 
 class DenseBlock(nn.Module):
@@ -222,14 +163,14 @@ class DenseNet(nn.Module):
     def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, Conv2d):
-                nn.init.normal_(module.weight, 0.0, _he_deviation(module))
-        _initialise_linear(self.classifier, 1 / math.sqrt(self.classifier.in_features))
+                nn.init.normal_(module.weight, 0.0, he_deviation(module))
+        initialise_linear(self.classifier, 1 / math.sqrt(self.classifier.in_features))
 
     def forward(self, images: Tensor) -> Tensor:
         h = self.dense1(self.conv0(images))
         h = self.dense2(self.transition1(h))
         h = self.dense3(self.transition2(h))
-        return _classify(h, self.norm, self.classifier)
+        return classify(h, self.norm, self.classifier)
 
 
 @dataclass(frozen=True)
@@ -334,7 +275,7 @@ class ReversibleUnit(nn.Module):
         return checkpoint(self._checkpointed, x1, x2, use_reentrant=True, preserve_rng_state=False)
 
     def _checkpointed(self, x1: Tensor, x2: Tensor) -> Streams:
-        return self(x1, x2, update_statistics=_is_first_run())
+        return self(x1, x2, update_statistics=is_first_run())
 
 
 def _replay(residual: Residual, x: Tensor, output_grad: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -409,13 +350,13 @@ class _ResidualNetwork(nn.Module):
     def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, Conv2d):
-                deviation = _he_deviation(module)
+                deviation = he_deviation(module)
                 nn.init.trunc_normal_(module.weight, 0.0, deviation, -2 * deviation, 2 * deviation)
-        _initialise_linear(self.classifier, math.sqrt(3 / self.classifier.in_features))
+        initialise_linear(self.classifier, math.sqrt(3 / self.classifier.in_features))
 
     def stem(self, images: Tensor) -> Tensor:
         x = F.relu(self.norm0(self.conv0(images)), inplace=True)
-        return F.max_pool2d(_pad_same(x, 3, 2, -math.inf), 3, 2) if self.spec.imagenet_stem else x
+        return F.max_pool2d(pad_same(x, 3, 2, -math.inf), 3, 2) if self.spec.imagenet_stem else x
 
 
 class ResNet(_ResidualNetwork):
@@ -429,7 +370,7 @@ class ResNet(_ResidualNetwork):
         for stage in self.stages:
             for unit in stage:
                 h = unit(h)
-        return _classify(h, self.norm, self.classifier)
+        return classify(h, self.norm, self.classifier)
 
 
 class RevNet(_ResidualNetwork):
@@ -450,7 +391,7 @@ class RevNet(_ResidualNetwork):
         x1, x2 = (half.clone() for half in self.stem(images).chunk(2, 1))  # dense: kernels are slow on strided halves
         for units in self.stages:
             x1, x2 = self._run_stage(units, x1, x2)
-        return _classify(torch.cat((x1, x2), 1), self.norm, self.classifier)
+        return classify(torch.cat((x1, x2), 1), self.norm, self.classifier)
 
     @staticmethod
     def _plain_stage(units: list[ReversibleUnit], x1: Tensor, x2: Tensor) -> Streams:
@@ -471,41 +412,3 @@ class RevNet(_ResidualNetwork):
             units = units[1:]
         parameters = [p for unit in units for residual in (unit.f, unit.g) for p in residual.parameters()]
         return ReversibleChain.apply(units, x1, x2, *parameters)
-
-
-def _is_first_run() -> bool:
-    """Whether a function under (reentrant) `checkpoint` runs for the first time: only then is it without gradients.
-
-    A compiled model has no second run of Python code: what is traced counts as the first.
-    """
-    compiler = getattr(torch, "compiler", None)
-    is_compiling = getattr(compiler, "is_compiling", lambda: False)
-    return is_compiling() or not torch.is_grad_enabled()
-
-
-def _he_deviation(conv: Conv2d) -> float:
-    return math.sqrt(2 / (conv.kernel_size[0] * conv.kernel_size[1] * conv.out_channels))
-
-
-def _initialise_linear(linear: nn.Linear, bound: float) -> None:
-    nn.init.uniform_(linear.weight, -bound, bound)
-    nn.init.zeros_(linear.bias)
-
-
-def _classify(x: Tensor, norm: BatchNorm2d, classifier: nn.Linear) -> Tensor:
-    """BN-ReLU-global average pool-linear."""
-    return classifier(F.relu(norm(x), inplace=True).mean((2, 3)))
-
-
-def make_optimizer(model: nn.Module, sgd: SgdSpec) -> torch.optim.SGD:
-    """SGD over the model's parameters, with weight decay on those that `sgd` names."""
-    decayed = [p for p in model.parameters() if sgd.decay_norm_and_bias or p.dim() > 1]
-    plain = [p for p in model.parameters() if not sgd.decay_norm_and_bias and p.dim() <= 1]
-    groups = [{"params": decayed, "weight_decay": sgd.weight_decay}]
-    if plain:
-        groups.append({"params": plain, "weight_decay": 0.0})
-    return torch.optim.SGD(groups, lr=sgd.lr, momentum=sgd.momentum, nesterov=sgd.nesterov, foreach=True)
-
-
-def count_parameters(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())

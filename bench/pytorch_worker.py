@@ -24,16 +24,8 @@ except ImportError:
 
 import torch.nn.functional as F
 
-from pytorch_models import (
-    DENSENET_SGD,
-    RESIDUAL_SGD,
-    RESNETS,
-    REVNETS,
-    DenseNet,
-    ResNet,
-    RevNet,
-    make_optimizer,
-)
+from pytorch_layers import DENSENET_SGD, RESIDUAL_SGD, make_optimizer
+from pytorch_models import IMAGENET_REVNETS, RESNETS, REVNETS, DenseNet, ResNet, RevNet
 
 SEED = 1
 MEMORY_MODES = {
@@ -57,19 +49,21 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="torch.compile(mode='max-autotune')")
     parser.add_argument("--channels", type=int, default=3, help="channels of an image (default: %(default)s)")
     parser.add_argument("--classes", type=int, default=10)
-    parser.add_argument("--image-size", type=int, default=32, help="above 32: torchvision's models for ImageNet")
+    parser.add_argument("--image-size", type=int, default=32, help="above 32: models for ImageNet, torchvision's where it has them")
     arguments = parser.parse_args()
     modes = MEMORY_MODES[arguments.model]
     if arguments.memory not in modes:
         parser.error(f"--model {arguments.model} knows --memory {' and '.join(modes)}, not {arguments.memory}")
-    depths = {"resnet": RESNETS, "revnet": REVNETS}.get(arguments.model)
+    is_imagenet = arguments.image_size > 32
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("PyTorch finds no CUDA device")
-    if arguments.image_size > 32:
-        return arguments
+    depths = {"revnet": IMAGENET_REVNETS if is_imagenet else REVNETS}
+    if not is_imagenet:
+        depths["resnet"] = RESNETS
+    depths = depths.get(arguments.model)
     if depths is not None and arguments.depth not in depths:
         parser.error(f"--model {arguments.model} knows --depth {', '.join(map(str, depths))}, not {arguments.depth}")
-    if arguments.model == "densenet" and (arguments.depth - 4) % 6 != 0:
+    if arguments.model == "densenet" and not is_imagenet and (arguments.depth - 4) % 6 != 0:
         parser.error(f"--depth of a DenseNet-BC is 6n + 4, not {arguments.depth}")
     return arguments
 
@@ -86,6 +80,9 @@ def build_model(arguments: argparse.Namespace) -> torch.nn.Module:
 
 
 def build_imagenet_model(arguments: argparse.Namespace) -> torch.nn.Module:
+    if arguments.model == "revnet":
+        spec = IMAGENET_REVNETS[arguments.depth]
+        return RevNet(spec, arguments.channels, arguments.classes, memory=arguments.memory)
     import torchvision
 
     options = {"memory_efficient": arguments.memory == "efficient"} if arguments.model == "densenet" else {}
