@@ -52,21 +52,23 @@ from torch import Tensor, nn
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / "bench"))
 
-from pytorch_models import (  # noqa: E402 (found through the line above)
+from pytorch_layers import (  # noqa: E402 (found through the line above)
     DENSENET_NORM,
-    IMAGENET_RESNETS,
-    IMAGENET_REVNETS,
     RESIDUAL_NORM,
-    RESNETS,
-    REVNETS,
-    DenseNet,
     NormSpec,
-    ResidualSpec,
-    ResNet,
-    RevNet,
     SgdSpec,
     count_parameters,
     make_optimizer,
+)
+from pytorch_models import (  # noqa: E402
+    IMAGENET_RESNETS,
+    IMAGENET_REVNETS,
+    RESNETS,
+    REVNETS,
+    DenseNet,
+    ResidualSpec,
+    ResNet,
+    RevNet,
 )
 
 MAGIC = "palimpsest-golden 1"
