@@ -55,15 +55,7 @@ bool parse(int argc, char** argv, Flags& flags) {
   app.add_option("--rounds", flags.rounds, "steps under each policy")
       ->check(flags::whole_numbers(1, 1000))
       ->capture_default_str();
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    std::cout << app.help();
-    return false;
-  } catch (const CLI::ParseError& error) {
-    throw flags::UsageError(concat_text(error.what(), " (--help lists the flags)"));
-  }
-  return true;
+  return flags::parse(app, argc, argv);
 }
 
 /// Adds what steps of this model on random images show.
@@ -122,15 +114,9 @@ void calibrate(const Flags& flags) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  try {
+  return palimpsest::flags::run_program(program, [&] {
     Flags flags;
     if (parse(argc, argv, flags)) calibrate(flags);
     return 0;
-  } catch (const flags::UsageError& error) {
-    std::cerr << program << ": " << error.what() << std::endl;
-    return 2;
-  } catch (const std::exception& error) {
-    std::cerr << program << ": " << error.what() << std::endl;
-    return 1;
-  }
+  });
 }

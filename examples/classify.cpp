@@ -66,21 +66,7 @@ bool parse(CLI::App& app, Options& options, int argc, const char* const* argv) {
       ->capture_default_str();
   app.add_option("--threads", options.threads, "threads to compute with on the cpu")
       ->check(flags::whole_numbers(1, 256));
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    std::cout << app.help();
-    return false;
-  } catch (const CLI::ParseError& error) {
-    throw flags::UsageError(std::string(error.what()) + " (--help lists the flags)");
-  }
-  return true;
-}
-
-std::vector<std::string> lines_of(std::istream& in) {
-  std::vector<std::string> lines;
-  for (std::string line; std::getline(in, line);) lines.push_back(line);
-  return lines;
+  return flags::parse(app, argc, argv);
 }
 
 /// The network, and what it takes and gives.
@@ -132,7 +118,9 @@ class Network {
   static std::vector<std::string> read_names(const std::string& file) {
     std::ifstream in(file);
     if (!in) throw DataError(file + ": cannot be read");
-    return lines_of(in);
+    std::vector<std::string> names;
+    for (std::string line; std::getline(in, line);) names.push_back(line);
+    return names;
   }
 
   std::string name(std::size_t index) const { return names_.empty() ? concat_text("class ", index) : names_[index]; }
@@ -215,15 +203,9 @@ int classify(const Options& options) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("Says what is in pictures: the likeliest classes.", "classify");
-  Options options;
-  try {
+  return palimpsest::flags::run_program("classify", [&] {
+    CLI::App app("Says what is in pictures: the likeliest classes.", "classify");
+    Options options;
     return parse(app, options, argc, argv) ? classify(options) : 0;
-  } catch (const flags::UsageError& error) {
-    std::cerr << "classify: " << error.what() << std::endl;
-    return 2;
-  } catch (const std::exception& error) {
-    std::cerr << "classify: " << error.what() << std::endl;
-    return 1;
-  }
+  });
 }

@@ -141,21 +141,16 @@ def parse_arguments():
     return options
 
 
-def stop(*_):
+def interrupt(*_):
     """Makes a request to terminate look like Ctrl-C."""
     raise KeyboardInterrupt
 
 
-def main():
-    options = parse_arguments()
-    signal.signal(signal.SIGTERM, stop)
-    shared = [text for flag in ("data", "data_dir", "threads") if getattr(options, flag) is not None
-              for text in ("--" + flag.replace("_", "-"), str(getattr(options, flag)))]
+def run_demo(demo):
+    """Runs it. Returns the exit status; a failure and an interruption are told in one line."""
+    signal.signal(signal.SIGTERM, interrupt)
     try:
-        programs = Programs(options.build, shared)
-        train(programs, options.train_steps)
-        for name, flags, policies in TABLES:
-            print_table(measure(programs, name, flags, policies, options.table_steps))
+        demo()
     except Failure as failure:
         print(f"demo: {failure}", file=sys.stderr)
         return 1
@@ -163,6 +158,21 @@ def main():
         print("demo: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def demo(options):
+    """A training run, then the tables."""
+    shared = [text for flag in ("data", "data_dir", "threads") if getattr(options, flag) is not None
+              for text in ("--" + flag.replace("_", "-"), str(getattr(options, flag)))]
+    programs = Programs(options.build, shared)
+    train(programs, options.train_steps)
+    for name, flags, policies in TABLES:
+        print_table(measure(programs, name, flags, policies, options.table_steps))
+
+
+def main():
+    options = parse_arguments()
+    return run_demo(lambda: demo(options))
 
 
 if __name__ == "__main__":

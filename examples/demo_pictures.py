@@ -10,11 +10,10 @@ import hashlib
 import pathlib
 import re
 import shutil
-import signal
 import sys
 import time
 
-from demo import Failure, Programs, stop
+from demo import Failure, Programs, run_demo
 
 CLIP_ART = pathlib.Path("/usr/share/openclipart/png")
 FIRST = {"cards": "recreation/games/cards", "flags": "signs_and_symbols/flags", "icons": "computer/icons/flat-theme/action",
@@ -123,16 +122,7 @@ def demo(options):
 
 def main():
     options = parse_arguments()
-    signal.signal(signal.SIGTERM, stop)
-    try:
-        demo(options)
-    except Failure as failure:
-        print(f"demo: {failure}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("demo: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return run_demo(lambda: demo(options))
 
 
 if __name__ == "__main__":

@@ -128,6 +128,18 @@ CLI::Validator magnitudes() {
   return CLI::Validator(check, "");
 }
 
+bool parse(CLI::App& app, int argc, const char* const* argv) {
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    std::cout << app.help();
+    return false;
+  } catch (const CLI::ParseError& error) {
+    throw UsageError(one_line(error.what()) + " (--help lists the flags)");
+  }
+  return true;
+}
+
 CommandLine::CommandLine(std::string name, std::string description)
     : name_(std::move(name)), app_(std::move(description), name_) {
   app_.formatter(std::make_shared<HelpFormatter>());
@@ -146,14 +158,7 @@ CLI::Option* CommandLine::add_switch(const std::string& flags, bool& variable, c
 
 bool CommandLine::parse(int argc, const char* const* argv) {
   add_shared_flags();
-  try {
-    app_.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    std::cout << app_.help();
-    return false;
-  } catch (const CLI::ParseError& error) {
-    throw UsageError(one_line(error.what()) + " (--help lists the flags)");
-  }
+  if (!flags::parse(app_, argc, argv)) return false;
   refuse_vain_flags();
   return true;
 }

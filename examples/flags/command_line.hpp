@@ -2,8 +2,11 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdint>
+#include <exception>
+#include <iostream>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -28,6 +31,24 @@ auto blame_flags(const Run& run) {
     throw UsageError(error.what());
   } catch (const ShapeError& error) {
     throw UsageError(error.what());
+  }
+}
+
+/// Reads the arguments. False if they asked for help, which is then printed. Throws UsageError.
+bool parse(CLI::App& app, int argc, const char* const* argv);
+
+/// Runs a program's body and returns its exit status: what the body gives, 2 for a UsageError, 1 for another error,
+/// either told in one line.
+template <class Body>
+int run_program(std::string_view name, const Body& body) {
+  try {
+    return body();
+  } catch (const UsageError& error) {
+    std::cerr << name << ": " << error.what() << std::endl;
+    return 2;
+  } catch (const std::exception& error) {
+    std::cerr << name << ": " << error.what() << std::endl;
+    return 1;
   }
 }
 
