@@ -132,8 +132,13 @@ View Tensor::state_view() const {
   return value().view();
 }
 
-Tensor Tensor::detach() const {
-  auto same = std::make_shared<Value>(shape(), dtype(), device());
+Tensor Tensor::detach() const { return detach(shape()); }
+
+Tensor Tensor::detach(const Shape& shape) const {
+  if (shape.count() != this->shape().count()) {
+    throw ShapeError(concat_text("detach: ", this->shape(), " has no view of shape ", shape));
+  }
+  auto same = std::make_shared<Value>(shape, dtype(), device());
   view();
   same->state().storage = value().state().storage;
   return Tensor(std::make_shared<Handle>(std::move(same), nullptr));

@@ -76,6 +76,9 @@ class Tensor {
 
   /// A leaf with the same bytes and no history: what changes the one in place changes the other.
   Tensor detach() const;
+  /// The same with another shape of as many elements, which are taken in the tensor's own layout (channels-last): (N,
+  /// C, k * H, W) may become (N * k, C, H, W). Throws ShapeError for another number of them.
+  Tensor detach(const Shape& shape) const;
 
   /// Runs backward from this scalar: the gradient of every leaf that asked for one is added to its grad(). All that the
   /// scalar depends on is used up, and whatever else depends on that; other computations stay. Throws ShapeError unless

@@ -113,9 +113,9 @@ std::unique_ptr<nn::Classifier> make_model(const Options& options, nn::Init init
     spec.classes = options.number("classes");
     return std::make_unique<nn::ImageNetResNet>(spec, std::move(init));
   }
-  nn::ResidualOptions spec =
-      options.imagenet() ? nn::RevNet::imagenet(options.number("depth"))
-                         : (reversible ? nn::RevNet::cifar : nn::ResNet::cifar)(options.number("depth"), false);
+  nn::ResidualOptions spec = options.imagenet()
+                                 ? nn::RevNet::imagenet(options.number("depth"))
+                                 : (reversible ? nn::RevNet::cifar : nn::ResNet::cifar)(options.number("depth"), false);
   spec.image_channels = options.number("channels");
   spec.classes = options.number("classes");
   if (!options["grid"].empty()) spec.grid = static_cast<int>(options.number("grid"));

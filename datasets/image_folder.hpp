@@ -59,7 +59,7 @@ struct FolderReading {
   bool skip_broken = false;
 };
 
-/// The pictures of a folder as a source of images (3, size, size): files are read when they are asked for.
+/// The pictures of a folder as a source of images of the transform's form: files are read when they are asked for.
 class ImageFolder : public ImageSource {
  public:
   /// Throws Error in a build that decodes no pictures.
@@ -67,7 +67,7 @@ class ImageFolder : public ImageSource {
 
   std::int64_t count() const override { return index_.count(); }
   std::int64_t classes() const override { return static_cast<std::int64_t>(index_.classes.size()); }
-  ImageForm form() const override { return {3, reading_.transform.size, reading_.transform.size}; }
+  ImageForm form() const override { return reading_.transform.form(); }
   std::int32_t label(std::int64_t index) const override { return index_.labels[static_cast<std::size_t>(index)]; }
   /// Throws DataError with the file, its class and the reason; with FolderReading::skip_broken only if no picture of
   /// the class can be read.

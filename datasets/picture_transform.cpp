@@ -83,14 +83,37 @@ void light(Colours& colours, double deviation, Random& random) {
   colours.add(added);
 }
 
-/// (H, W, 3) to (3, size, size) from (top, left) on.
+/// A square of (H, W, 3) from (top, left) on to (3, size, size), whose planes are `plane` bytes apart.
 void write_planes(const Picture& picture, std::int64_t top, std::int64_t left, std::int64_t size, bool mirror,
-                  std::uint8_t* pixels) {
+                  std::uint8_t* pixels, std::int64_t plane) {
   for (std::int64_t c = 0; c < 3; ++c) {
+    std::uint8_t* to = pixels + c * plane;
     for (std::int64_t y = 0; y < size; ++y) {
       const std::uint8_t* const row = picture.pixels.data() + ((top + y) * picture.width + left) * 3 + c;
-      for (std::int64_t x = 0; x < size; ++x) *pixels++ = row[(mirror ? size - 1 - x : x) * 3];
+      for (std::int64_t x = 0; x < size; ++x) *to++ = row[(mirror ? size - 1 - x : x) * 3];
     }
+  }
+}
+
+/// The middle and the corners of a picture, and their mirror images.
+void write_ten_crops(const Picture& image, std::int64_t size, std::uint8_t* pixels) {
+  const std::int64_t bottom = image.height - size;
+  const std::int64_t right = image.width - size;
+  const std::pair<std::int64_t, std::int64_t> places[] = {
+      {centred(image.height, size), centred(image.width, size)}, {0, 0}, {0, right}, {bottom, 0}, {bottom, right}};
+  for (const bool mirror : {false, true}) {
+    for (const auto& [top, left] : places) {
+      write_planes(image, top, left, size, mirror, pixels, 10 * size * size);
+      pixels += size * size;
+    }
+  }
+}
+
+void check(const PictureTransform& how) {
+  if (how.size < 1) throw ValueError(concat_text("images of ", how.size, " pixels a side"));
+  if (how.crops != 1 && (how.crops != 10 || how.augment)) {
+    throw ValueError(concat_text(how.crops, " crops of ", how.augment ? "an augmented" : "a", " picture, expected 1",
+                                 how.augment ? "" : " or 10"));
   }
 }
 
@@ -146,34 +169,15 @@ std::int64_t centred(std::int64_t side, std::int64_t size) {
 }
 
 void apply(const PictureTransform& how, const Picture& picture, Random& random, std::uint8_t* pixels) {
-  if (how.size < 1) throw ValueError(concat_text("images of ", how.size, " pixels a side"));
+  check(how);
+  const std::int64_t plane = how.size * how.size;
   if (how.augment) {
     const Picture image = training_image(how, picture, random);
-    return write_planes(image, 0, 0, how.size, random.bits() % 2 != 0, pixels);
+    return write_planes(image, 0, 0, how.size, random.bits() % 2 != 0, pixels, plane);
   }
   const Picture image = with_shorter_side(picture, how.shorter_side());
-  write_planes(image, centred(image.height, how.size), centred(image.width, how.size), how.size, false, pixels);
-}
-
-std::vector<std::vector<std::uint8_t>> ten_crops(const PictureTransform& how, const Picture& picture) {
-  if (how.size < 1) throw ValueError(concat_text("images of ", how.size, " pixels a side"));
-  const Picture image = with_shorter_side(picture, how.shorter_side());
-  const std::int64_t bottom = image.height - how.size;
-  const std::int64_t right = image.width - how.size;
-  const std::pair<std::int64_t, std::int64_t> places[] = {
-      {centred(image.height, how.size), centred(image.width, how.size)},
-      {0, 0},
-      {0, right},
-      {bottom, 0},
-      {bottom, right}};
-  std::vector<std::vector<std::uint8_t>> crops;
-  for (const bool mirror : {false, true}) {
-    for (const auto& [top, left] : places) {
-      crops.emplace_back(static_cast<std::size_t>(3 * how.size * how.size));
-      write_planes(image, top, left, how.size, mirror, crops.back().data());
-    }
-  }
-  return crops;
+  if (how.crops == 10) return write_ten_crops(image, how.size, pixels);
+  write_planes(image, centred(image.height, how.size), centred(image.width, how.size), how.size, false, pixels, plane);
 }
 
 }  // namespace palimpsest::datasets

@@ -14,6 +14,7 @@
 #include <palimpsest/datasets/image_folder.hpp>
 #include <palimpsest/datasets/image_transform.hpp>
 #include <palimpsest/storage/weights.hpp>
+#include <palimpsest/train/images.hpp>
 #include "examples/flags/architectures.hpp"
 #include "examples/flags/command_line.hpp"
 #include "examples/flags/example.hpp"
@@ -28,7 +29,7 @@ struct Options {
   flags::NetForm form = {.classes = 0};
   std::string classes;  // file
   std::int64_t image_size = 0;
-  int crops = 1;
+  std::int64_t crops = 1;
   int top = 5;
   bool json = false;
   std::string device = "auto";
@@ -109,7 +110,7 @@ class Network {
   }
 
  private:
-  int crops_;
+  std::int64_t crops_;
   Device device_;
   std::int64_t size_ = 0;
   std::vector<std::string> names_;
@@ -125,33 +126,21 @@ class Network {
 
   std::string name(std::size_t index) const { return names_.empty() ? concat_text("class ", index) : names_[index]; }
 
-  /// Crops of the picture, (3, size, size) each.
-  std::vector<std::vector<std::uint8_t>> crops(const datasets::Picture& picture) const {
-    const datasets::PictureTransform how{.size = size_};
-    if (crops_ == 10) return datasets::ten_crops(how, picture);
-    std::vector<std::uint8_t> pixels(static_cast<std::size_t>(3 * size_ * size_));
+  /// The means of the crops' scores.
+  std::vector<double> scores(const datasets::Picture& picture) const {
+    const datasets::PictureTransform how{.size = size_, .crops = crops_};
+    const datasets::ImageForm form = how.form();
+    std::vector<std::uint8_t> pixels(static_cast<std::size_t>(form.size()));
     Random none(0);
     datasets::apply(how, picture, none, pixels.data());
-    return {pixels};
-  }
-
-  /// The sum of the crops' scores.
-  std::vector<double> scores(const datasets::Picture& picture) const {
-    const auto images = crops(picture);
-    const datasets::ImageTransform normalise({3, size_, size_}, datasets::imagenet_normalisation(), 0, {});
-    std::vector<float> values(images.size() * static_cast<std::size_t>(normalise.size()));
-    Random none(0);
-    for (std::size_t i = 0; i < images.size(); ++i) {
-      normalise.apply(images[i].data(), none, values.data() + i * static_cast<std::size_t>(normalise.size()));
-    }
+    const datasets::ImageTransform normalise(form, datasets::imagenet_normalisation(), 0, {});
+    std::vector<float> values(pixels.size());
+    normalise.apply(pixels.data(), none, values.data());
     const NoGrad no_grad;
-    const Shape shape{static_cast<std::int64_t>(images.size()), 3, size_, size_};
-    const Tensor logits = (*model_)(Tensor::from_layout(shape, values.data(), device_, Tag::Data));
-    const std::vector<float> all = logits.to_vector<float>();
-    std::vector<double> sums(all.size() / images.size());
-    for (std::size_t i = 0; i < all.size(); ++i) sums[i % sums.size()] += static_cast<double>(all[i]);
-    for (double& sum : sums) sum /= static_cast<double>(images.size());
-    return sums;
+    const Tensor image =
+        Tensor::from_layout({1, form.channels, form.height, form.width}, values.data(), device_, Tag::Data);
+    const std::vector<float> scores = train::crop_scores(*model_, image, crops_).to_vector<float>();
+    return {scores.begin(), scores.end()};
   }
 
   static std::vector<double> softmax(std::vector<double> scores) {

@@ -1,5 +1,7 @@
 #include <palimpsest/train/images.hpp>
 
+#include <palimpsest/ops/pool.hpp>
+
 namespace palimpsest::train {
 namespace {
 
@@ -47,6 +49,14 @@ Data image_data(std::string name, std::shared_ptr<const datasets::ImageSource> i
 
 Data image_data(std::string name, std::shared_ptr<const datasets::ImageSet> images, datasets::LoaderOptions loading) {
   return image_data(std::move(name), std::make_shared<datasets::StoredImages>(std::move(images)), std::move(loading));
+}
+
+Tensor crop_scores(nn::Classifier& model, const Tensor& images, std::int64_t crops) {
+  if (crops == 1) return model(images);
+  const NoGrad no_grad;
+  const Shape& all = images.shape();
+  const Tensor scores = model(images.detach({all[0] * crops, all[1], all[2] / crops, all[3]}));
+  return ops::global_avg_pool(scores.detach({all[0], scores.shape()[1], crops, 1}));
 }
 
 std::function<std::vector<TensorSpec>(std::int64_t)> image_batch(std::int64_t channels, std::int64_t height,

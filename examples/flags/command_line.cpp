@@ -190,6 +190,7 @@ void CommandLine::refuse_vain_flags() const {
   if (!options.predictions.empty() && !options.evaluate_alone) {
     throw UsageError("--predictions writes about an evaluation: --evaluate is missing");
   }
+  if (options.crops != 1 && !options.evaluate_alone) throw UsageError("--crops is for --evaluate");
   if (options.evaluate_alone) refuse_what_trains();
   if (!options.plan) return;
   refuse_files(" writes about a run, and --plan runs nothing");
@@ -274,6 +275,10 @@ void CommandLine::add_data_flags() {
     app_.add_flag("--skip-broken", options.skip_broken,
                   "go on without pictures that cannot be read, with others of their class; the report lists them")
         ->group("Data");
+    add("--crops", options.crops, "N",
+        "with --evaluate, 1: the middle of a picture; 10: also its corners, and all mirrored, at ten times the memory")
+        ->check(CLI::IsMember({1, 10}))
+        ->capture_default_str();
   }
   add("--data-dir", options.data_dir, "DIR",
       "folder of its files; fashion-mnist comes with the Debian package dataset-fashion-mnist");

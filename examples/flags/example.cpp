@@ -83,7 +83,7 @@ train::Task image_task(std::string model, const MakeModel& make_model, std::int6
   return {
       .name = std::move(model),
       .make_model = [=](nn::Init init) { return make_model(facts, depth, std::move(init)); },
-      .batch = train::image_batch(facts.channels, options.image_size, options.image_size),
+      .batch = train::image_batch(facts.channels, options.crops * options.image_size, options.image_size),
       .loss =
           train::with_model<nn::Classifier>([smoothing = options.label_smoothing](nn::Classifier& model, Batch batch) {
             return ops::cross_entropy(model(batch[0]), batch[1], {.label_smoothing = smoothing});
@@ -94,8 +94,9 @@ train::Task image_task(std::string model, const MakeModel& make_model, std::int6
       .schedule = [=](std::int64_t steps) { return schedule_of(options, defaults, steps).with_warmup(options.warmup); },
       .training = data.training,
       .evaluation = data.evaluation,
-      .class_scores =
-          train::with_model<nn::Classifier>([](nn::Classifier& model, Batch batch) { return model(batch[0]); }),
+      .class_scores = train::with_model<nn::Classifier>([crops = options.crops](nn::Classifier& model, Batch batch) {
+        return train::crop_scores(model, batch[0], crops);
+      }),
       .unit = "images"};
 }
 
@@ -175,6 +176,7 @@ void Example::open_pictures() {
   Options& given = options();
   if (!given.takes_folders || is_known_set(given.data)) {
     if (given.skip_broken) throw UsageError("--skip-broken is for a folder of pictures");
+    if (given.crops != 1) throw UsageError("--crops is for a folder of pictures");
     return;
   }
   given.folder = open_folder(given);
@@ -271,6 +273,7 @@ std::vector<reports::Field> Example::fields() const {
                                         {"augment", given.augment}};
   if (!given.weights.empty()) fields.push_back({"weights", given.weights});
   if (given.accumulate > 1) fields.push_back({"accumulate", given.accumulate});
+  if (given.crops != 1) fields.push_back({"crops", given.crops});
   if (given.label_smoothing > 0) fields.push_back({"label_smoothing", given.label_smoothing});
   if (!given.freeze.empty()) fields.push_back({"freeze", join(given.freeze)});
   if (given.freeze_norm) fields.push_back({"freeze_norm", true});

@@ -52,9 +52,10 @@ datasets::FolderIndex limited(const datasets::FolderIndex& index, std::int64_t l
 }
 
 train::Data picture_data(const Options& options, datasets::FolderIndex index, bool training) {
-  const datasets::FolderReading reading{
-      .transform = {.size = options.image_size, .augment = training && options.augment},
-      .skip_broken = options.skip_broken};
+  const datasets::FolderReading reading{.transform = {.size = options.image_size,
+                                                      .augment = training && options.augment,
+                                                      .crops = training ? 1 : options.crops},
+                                        .skip_broken = options.skip_broken};
   auto images = std::make_shared<const datasets::ImageFolder>(std::move(index), reading);
   train::Data data = train::image_data(options.data, images,
                                        {.seed = options.seed,
@@ -114,9 +115,10 @@ DataFacts data_facts(const Options& options) {
 
 ImageData expected_data(const Options& options, const TrainingDefaults& defaults) {
   const DataFacts facts = data_facts(options);
-  const datasets::FeedForm form{.images = {facts.channels, facts.stored_size, facts.stored_size},
+  // Pictures are made in the size that the model takes.
+  const datasets::FeedForm form{.images = {facts.channels, options.crops * facts.stored_size, facts.stored_size},
                                 .mean_image = defaults.subtract_mean_image,
-                                .loading = {.pad_to = options.image_size}};
+                                .loading = {.pad_to = options.folder ? 0 : options.image_size}};
   ImageData data{.training = train::image_data(options.data, limited(facts.training_images, options.train_limit), form),
                  .evaluation = {}};
   if (options.evaluate) {

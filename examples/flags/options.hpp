@@ -34,6 +34,7 @@ struct Options {
   bool takes_folders = false;  ///< `data` may be a folder of pictures, which `folder` is then the index of
   std::shared_ptr<const PictureFolder> folder = nullptr;
   bool skip_broken = false;  ///< pictures
+  std::int64_t crops = 1;    ///< of a picture that is evaluated
   bool augment = true;
   std::int64_t train_limit = 0;  ///< use only the first images; 0: all
   std::int64_t test_limit = 0;

@@ -121,6 +121,17 @@ TEST_F(TapeUseTest, DetachSharesBytesAndHasNoHistory) {
   EXPECT_EQ(gradient_of(x), (Floats{2, 4, 6, 8}));  // nothing flows through d
 }
 
+TEST_F(TapeUseTest, DetachMayChangeTheShapeButNotTheOrderInMemory) {
+  const Tensor x = random_tensor({2, 3, 4, 5}, 1);
+  const Tensor halves = x.detach({4, 3, 2, 5});
+  const std::vector<float> values = x.to_vector<float>();
+  const std::vector<float> same = halves.to_vector<float>();
+  EXPECT_EQ(same[3 * 2 * 5], values[2 * 5]) << "the third row of the first image begins the second half";
+  halves.assign(random_tensor({4, 3, 2, 5}, 2));
+  EXPECT_NE(bits_of(x), bits_of(from_vector<float>({2, 3, 4, 5}, values)));
+  EXPECT_THROW(x.detach({4, 3, 2, 4}), ShapeError);
+}
+
 TEST_F(TapeUseTest, NoGradRecordsNothing) {
   const Tensor x = row_parameter({1, 2, 3, 4});
   {

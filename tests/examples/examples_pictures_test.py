@@ -71,9 +71,19 @@ def test_an_evaluation_agrees_with_the_run_and_with_classify(folder):
     alone = imagenet("--data", str(folder / "pictures"), *SMALL, "--evaluate", "--weights", str(weights))
     assert alone["test_accuracy"] == report["test_accuracy"]
     files = sorted((folder / "pictures" / "val").rglob("*.*"))
-    output, _ = classify("--weights", weights, "--json", "--top", "1", *files)
-    right = [entry["classes"][0]["class"] == pathlib.Path(entry["file"]).parent.name for entry in json.loads(output)]
-    assert sum(right) / len(right) == report["test_accuracy"]
+    probabilities = {}
+    for crops in ("1", "10"):
+        rows = folder / f"{crops}.csv"
+        alone = imagenet("--data", str(folder / "pictures"), *SMALL, "--evaluate", "--weights", str(weights), "--crops", crops,
+                         "--predictions", str(rows))
+        assert alone["peak_bytes"]["total"] == 0 and alone.get("crops", 1) == int(crops), alone
+        output, _ = classify("--weights", weights, "--json", "--top", "1", "--crops", crops, *files)
+        answers = [(entry["classes"][0], pathlib.Path(entry["file"]).parent.name) for entry in json.loads(output)]
+        assert sum(likeliest["class"] == name for likeliest, name in answers) / len(answers) == alone["test_accuracy"]
+        evaluated = [float(line.split(",")[3]) for line in rows.read_text().splitlines()[1:]]
+        probabilities[crops] = [likeliest["probability"] for likeliest, _ in answers]
+        assert all(abs(one - other) < 1e-5 for one, other in zip(evaluated, probabilities[crops], strict=True))
+    assert probabilities["1"] != probabilities["10"]
 
 
 def test_policies_and_workers_give_the_same_bits(folder):
@@ -132,6 +142,8 @@ def test_wrong_use_is_one_line(folder):
     for flags, words in (
             (["--data", str(folder / "nowhere"), *SMALL], ["--data"]),
             (["--data", "synthetic", *SMALL, "--skip-broken"], ["--skip-broken"]),
+            (["--data", "synthetic", *SMALL, "--evaluate", "--crops", "10"], ["--crops", "folder of pictures"]),
+            (["--data", str(folder / "pictures"), *SMALL, "--crops", "10"], ["--crops", "--evaluate"]),
             (["--data", "synthetic", "--arch", "densenet"], ["--layers"]),
             (["--data", "synthetic", "--arch", "densenet121", "--layers", "2,2"], ["--layers"])):
         errors = imagenet(*flags, status=2)
