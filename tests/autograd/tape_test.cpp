@@ -123,7 +123,7 @@ TEST_F(TapeUseTest, DetachSharesBytesAndHasNoHistory) {
 
 TEST_F(TapeUseTest, DetachMayChangeTheShapeButNotTheOrderInMemory) {
   const Tensor x = random_tensor({2, 3, 4, 5}, 1);
-  const Tensor halves = x.detach({4, 3, 2, 5});
+  Tensor halves = x.detach({4, 3, 2, 5});
   const std::vector<float> values = x.to_vector<float>();
   const std::vector<float> same = halves.to_vector<float>();
   EXPECT_EQ(same[3 * 2 * 5], values[2 * 5]) << "the third row of the first image begins the second half";
