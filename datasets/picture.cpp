@@ -1,6 +1,7 @@
 #include <palimpsest/datasets/picture.hpp>
 
 #include <algorithm>
+#include <new>
 #include <utility>
 
 #include <palimpsest/core/error.hpp>
@@ -11,17 +12,6 @@
 
 namespace palimpsest::datasets {
 namespace {
-
-void check_limits(const PictureFacts& facts, const PictureLimits& limits) {
-  const std::string size = concat_text("a picture of ", facts.width, "x", facts.height, " pixels");
-  if (facts.width < 1 || facts.height < 1) throw DataError(size);
-  if (std::max(facts.width, facts.height) > limits.side) {
-    throw DataError(concat_text(size, ", a side may have up to ", limits.side));
-  }
-  if (facts.width * facts.height > limits.pixels) {
-    throw DataError(concat_text(size, ", it may have up to ", limits.pixels));
-  }
-}
 
 /// The way from a turned picture's pixel (y, x) to the file's: the place of (0, 0) in the picture as it lies in the
 /// file, and the steps from there along a row and down a column, in pixels.
@@ -113,10 +103,13 @@ std::vector<std::uint8_t> bytes_of(const std::string& file, const PictureLimits&
 }  // namespace
 
 Picture decode_picture(std::span<const std::uint8_t> bytes, const PictureOptions& options) {
-  const PictureFacts facts = check_picture(bytes);
-  check_limits(facts, options.limits);
-  const DecodedPixels decoded = decode_pixels(bytes);
-  return to_rgb(decoded, options.orientation ? facts.orientation : 1, options.background);
+  const PictureFacts facts = check_picture(bytes, options.limits);
+  const DecodedPixels decoded = decode_pixels(bytes, facts);
+  try {
+    return to_rgb(decoded, options.orientation ? facts.orientation : 1, options.background);
+  } catch (const std::bad_alloc&) {
+    throw OutOfMemory(concat_text("no memory for a picture of ", facts.width, "x", facts.height, " pixels"));
+  }
 }
 
 Picture read_picture(const std::string& file, const PictureOptions& options) {
@@ -126,12 +119,16 @@ Picture read_picture(const std::string& file, const PictureOptions& options) {
     } catch (const DataError& error) {
       const std::string why = error.what();
       throw DataError(why.find(file) == std::string::npos ? concat_text(printable(file), ": ", why) : printable(why));
+    } catch (const std::bad_alloc&) {
+      throw OutOfMemory(concat_text(printable(file), ": no memory for its bytes"));
     }
   }();
   try {
     return decode_picture(bytes, options);
   } catch (const DataError& error) {
     throw DataError(concat_text(printable(file), ": ", error.what()));
+  } catch (const OutOfMemory& error) {
+    throw OutOfMemory(concat_text(printable(file), ": ", error.what()));
   }
 }
 

@@ -38,7 +38,8 @@ struct PictureOptions {
 /// kind, of 16 bits the upper 8. Grey becomes three equal channels, and transparent pixels are laid over the
 /// background. Throws DataError, which does not name a file: for another format, CMYK, an animation, a picture beyond
 /// the limits, and data that are cut off or damaged (a PNG's checksums, a JPEG's tables and its end are looked at
-/// first); Error in a build without stb_image or zlib.
+/// first), or that have more or fewer bytes than so many pixels can take; OutOfMemory; Error in a build without
+/// stb_image or zlib. A JPEG whose pixels end early is grey from there on.
 Picture decode_picture(std::span<const std::uint8_t> bytes, const PictureOptions& options = {});
 
 /// Reads and decodes a file. Throws the same with the file's name, and DataError for a file that cannot be read.

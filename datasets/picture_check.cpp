@@ -57,10 +57,21 @@ int orientation_of(Bytes tiff) {
   return 1;
 }
 
+void check_limits(const PictureFacts& facts, const PictureLimits& limits) {
+  const std::string size = concat_text("a picture of ", facts.width, "x", facts.height, " pixels");
+  if (facts.width < 1 || facts.height < 1) refuse(size);
+  if (std::max(facts.width, facts.height) > limits.side) {
+    refuse(concat_text(size, ", a side may have up to ", limits.side));
+  }
+  if (facts.width * facts.height > limits.pixels) {
+    refuse(concat_text(size, ", it may have up to ", limits.pixels));
+  }
+}
+
 /// JPEG (ITU-T T.81, annex B): segments that begin with 0xFF and a code.
 class JpegCheck {
  public:
-  explicit JpegCheck(Bytes bytes) : bytes_(bytes) {}
+  JpegCheck(Bytes bytes, const PictureLimits& limits) : bytes_(bytes), limits_(limits) {}
 
   PictureFacts facts() {
     at_ = 2;  // behind the start of the image
@@ -71,24 +82,29 @@ class JpegCheck {
       const Bytes segment = take_segment();
       look_at(code, segment);
       scanned = code == start_of_scan;
-      any_scan_ = any_scan_ || scanned;
+      // Each scan may go over the whole picture, however few bytes it has.
+      if (scanned && ++scans_ > most_scans) refuse(concat_text("a JPEG of more than ", most_scans, " scans"));
     }
     if (!framed_) refuse("a JPEG without a picture");
-    if (!any_scan_) refuse("a JPEG without pixels");
+    if (scans_ == 0) refuse("a JPEG without pixels");
+    check_length();
     return facts_;
   }
 
  private:
   static constexpr std::uint8_t end_of_image = 0xD9;
   static constexpr std::uint8_t start_of_scan = 0xDA;
+  static constexpr int most_scans = 100;  // programs write up to a dozen
 
   Bytes bytes_;
+  const PictureLimits& limits_;
   std::size_t at_ = 0;
   bool framed_ = false;
-  bool any_scan_ = false;
+  int scans_ = 0;
   PictureFacts facts_{};
   struct Component {
     std::uint8_t name;
+    int across, down;  // samples, of the most that a component has
     std::uint8_t quantisation;
   };
   std::vector<Component> components_;
@@ -147,13 +163,39 @@ class JpegCheck {
     if (segment[0] != 8) refuse(concat_text("a JPEG of ", int{segment[0]}, " bits, expected 8"));
     facts_.height = number(segment, 1, 2);
     facts_.width = number(segment, 3, 2);
+    check_limits(facts_, limits_);
     const int channels = segment[5];
     if (channels == 4) refuse("a CMYK JPEG, expected grey or RGB");
     if (channels != 1 && channels != 3) refuse(concat_text("a JPEG of ", channels, " channels"));
     if (segment.size() != 6 + 3 * static_cast<std::size_t>(channels)) refuse("a damaged JPEG: its size makes no sense");
     progressive_ = code == 0xC2;
     for (std::size_t c = 0; c < static_cast<std::size_t>(channels); ++c) {
-      components_.push_back({segment[6 + 3 * c], segment[8 + 3 * c]});
+      const std::uint8_t sampling = segment[7 + 3 * c];
+      const Component component = {segment[6 + 3 * c], sampling >> 4, sampling & 0x0F, segment[8 + 3 * c]};
+      if (std::min(component.across, component.down) < 1 || std::max(component.across, component.down) > 4) {
+        refuse("a damaged JPEG: its size makes no sense");
+      }
+      components_.push_back(component);
+    }
+  }
+
+  /// The first coefficient of each block of 8x8 samples takes a bit at least.
+  void check_length() const {
+    int across = 0;
+    int down = 0;
+    for (const Component& component : components_) {
+      across = std::max(across, component.across);
+      down = std::max(down, component.down);
+    }
+    std::int64_t blocks = 0;
+    for (const Component& component : components_) {
+      const auto along = [](std::int64_t pixels, int samples, int most) {
+        return (pixels * samples + 8 * most - 1) / (8 * most);
+      };
+      blocks += along(facts_.width, component.across, across) * along(facts_.height, component.down, down);
+    }
+    if (blocks > 8 * static_cast<std::int64_t>(bytes_.size())) {
+      refuse(concat_text("a damaged JPEG: ", facts_.width, "x", facts_.height, " pixels in ", bytes_.size(), " bytes"));
     }
   }
 
@@ -221,12 +263,11 @@ class JpegCheck {
 /// PNG (W3C, third edition, section 5): chunks of a length, a name, data and a CRC.
 class PngCheck {
  public:
-  explicit PngCheck(Bytes bytes) : bytes_(bytes) {}
+  PngCheck(Bytes bytes, const PictureLimits& limits) : bytes_(bytes), limits_(limits) {}
 
   PictureFacts facts() {
     constexpr std::size_t signature = 8;
     std::size_t at = signature;
-    bool pixels = false;
     for (;;) {
       if (bytes_.size() - at < 12) refuse("a PNG that has been cut off: its end is missing");
       const std::size_t length = number(bytes_, at, 4);
@@ -236,17 +277,29 @@ class PngCheck {
       const bool first = at == signature;
       if (first != begins_with(named, "IHDR")) refuse("a damaged PNG: its header is not where it should be");
       look_at(named);
-      pixels = pixels || begins_with(named, "IDAT");
+      if (begins_with(named, "IDAT")) pixels_ += length;
       if (begins_with(named, "IEND")) break;
       at += 12 + length;
     }
-    if (!pixels) refuse("a PNG without pixels");
+    if (pixels_ == 0) refuse("a PNG without pixels");
+    check_length();
     return facts_;
   }
 
  private:
   Bytes bytes_;
+  const PictureLimits& limits_;
   PictureFacts facts_{};
+  int bits_ = 0;            // of a pixel
+  std::size_t pixels_ = 0;  // compressed bytes
+
+  /// A byte is compressed to no less than a 1,032nd.
+  void check_length() const {
+    const std::int64_t row = (facts_.width * bits_ + 7) / 8;
+    if (row * facts_.height > 1032 * static_cast<std::int64_t>(pixels_)) {
+      refuse(concat_text("a damaged PNG: ", facts_.width, "x", facts_.height, " pixels in ", pixels_, " bytes"));
+    }
+  }
 
   static void check_sum(Bytes named, std::uint32_t expected) {
     const uLong sum = crc32(crc32(0, nullptr, 0), named.data(), static_cast<uInt>(named.size()));
@@ -258,6 +311,10 @@ class PngCheck {
       if (named.size() != 4 + 13) refuse("a damaged PNG: its header makes no sense");
       facts_.width = number(named, 4, 4);
       facts_.height = number(named, 8, 4);
+      check_limits(facts_, limits_);
+      constexpr std::array<int, 7> channels = {1, 0, 3, 1, 2, 0, 4};  // by the type of its colours
+      if (named[13] >= channels.size()) refuse("a damaged PNG: its header makes no sense");
+      bits_ = named[12] * channels[named[13]];
     } else if (begins_with(named, "acTL")) {
       refuse("an animated PNG");
     } else if (begins_with(named, "eXIf")) {
@@ -287,9 +344,9 @@ std::string_view other_format(Bytes bytes) {
 
 }  // namespace
 
-PictureFacts check_picture(Bytes bytes) {
-  if (begins_with(bytes, "\xFF\xD8")) return JpegCheck(bytes).facts();
-  if (begins_with(bytes, "\x89PNG\r\n\x1A\n")) return PngCheck(bytes).facts();
+PictureFacts check_picture(Bytes bytes, const PictureLimits& limits) {
+  if (begins_with(bytes, "\xFF\xD8")) return JpegCheck(bytes, limits).facts();
+  if (begins_with(bytes, "\x89PNG\r\n\x1A\n")) return PngCheck(bytes, limits).facts();
   if (bytes.empty()) refuse("an empty file");
   const std::string_view other = other_format(bytes);
   refuse(concat_text(other.empty() ? "a file of an unknown format" : other, ", expected a JPEG or a PNG"));

@@ -6,6 +6,8 @@
 #include <memory>
 #include <span>
 
+#include <palimpsest/datasets/picture_check.hpp>
+
 namespace palimpsest::datasets {
 
 /// Pixels as a file has them, with 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha) channels of 8 bits.
@@ -16,7 +18,8 @@ struct DecodedPixels {
   std::unique_ptr<std::uint8_t, void (*)(void*)> pixels;  ///< (height, width, channels)
 };
 
-/// Throws DataError with the decoder's reason.
-DecodedPixels decode_pixels(std::span<const std::uint8_t> bytes);
+/// `facts`: those that check_picture() has found. No allocation is larger than they call for. Throws DataError with the
+/// decoder's reason; OutOfMemory.
+DecodedPixels decode_pixels(std::span<const std::uint8_t> bytes, const PictureFacts& facts);
 
 }  // namespace palimpsest::datasets

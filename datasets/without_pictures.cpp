@@ -15,7 +15,7 @@ namespace {
 }  // namespace
 
 bool decodes_pictures() { return false; }
-PictureFacts check_picture(std::span<const std::uint8_t> /*bytes*/) { refuse(); }
-DecodedPixels decode_pixels(std::span<const std::uint8_t> /*bytes*/) { refuse(); }
+PictureFacts check_picture(std::span<const std::uint8_t> /*bytes*/, const PictureLimits& /*limits*/) { refuse(); }
+DecodedPixels decode_pixels(std::span<const std::uint8_t> /*bytes*/, const PictureFacts& /*facts*/) { refuse(); }
 
 }  // namespace palimpsest::datasets

@@ -176,7 +176,7 @@ int classify(const Options& options) {
     try {
       const std::vector<Network::Likely> likely = network.classify(file, options.top);
       options.json ? all.push_back(json_of(file, likely)) : print(file, likely);
-    } catch (const DataError& error) {
+    } catch (const Error& error) {
       std::cerr << "classify: " << error.what() << std::endl;
       if (options.json) all.push_back({{"file", file}, {"error", error.what()}});
       whole = false;

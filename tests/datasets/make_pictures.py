@@ -10,7 +10,9 @@ gzip. resized-HxW.rgb is the box of `BOX` of drawn.png in that size.
 import gzip
 import math
 import pathlib
+import struct
 import sys
+import zlib
 
 import PIL
 from PIL import Image
@@ -54,6 +56,14 @@ def pack(picture, path):
     path.write_bytes(gzip.compress(picture.tobytes(), 9, mtime=0))
 
 
+def write_bomb(path, height=10, width=10, inflated=8 << 20):
+    """A PNG whose pixels inflate to far more than its header has room for."""
+    chunks = {b"IHDR": struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT": zlib.compress(bytes(inflated), 9),
+              b"IEND": b""}
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks.items()))
+
+
 def main():
     if PIL.__version__ != "11.3.0":
         sys.exit(f"make_pictures.py: Pillow is {PIL.__version__}, 11.3.0 is what the tests compare with")
@@ -90,6 +100,7 @@ def main():
     small.convert("CMYK").save(folder / "cmyk.jpg")
     frames = [small, small.transpose(Image.FLIP_LEFT_RIGHT)]
     frames[0].save(folder / "animated.png", save_all=True, append_images=frames[1:])
+    write_bomb(folder / "bomb.png")
     for height, width in SIZES:
         pack(picture.crop(BOX).resize((width, height), Image.BILINEAR, reducing_gap=None), folder / f"resized-{height}x{width}.rgb")
 

@@ -207,8 +207,8 @@ std::uint32_t crc(const Bytes& bytes, std::size_t begin) {
   return ~sum;
 }
 
-/// A PNG's header alone, of this size, with right checksums.
-Bytes png_of(std::uint32_t width, std::uint32_t height) {
+/// A PNG of 24 bits with this size in its header, these compressed pixels and right checksums.
+Bytes png_of(std::uint32_t width, std::uint32_t height, const Bytes& pixels = {0x78, 0x9C, 3, 0, 0, 0, 0, 1}) {
   Bytes png = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1A, '\n'};
   const auto add = [&](const std::string& name, const Bytes& data) {
     const auto put = [&](std::uint32_t value) {
@@ -226,7 +226,7 @@ Bytes png_of(std::uint32_t width, std::uint32_t height) {
   }
   header.insert(header.end(), {8, 2, 0, 0, 0});
   add("IHDR", header);
-  add("IDAT", {0x78, 0x9C, 3, 0, 0, 0, 0, 1});
+  add("IDAT", pixels);
   add("IEND", {});
   return png;
 }
@@ -236,11 +236,51 @@ TEST_F(Pictures, SizesAreLookedAtBeforeAnythingIsDecoded) {
   expect_refused(png_of(20'000, 20'000), "it may have up to 178956970");
   expect_refused(png_of(0, 5), "a picture of 0x5");
   expect_refused(png_of(4'000'000'000, 2), "a side");
-  expect_refused(png_of(100, 100), "a damaged picture");
+  expect_refused(png_of(10, 10), "a damaged picture");
+  expect_refused(png_of(10'000, 10'000), "10000x10000 pixels in 8 bytes");
   EXPECT_NE(refusal(bytes_of("drawn.png"), {.limits = {.pixels = 6000}}), "");
   EXPECT_THROW(read_picture(file_of("drawn.png"), {.limits = {.file_bytes = 100}}), DataError);
   EXPECT_THROW(read_picture(file_of("not there")), DataError);
   EXPECT_THROW(read_picture(test::source_root()), DataError);
+}
+
+TEST_F(Pictures, APngInflatesToNoMoreThanItsHeaderSays) {
+  expect_refused(bytes_of("bomb.png"), "more than a picture of 10x10 pixels");
+}
+
+/// With other values in the frame's segment (T.81, B.2.2), from its marker on.
+Bytes with_frame(Bytes jpeg, std::initializer_list<std::pair<std::size_t, std::uint8_t>> changes) {
+  std::size_t at = 2;
+  while (jpeg[at + 1] != 0xC0 && jpeg[at + 1] != 0xC2) at += 2U + (jpeg[at + 2] << 8 | jpeg[at + 3]);
+  for (const auto& [offset, value] : changes) jpeg[at + offset] = value;
+  return jpeg;
+}
+
+TEST_F(Pictures, AJpegHasABitForEachBlock) {
+  for (const char* const name : {"420.jpg", "progressive.jpg"}) {
+    const Bytes whole = bytes_of(name);
+    expect_refused(with_frame(whole, {{5, 0x20}, {7, 0x20}}), "bytes");  // some 8,192 pixels a side
+    expect_refused(with_frame(whole, {{11, 0x51}}), "makes no sense");   // five samples across
+    expect_refused(with_frame(whole, {{11, 0x10}}), "makes no sense");   // none down
+  }
+}
+
+TEST_F(Pictures, AJpegHasNotMoreScansThanProgramsWrite) {
+  const Bytes whole = bytes_of("progressive.jpg");
+  const Bytes scan = {0xFF, 0xDA, 0, 8, 1, 1, 0, 0, 0, 0};
+  Bytes many(whole.begin(), whole.end() - 2);
+  for (int i = 0; i < 100; ++i) many.insert(many.end(), scan.begin(), scan.end());
+  many.insert(many.end(), {0xFF, 0xD9});
+  expect_refused(many, "more than 100 scans");
+}
+
+TEST_F(Pictures, TheReasonIsTheFilesOwn) {
+  const std::string alone = refusal(png_of(10, 10));
+  Bytes other = bytes_of("444.jpg");
+  other[other.size() / 2] ^= 0xFF;
+  refusal(other);
+  refusal(png_of(10, 10, {1, 2, 3}));
+  EXPECT_EQ(refusal(png_of(10, 10)), alone);
 }
 
 TEST_F(Pictures, AreResizedToTheBytesOfPillow) {
