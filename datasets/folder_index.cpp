@@ -26,12 +26,21 @@ bool is_folder(const fs::path& path) {
 
 bool is_hidden(const fs::path& path) { return path.filename().string().starts_with('.'); }
 
+/// "1 file", "2 files".
+std::string counted(std::int64_t count, const char* what) {
+  return concat_text(count, ' ', what, count == 1 ? "" : "s");
+}
+
+/// With the letters of ASCII in lower case.
+std::string lower(std::string text) {
+  std::transform(text.begin(), text.end(), text.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return text;
+}
+
 bool is_picture(const fs::path& path) {
   constexpr std::array<std::string_view, 3> endings = {".jpg", ".jpeg", ".png"};
-  std::string ending = path.extension().string();
-  std::transform(ending.begin(), ending.end(), ending.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return std::find(endings.begin(), endings.end(), ending) != endings.end();
+  return std::find(endings.begin(), endings.end(), lower(path.extension().string())) != endings.end();
 }
 
 /// The entries of a folder by the order of their names' bytes. Throws DataError if it cannot be read.
@@ -46,11 +55,19 @@ std::vector<fs::directory_entry> entries_of(const fs::path& folder) {
   return entries;
 }
 
-/// The entries of a tree that are no pictures.
+/// The entries of a tree that are no pictures, or lie where none are looked for.
 struct PassedOver {
   std::int64_t hidden = 0;
-  std::int64_t others = 0;
+  std::int64_t others = 0;                ///< by their names
+  std::int64_t beside = 0;                ///< pictures beside the classes' folders
+  std::int64_t no_files = 0;              ///< devices, pipes
   std::vector<std::string> broken_links;  ///< that lead nowhere, or back to where they are
+
+  /// An entry that is neither a folder nor a regular file.
+  void add_special(const fs::directory_entry& entry) {
+    std::error_code ignored;
+    fs::exists(entry.path(), ignored) ? void(++no_files) : broken_links.push_back(shown(entry.path()));
+  }
 };
 
 /// A folder as the file system knows it, whatever it is called.
@@ -99,7 +116,7 @@ class Walk {
     } else if (entry.is_directory(error)) {
       enter(entry.path());
     } else if (!entry.is_regular_file(error)) {
-      entry.is_symlink() ? passed_over_.broken_links.push_back(shown(entry.path())) : void(++passed_over_.others);
+      passed_over_.add_special(entry);
     } else if (is_picture(entry.path())) {
       found_.push_back(entry.path().lexically_relative(root_).string());
     } else {
@@ -116,30 +133,51 @@ std::vector<std::string> class_names(const fs::path& folder, PassedOver& passed_
       ++passed_over.hidden;
     } else if (is_folder(entry.path())) {
       names.push_back(entry.path().filename().string());
+    } else if (std::error_code error; !entry.is_regular_file(error)) {
+      passed_over.add_special(entry);
     } else {
-      ++passed_over.others;
+      ++(is_picture(entry.path()) ? passed_over.beside : passed_over.others);
     }
   }
   std::sort(names.begin(), names.end());
   for (const std::string& name : names) {
     if (!is_printable(name)) {
-      throw DataError(concat_text(shown(folder), ": the class ", printable(name), " has a name that is no UTF-8 text"));
+      throw DataError(concat_text(shown(folder), ": the class ", printable(name),
+                                  " has a name that is no text in UTF-8, or has control characters"));
     }
   }
-  if (names.empty()) throw DataError(concat_text(shown(folder), ": has no folders, expected one for each class"));
+  if (names.empty()) {
+    const bool is_half = folder.filename() == "train";
+    throw DataError(concat_text(shown(folder), ": has no folders, expected one for each class",
+                                is_half ? " (a folder train is a half of the pictures, not a class)" : ""));
+  }
   return names;
+}
+
+/// Throws DataError if all these folders are called as halves of the pictures are somewhere.
+void refuse_halves(const fs::path& folder, const std::vector<std::string>& names) {
+  constexpr std::array<std::string_view, 7> halves = {"train",      "training", "val",    "valid",
+                                                      "validation", "test",     "testing"};
+  const auto is_half = [&](const std::string& name) {
+    return std::find(halves.begin(), halves.end(), lower(name)) != halves.end();
+  };
+  if (!std::all_of(names.begin(), names.end(), is_half)) return;
+  throw DataError(
+      concat_text(shown(folder), ": has ", join(names), ", expected train and val, or a folder for each class"));
 }
 
 void note(const PassedOver& passed_over, FolderIndex& index) {
   const auto add = [&](const auto&... parts) {
     index.notes.push_back(concat_text(shown(index.folder), ": ", parts...));
   };
-  if (passed_over.hidden > 0) add(passed_over.hidden, " names that begin with a dot are passed over");
+  if (passed_over.hidden > 0) add("passed over: ", counted(passed_over.hidden, "name"), " beginning with a dot");
   if (passed_over.others > 0) {
-    add(passed_over.others, " files are passed over: their names end in none of .jpg, .jpeg and .png");
+    add("passed over: ", counted(passed_over.others, "file"), " ending in none of .jpg, .jpeg and .png");
   }
+  if (passed_over.beside > 0) add("passed over: ", counted(passed_over.beside, "picture"), " in no class's folder");
+  if (passed_over.no_files > 0) add("passed over: ", counted(passed_over.no_files, "device or pipe"));
   for (const std::string& link : passed_over.broken_links) {
-    add("a link is passed over that leads nowhere, or to a folder that it is in: ", link);
+    add("passed over: a link that leads nowhere, or to a folder that it is in: ", link);
   }
 }
 
@@ -164,8 +202,8 @@ FolderIndex index_classes(const fs::path& folder, std::vector<std::string> class
   if (!empty.empty()) {
     const std::string what = concat_text(shown(folder), ": no JPEG or PNG in class ", join(empty));
     if (!may_be_empty || index.count() == 0) {
-      throw DataError(passed_over.others > 0 ? concat_text(what, "; ", passed_over.others, " files end otherwise")
-                                             : what);
+      throw DataError(
+          passed_over.others > 0 ? concat_text(what, "; other endings: ", counted(passed_over.others, "file")) : what);
     }
     index.notes.push_back(what);
   }
@@ -219,6 +257,7 @@ FolderIndex index_folder(const fs::path& folder, Split split, const FolderOption
   PassedOver passed_over;
   if (!is_folder(training)) {
     std::vector<std::string> classes = class_names(folder, passed_over);
+    refuse_halves(folder, classes);
     const FolderIndex whole = index_classes(folder, std::move(classes), passed_over, false);
     return whole.subset(half_of(whole, split, options));
   }
@@ -229,7 +268,7 @@ FolderIndex index_folder(const fs::path& folder, Split split, const FolderOption
   for (const char* const name : {"val", "test"}) {
     if (is_folder(folder / name)) return index_test(training, folder / name);
   }
-  throw DataError(concat_text(shown(folder), ": has train, but neither val nor test"));
+  throw DataError(concat_text(shown(folder), ": has train, but neither val nor test to evaluate with"));
 }
 
 }  // namespace palimpsest::datasets

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include <palimpsest/core/error.hpp>
+#include <palimpsest/core/hash.hpp>
 #include <palimpsest/datasets/printable.hpp>
 
 namespace palimpsest::datasets {
@@ -14,6 +15,16 @@ std::filesystem::path FolderIndex::file(std::int64_t index) const {
   const auto i = static_cast<std::size_t>(index);
   const std::uint64_t begin = i == 0 ? 0 : ends[i - 1];
   return folder / names.substr(begin, ends[i] - begin);
+}
+
+std::string FolderIndex::digest() const {
+  Hash128 hash;
+  const auto add = [&](const void* data, std::size_t bytes) { hash.add(static_cast<const std::byte*>(data), bytes); };
+  for (const std::string& name : classes) add(name.c_str(), name.size() + 1);
+  add(labels.data(), labels.size() * sizeof labels[0]);
+  add(ends.data(), ends.size() * sizeof ends[0]);
+  add(names.data(), names.size());
+  return hash.hex();
 }
 
 FolderIndex FolderIndex::subset(const std::vector<std::int64_t>& indices) const {

@@ -27,6 +27,9 @@ struct FolderIndex {
 
   std::int64_t count() const { return static_cast<std::int64_t>(labels.size()); }
   std::filesystem::path file(std::int64_t index) const;
+  /// A 128-bit digest, in hexadecimal, of the names of classes and files: the same for the same pictures with the same
+  /// labels in the same order, wherever the folder is.
+  std::string digest() const;
   /// An index of some of these files.
   FolderIndex subset(const std::vector<std::int64_t>& indices) const;
 };

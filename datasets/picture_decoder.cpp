@@ -5,7 +5,7 @@
 
 namespace palimpsest::datasets {
 
-/// What the decoder may ask for at a time, and why it got nothing.
+/// A bound on what the decoder asks for at a time, and why it got nothing.
 struct DecoderMemory {
   std::size_t most = 0;
   bool asked_for_more = false;

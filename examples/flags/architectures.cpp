@@ -134,12 +134,13 @@ const Architecture& architecture(const std::string& flag, const NetForm& form) {
 }
 
 storage::Metadata facts_of(const Architecture& architecture, const NetForm& form, std::int64_t image_size,
-                           const std::vector<std::string>& class_names) {
+                           const std::vector<std::string>& class_names, std::optional<std::uint64_t> split_seed) {
   storage::Metadata facts = {{"architecture", architecture.flag}, {"image_size", std::to_string(image_size)}};
   if (!form.layers.empty()) {
     facts["layers"] = layers_text(form.layers);
     facts["growth"] = std::to_string(form.growth);
   }
+  if (split_seed) facts["split_seed"] = std::to_string(*split_seed);
   if (!class_names.empty()) facts["classes"] = join(class_names, "\n");
   return facts;
 }
@@ -169,6 +170,17 @@ const Architecture& KnownFacts::architecture(const std::string& flag, NetForm& f
 std::optional<std::int64_t> KnownFacts::image_size() const {
   const std::optional<std::string> size = find("image_size");
   return size ? std::optional(whole_number(*size, "image_size")) : std::nullopt;
+}
+
+std::optional<std::string> KnownFacts::architecture_flag() const {
+  const std::optional<std::string> named = find("architecture");
+  const std::vector<std::string> flags = architecture_flags();
+  return named && std::find(flags.begin(), flags.end(), *named) != flags.end() ? named : std::nullopt;
+}
+
+std::optional<std::uint64_t> KnownFacts::split_seed() const {
+  const std::optional<std::string> seed = find("split_seed");
+  return seed ? std::optional(static_cast<std::uint64_t>(whole_number(*seed, "split_seed"))) : std::nullopt;
 }
 
 std::vector<std::string> KnownFacts::class_names() const {

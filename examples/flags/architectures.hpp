@@ -49,9 +49,10 @@ void add_form_flags(NetForm& form, const Add& add) {
   add("--growth", form.growth, "K", "of --arch densenet: channels that each layer adds");
 }
 
-/// The facts that a file of weights tells of its network (`architecture`, `layers`, `growth`, `image_size`, `classes`).
+/// The facts that a file of weights tells of its network (`architecture`, `layers`, `growth`, `image_size`, `classes`)
+/// and of a folder without halves (`split_seed`).
 storage::Metadata facts_of(const Architecture& architecture, const NetForm& form, std::int64_t image_size,
-                           const std::vector<std::string>& class_names);
+                           const std::vector<std::string>& class_names, std::optional<std::uint64_t> split_seed);
 
 /// The same, read.
 struct KnownFacts {
@@ -62,6 +63,10 @@ struct KnownFacts {
   const Architecture& architecture(const std::string& flag, NetForm& form) const;
   /// Throws DataError for one that is no number.
   std::optional<std::int64_t> image_size() const;
+  /// The name that --arch has for it; none if it has none.
+  std::optional<std::string> architecture_flag() const;
+  /// The seed that has split a folder without halves. Throws DataError for one that is no number.
+  std::optional<std::uint64_t> split_seed() const;
   /// Empty if the file has none.
   std::vector<std::string> class_names() const;
   /// The number of classes: that of the classifier's biases. Throws DataError for a file without one.

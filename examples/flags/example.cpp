@@ -51,17 +51,22 @@ nn::Schedule schedule_of(const Options& options, const TrainingDefaults& default
   throw ValueError(concat_text("unknown schedule '", options.schedule, "', expected step, cosine or constant"));
 }
 
+/// The pictures that a run is trained with, whatever their folder is called now.
+std::string shown(const datasets::FolderIndex& pictures) {
+  return concat_text(pictures.count(), " pictures of ", pictures.classes.size(), " classes (digest ",
+                     pictures.digest().substr(0, 12), ")");
+}
+
 /// The shared flags that a run's numbers depend on; see Example::run_options_of() for a model's.
 std::vector<train::Setting> settings(const Options& options) {
-  std::vector<train::Setting> all = {
-      {"--data", options.folder ? concat_text(options.folder->training.count(), " pictures") : options.data},
-      {"--augment", options.augment ? "on" : "off"},
-      {"--train-limit", std::to_string(options.train_limit)},
-      {"--lr", number_text(options.learning_rate)},
-      {"--momentum", number_text(options.momentum)},
-      {"--weight-decay", number_text(options.weight_decay)},
-      {"--schedule", options.schedule},
-      {"--warmup", std::to_string(options.warmup)}};
+  std::vector<train::Setting> all = {{"--data", options.folder ? shown(options.folder->training) : options.data},
+                                     {"--augment", options.augment ? "on" : "off"},
+                                     {"--train-limit", std::to_string(options.train_limit)},
+                                     {"--lr", number_text(options.learning_rate)},
+                                     {"--momentum", number_text(options.momentum)},
+                                     {"--weight-decay", number_text(options.weight_decay)},
+                                     {"--schedule", options.schedule},
+                                     {"--warmup", std::to_string(options.warmup)}};
   // Runs from before there was this flag go on.
   if (options.label_smoothing != 0) all.push_back({"--label-smoothing", number_text(options.label_smoothing)});
   return all;
@@ -179,11 +184,18 @@ void Example::open_pictures() {
     if (given.crops != 1) throw UsageError("--crops is for a folder of pictures");
     return;
   }
+  if (this->given("--classes")) throw UsageError("--classes is for synthetic images: a folder has its own");
   given.folder = open_folder(given);
+  const auto& [training, test] = *given.folder;
+  given.classes = static_cast<std::int64_t>(training.classes.size());
   if (given.quiet) return;
-  for (const datasets::FolderIndex* const half : {&given.folder->training, &given.folder->test}) {
-    for (const std::string& note : half->notes) std::cerr << command_line_.name() << ": " << note << std::endl;
+  const auto say = [&](const std::string& text) { std::cerr << command_line_.name() << ": " << text << std::endl; };
+  for (const std::string& note : training.notes) say(note);
+  if (test.notes != training.notes) {  // a folder without halves has one list
+    for (const std::string& note : test.notes) say(note);
   }
+  say(concat_text(given.data, ": ", training.classes.size(), " classes, ", training.count(), " pictures to train and ",
+                  test.count(), " to evaluate with"));
 }
 
 int Example::plan(Device device) const {

@@ -1,3 +1,5 @@
+#include <sys/stat.h>
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -77,13 +79,19 @@ TEST_F(ImageFolders, WhatIsNoPictureIsPassedOverAndSaid) {
   add("train/.ipynb_checkpoints/1.png");
   add_text("train/a/readme.txt");
   add_text("train/loose.txt");
+  add("train/loose.png");
+  ASSERT_EQ(mkfifo((folder_ / "train/a/pipe.png").c_str(), 0600), 0);
+  fs::create_symlink("nowhere", folder_ / "train/lost class");
   fs::create_directory_symlink("..", folder_ / "train/a/back");
   fs::create_symlink("nowhere", folder_ / "train/a/lost.png");
   EXPECT_EQ(files(Split::Train), std::vector<std::string>{"train/a/1.png 0"});
-  EXPECT_NE(notes(Split::Train).find("2 names that begin with a dot"), std::string::npos) << notes(Split::Train);
-  EXPECT_NE(notes(Split::Train).find("2 files are passed over"), std::string::npos) << notes(Split::Train);
+  EXPECT_NE(notes(Split::Train).find("2 names beginning with a dot"), std::string::npos) << notes(Split::Train);
+  EXPECT_NE(notes(Split::Train).find("2 files ending in none"), std::string::npos) << notes(Split::Train);
   EXPECT_NE(notes(Split::Train).find("a/lost.png"), std::string::npos) << notes(Split::Train);
   EXPECT_NE(notes(Split::Train).find("a/back"), std::string::npos) << notes(Split::Train);
+  EXPECT_NE(notes(Split::Train).find("lost class"), std::string::npos) << notes(Split::Train);
+  EXPECT_NE(notes(Split::Train).find("1 picture in no class's folder"), std::string::npos) << notes(Split::Train);
+  EXPECT_NE(notes(Split::Train).find("1 device or pipe"), std::string::npos) << notes(Split::Train);
 }
 
 TEST_F(ImageFolders, LinksToFilesAndFoldersAreFollowed) {
@@ -118,7 +126,7 @@ TEST_F(ImageFolders, WhatCannotBeIsToldAtOnce) {
   add("train/a/1.png");
   add_text("train/b/1.webp");
   fs::create_directories(folder_ / "train/c");
-  expect_refused("no JPEG or PNG in class b, c; 1 files end otherwise");
+  expect_refused("no JPEG or PNG in class b, c; other endings: 1 file");
   fs::remove_all(folder_ / "train/b");
   fs::remove_all(folder_ / "train/c");
   expect_refused("neither val nor test", Split::Test);
@@ -126,6 +134,33 @@ TEST_F(ImageFolders, WhatCannotBeIsToldAtOnce) {
   expect_refused("has class other", Split::Test);
   add("train/\xE9t\xE9/1.png");
   expect_refused("\\xE9t\\xE9");
+}
+
+TEST_F(ImageFolders, HalvesThatAreCalledOtherwiseAreNoClasses) {
+  add("Train/a/1.png");
+  add("val/a/1.png");
+  expect_refused("has Train, val, expected train and val");
+  fs::rename(folder_ / "Train", folder_ / "cars");
+  EXPECT_EQ(files(Split::Train).size(), 2U);
+  fs::remove_all(folder_ / "cars");
+  expect_refused("has val, expected train", Split::Test);
+  add("bus/1.png");
+  add("train/1.png");
+  expect_refused("a half of the pictures, not a class");
+}
+
+TEST_F(ImageFolders, TheDigestIsOfClassesAndFilesInTheirOrder) {
+  add("here/a/1.png");
+  add("here/b/2.png");
+  const auto digest = [&](const char* name) { return index_folder(folder_ / name, Split::Train).digest(); };
+  const std::string before = digest("here");
+  fs::rename(folder_ / "here", folder_ / "there");
+  EXPECT_EQ(digest("there"), before);
+  fs::rename(folder_ / "there/a", folder_ / "there/c");
+  EXPECT_NE(digest("there"), before);
+  fs::rename(folder_ / "there/c", folder_ / "there/a");
+  fs::rename(folder_ / "there/a/1.png", folder_ / "there/a/3.png");
+  EXPECT_NE(digest("there"), before);
 }
 
 class PicturesOfFolders : public ImageFolders {

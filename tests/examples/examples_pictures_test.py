@@ -86,6 +86,44 @@ def test_an_evaluation_agrees_with_the_run_and_with_classify(folder):
     assert probabilities["1"] != probabilities["10"]
 
 
+def test_an_evaluation_follows_the_weights(folder):
+    """The network, the size of images and, of a folder without halves, the split are those of the training."""
+    alone = folder / "alone"
+    for name, files in CLASSES.items():
+        (alone / name).mkdir(parents=True)
+        for copy in range(4):
+            for file in files:
+                shutil.copy(pathlib.Path(PICTURES) / file, alone / name / f"{copy}-{file}")
+    weights = folder / "weights.safetensors"
+    report = imagenet("--data", str(alone), *SMALL, "--seed", "3", "--epochs", "2", "--save-weights", str(weights))
+    assert report["classes"] == 2
+    plain = ["--data", str(alone), "--device", "cpu", "--evaluate", "--weights", str(weights)]
+    same = imagenet(*plain)
+    assert (same["test_accuracy"], same["seed"], same["image-size"]) == \
+        (report["test_accuracy"], 3, 32), same
+    errors = imagenet(*plain, "--arch", "densenet121", status=2)
+    assert "is of densenet, --arch is densenet121" in errors and errors.count("\n") == 1, errors
+    (alone / "drawn").rename(alone / "paint")
+    errors = imagenet(*plain, status=1)
+    assert "is of the classes drawn, grey ones" in errors and "has grey ones, paint" in errors, errors
+
+
+def test_a_run_goes_on_with_the_same_pictures_alone(folder):
+    pictures = make_folder(folder / "pictures")
+    run_folder = folder / "run"
+    flags = [*SMALL, "--schedule", "constant"]
+    imagenet("--data", str(pictures), *flags, "--max-steps", "2", "--checkpoint", str(run_folder))
+    pictures.rename(folder / "moved")
+    moved = ["--data", str(folder / "moved"), *flags, "--max-steps", "3", "--resume", str(run_folder)]
+    first = folder / "moved" / "train" / "drawn"
+    first.rename(first.parent / "painted")
+    (folder / "moved" / "val" / "drawn").rename(folder / "moved" / "val" / "painted")
+    assert "--data is 10 pictures of 2 classes (digest " in imagenet(*moved, status=2)
+    (first.parent / "painted").rename(first)
+    (folder / "moved" / "val" / "painted").rename(folder / "moved" / "val" / "drawn")
+    assert len(imagenet(*moved)["steps"]) == 3
+
+
 def test_policies_and_workers_give_the_same_bits(folder):
     _, report = train(folder)
     for flags in (["--memory", "shared"], ["--memory", "checkpoint+shared", "--threads", "1"]):
@@ -121,7 +159,8 @@ def test_plans_need_no_pixels(folder):
     pictures = make_folder(folder / "pictures")
     for file in pictures.rglob("*.png"):
         file.write_bytes(b"")
-    assert imagenet("--data", str(pictures), *SMALL, "--plan") == ""
+    said = imagenet("--data", str(pictures), *SMALL, "--plan")
+    assert said == f"imagenet: {pictures}: 2 classes, 10 pictures to train and 4 to evaluate with\n", said
 
 
 def test_wrong_use_is_one_line(folder):
@@ -144,6 +183,7 @@ def test_wrong_use_is_one_line(folder):
             (["--data", "synthetic", *SMALL, "--skip-broken"], ["--skip-broken"]),
             (["--data", "synthetic", *SMALL, "--evaluate", "--crops", "10"], ["--crops", "folder of pictures"]),
             (["--data", str(folder / "pictures"), *SMALL, "--crops", "10"], ["--crops", "--evaluate"]),
+            (["--data", str(folder / "pictures"), *SMALL, "--classes", "5"], ["--classes", "folder"]),
             (["--data", "synthetic", "--arch", "densenet"], ["--layers"]),
             (["--data", "synthetic", "--arch", "densenet121", "--layers", "2,2"], ["--layers"])):
         errors = imagenet(*flags, status=2)
