@@ -10,6 +10,9 @@ and compiled (torch.compile, max-autotune), with cudnn.benchmark and channels-la
 
 On the CPU PyTorch gets the allocator setting that suits it best (PYTORCH_ENVIRONMENT): glibc's default maps and returns every
 large tensor in every step, and the page faults cost a DenseNet up to 80 % more time.
+
+Debian's PyTorch is 1.13. A newer one, and torchvision for the models of ImageNet, come with
+`python3 -m venv DIR && DIR/bin/pip install torch torchvision`, and --python DIR/bin/python.
 """
 
 from __future__ import annotations
@@ -320,6 +323,20 @@ def cpu_model() -> str:
     return platform.processor()
 
 
+def can_import(python: str, module: str) -> bool:
+    return subprocess.run([python, "-c", f"import {module}"], capture_output=True, env=base_environment()).returncode == 0
+
+
+def without_pytorch(workload: Workload, options: argparse.Namespace) -> argparse.Namespace:
+    """The options for a workload: without PyTorch where its model is torchvision's, which is not there."""
+    if options.skip_pytorch or not workload.of_torchvision or can_import(options.python, "torchvision"):
+        return options
+    if options.skip_ours:
+        raise WorkerError(f"{options.python} has no torchvision, which {workload.title} takes")
+    print(f"compare: {options.python} has no torchvision: {workload.title} without PyTorch", file=sys.stderr)
+    return argparse.Namespace(**{**vars(options), "skip_pytorch": True})
+
+
 def find_torch(options: argparse.Namespace) -> str | None:
     """PyTorch's version, None without it. On CUDA our own figures are worth having without it."""
     if options.skip_pytorch:
@@ -413,7 +430,7 @@ def compare(options: argparse.Namespace) -> bool:
     all_exact = True
     for key in options.models:
         workload = (QUICK_WORKLOADS if options.quick else WORKLOADS)[key]
-        results = measure(workload, options)
+        results = measure(workload, without_pytorch(workload, options))
         exact, sentence = exactness(workload, results)
         all_exact = all_exact and exact
         record["workloads"].append({"title": workload.title, "results": [result_record(result) for result in results]})

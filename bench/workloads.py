@@ -21,6 +21,7 @@ class Workload:
     inexact: tuple[str, ...]
     pytorch: tuple[str, ...]
     pytorch_cuda: tuple[str, ...]
+    of_torchvision: bool = False  # PyTorch's model
 
 
 def densenet(depth: int, growth: int, batch_size: int, budgets: tuple[str, ...] = BUDGETS) -> Workload:
@@ -35,10 +36,11 @@ def densenet(depth: int, growth: int, batch_size: int, budgets: tuple[str, ...] 
 
 
 def revnet(depth: int, batch_size: int, budgets: tuple[str, ...] = BUDGETS) -> Workload:
+    on_grid = ("store-all", "checkpoint", "reversible")
     return Workload(
         f"RevNet-{depth}, batch {batch_size}",
         ("--model", "revnet", "--depth", str(depth), "--batch-size", str(batch_size)),
-        ours=("store-all", "checkpoint", "reversible", "offload", *budgets, f"store-all{ON_GRID}", f"reversible{ON_GRID}"),
+        ours=("store-all", "checkpoint", "reversible", "offload", *budgets, *(f"{policy}{ON_GRID}" for policy in on_grid)),
         inexact=("reversible", *budgets),  # without a grid what is solved for is right up to rounding
         pytorch=("plain", "reversible"),
         pytorch_cuda=("plain", "checkpoint", "reversible"),
@@ -50,7 +52,8 @@ def imagenet(model: str, depth: int, batch_size: int, size: int, modes: dict[str
     names = {"densenet": f"DenseNet-{depth}", "resnet": f"ResNet-{depth}", "revnet": f"RevNet-{depth}"}
     classes = "1000" if size == 224 else "10"
     flags = ("--model", model, "--depth", str(depth), "--batch-size", str(batch_size), "--image-size", str(size))
-    return Workload(f"{names[model]} on {size}x{size}, batch {batch_size}", (*flags, "--classes", classes), **modes)
+    title = f"{names[model]} on {size}x{size}, batch {batch_size}"
+    return Workload(title, (*flags, "--classes", classes), of_torchvision=model != "revnet", **modes)
 
 
 def imagenet_workloads(batch_size: int, size: int) -> dict[str, Workload]:

@@ -88,7 +88,7 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--build", default="build", metavar="DIR", help="build folder (default: %(default)s)")
     parser.add_argument("--folder", metavar="DIR", help="for the pictures' links and the weights (default: BUILD/pictures)")
-    parser.add_argument("--epochs", type=int, default=12, metavar="N", help="default: %(default)s")
+    parser.add_argument("--epochs", type=int, default=30, metavar="N", help="default: %(default)s")
     parser.add_argument("--threads", type=int, metavar="N", help="default: all cores")
     options = parser.parse_args()
     if options.epochs < 1:

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <filesystem>
 #include <iostream>
 #include <memory>
 
@@ -90,6 +91,23 @@ CLI::Validator interval() {
 
 CLI::Validator memory_policy() {
   return read_by([](const std::string& given) { memory::parse(given); });
+}
+
+CLI::Validator folder_or_one_of(std::vector<std::string> names) {
+  const auto check = [names = std::move(names)](std::string& given) {
+    const bool fits = std::find(names.begin(), names.end(), given) != names.end() || std::filesystem::is_directory(given);
+    return fits ? std::string() : "'" + given + "' is neither a folder nor one of " + listed(names);
+  };
+  return CLI::Validator(check, "");
+}
+
+CLI::Validator shares() {
+  const auto check = [](std::string& given) {
+    double number = 0;
+    const bool fits = CLI::detail::lexical_cast(given, number) && number >= 0 && number <= 1;
+    return fits ? std::string() : "'" + given + "' is not a number from 0 to 1";
+  };
+  return CLI::Validator(check, "");
 }
 
 CLI::Validator file_names() {
@@ -269,7 +287,7 @@ void CommandLine::add_data_flags() {
       (folders ? "folder of pictures, with train/CLASS/*.jpg and val/CLASS/*.jpg or CLASS/*.jpg; or data set: "
                : "data set: ") +
           listed(sets))
-      ->check(folders ? CLI::Validator(one_of(sets) | CLI::ExistingDirectory) : one_of(sets))
+      ->check(folders ? folder_or_one_of(sets) : one_of(sets))
       ->capture_default_str();
   if (folders) {
     app_.add_flag("--skip-broken", options.skip_broken,
@@ -319,7 +337,7 @@ void CommandLine::add_training_flags() {
       ->capture_default_str();
   add("--label-smoothing", options.label_smoothing, "E",
       "spread this part of the expected probability evenly over all classes")
-      ->check(magnitudes())
+      ->check(shares())
       ->capture_default_str();
   add_patterns("--freeze", options.freeze,
                "do not train parameters of such names, as 'dense1.*'; they keep nothing for backward");

@@ -51,7 +51,7 @@ def test_usage_errors(_):
     fails_with([*ANY, "--freeze", "*"], 2, "all parameters", "frozen")
     fails_with([*ANY, "--freeze-norm"], 2, "--freeze-norm", "--freeze")
     fails_with([*ANY, "--accumulate", "3"], 2, "--batch-size is 256", "--accumulate 3")
-    fails_with([*SMALL_IMAGENET, "--label-smoothing", "1.5"], 2, "label smoothing is 1.5")
+    fails_with([*SMALL_IMAGENET, "--label-smoothing", "1.5"], 2, "--label-smoothing", "from 0 to 1")
     fails_with([*ANY, "--data", "cifar10", "--image-size", "31"], 2, "--image-size")
 
 
