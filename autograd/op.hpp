@@ -187,11 +187,12 @@ class BackwardContext {
   const Shape& input_shape(std::size_t i) const;
 
   /// Says that input i, which was named in Op::needs, has been read for the last time: its bytes may go before the rest
-  /// of this backward asks for memory. Call it once at most; input(i) must not be used afterwards.
+  /// of this backward asks for memory. Throws StateError if it has been called, and input(i) does from then on.
   void done_with_input(std::size_t i);
 
-  /// The destination of input i's gradient. Call it, or one of the two below, once for every wanted input: a backward
-  /// that leaves one out is a StateError.
+  /// The destination of input i's gradient. Call it, or one of the two below, once for every wanted input. A backward
+  /// that leaves one out, asks for one that nobody wants or, on the CPU, leaves its first or last element unwritten is
+  /// a StateError; so is any place that the op does not have.
   GradientTarget grad_input(std::size_t i);
   /// The same, in the memory of output o's gradient where nobody else needs that: the kernel must allow the two to be
   /// one.
@@ -205,15 +206,19 @@ class BackwardContext {
 
   Buffer workspace(std::size_t bytes) const { return Buffer(device(), bytes, Tag::Workspace); }
 
-  /// Throws StateError, naming the op, if the gradient of an input that wants one was not asked for. Called behind
-  /// every backward.
+  /// Throws StateError, naming the op, if the gradient of an input that wants one was not asked for, or was and is not
+  /// written. Called behind every backward.
   void check_all_written() const;
 
  private:
   Tape& tape_;
   Node& node_;
   PinSet& pins_;
-  std::vector<bool> written_;  // by input
+  std::vector<bool> written_;  // by input: its gradient has a destination
+  std::vector<bool> marked_;   // where both ends of that have a mark which the op is to overwrite
+  std::vector<bool> done_;     // inputs that are not to be read any more
+
+  void check_wanted(std::size_t i) const;
 };
 
 /// One operation: a pure forward and its gradient. An object is made for each call and lives on the tape; it holds the

@@ -20,7 +20,8 @@ class Block;
 template <class Output, class Input>
 class Block<Output(Input)> : public Module {
  public:
-  /// Runs the block. An exception of forward leaves the step failed and parameters and buffers as they were.
+  /// Runs the block. An exception of forward leaves the step failed and parameters and buffers as they were; under
+  /// NoGrad nothing is undone.
   Output operator()(Input input) {
     return located([&] {
       const BlockScope scope(scope_info(), tensors_of(input));

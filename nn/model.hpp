@@ -15,9 +15,9 @@ class Model;
 template <class Output, class Input>
 class Model<Output(Input)> : public Module {
  public:
-  /// Runs the model. An exception of forward leaves the step failed and parameters and buffers as they were. The first
-  /// call that is recorded also checks that it trains the parameters that it reads: see
-  /// check_registered().
+  /// Runs the model. An exception of forward leaves the step failed and parameters and buffers as they were; under
+  /// NoGrad nothing is undone. The first call that is recorded also checks that it trains the parameters that it reads:
+  /// see check_registered().
   Output operator()(Input input) {
     if (checked_ || !grad_enabled()) return run(std::move(input));
     const std::vector<Tensor> trained = trained_inputs(tensors_of(input));

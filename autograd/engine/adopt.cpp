@@ -16,13 +16,14 @@
 namespace palimpsest {
 namespace {
 
-/// True if making `sources` present may take `value` itself. A present value counts as absent: it may be dropped.
+/// True if making `sources` present may take `value` itself. A present value counts as absent: it may be dropped. The
+/// nearest are looked at first: a way back is short, and all that a value comes from is long.
 bool depend_on(const std::vector<Value*>& sources, const Value& value) {
+  if (!value.state().is_source) return false;
   std::vector<Value*> pending = sources;
   std::unordered_set<const Value*> visited;
-  while (!pending.empty()) {
-    const Value& next = *pending.back();
-    pending.pop_back();
+  for (std::size_t i = 0; i < pending.size(); ++i) {
+    const Value& next = *pending[i];
     if (&next == &value) return true;
     if (next.recipe() == nullptr || !visited.insert(&next).second) continue;
     for (Value* source : next.recipe()->sources(next)) pending.push_back(source);
@@ -182,6 +183,7 @@ bool Tape::adopt(Value& value, RecipePtr recipe) {
   };
   value.state().light =
       value.producer()->op->cost() != Cost::Heavy && std::all_of(sources.begin(), sources.end(), stays_or_is_light);
+  for (Value* source : sources) source->state().is_source = true;
   value.state().recipe = std::move(recipe);
   return true;
 }

@@ -95,7 +95,8 @@ CLI::Validator memory_policy() {
 
 CLI::Validator folder_or_one_of(std::vector<std::string> names) {
   const auto check = [names = std::move(names)](std::string& given) {
-    const bool fits = std::find(names.begin(), names.end(), given) != names.end() || std::filesystem::is_directory(given);
+    const bool fits =
+        std::find(names.begin(), names.end(), given) != names.end() || std::filesystem::is_directory(given);
     return fits ? std::string() : "'" + given + "' is neither a folder nor one of " + listed(names);
   };
   return CLI::Validator(check, "");

@@ -94,6 +94,10 @@ StepForecast forecast(const Rehearsal& rehearsal, const PolicyPtr& policy, const
 }
 
 StepTrace rehearse(const Rehearsal& rehearsal, const PolicyPtr& policy) {
+  if (rehearsal.step == nullptr) throw ValueError("a Rehearsal without a step");
+  if (!is_meta(rehearsal.device)) {
+    throw ValueError(concat_text("a Rehearsal on ", rehearsal.device, ", expected a meta device"));
+  }
   StepRecorder log(rehearsal.device);
   rehearsal.step(policy);
   return log.take();
@@ -113,6 +117,9 @@ Planner::Planner(const Rehearsal& rehearsal, const Rates& rates, const std::opti
     return rehearse(rehearsal, policy);
   };
   const StepTrace step = watch(store_all_of_model());
+  if (step.ops.empty()) {
+    throw ValueError(concat_text("there is nothing to plan: the step records no op on ", rehearsal.device));
+  }
   const auto options = std::make_shared<const OffloadOptions>(offloading.value_or(OffloadOptions{}));
   const auto fallback = std::make_shared<PlanFallback>();
   const auto policy_of = [&](const Plan& plan) { return plan.policy(std::string(planned_name), options, fallback); };

@@ -152,6 +152,91 @@ TEST(UserOpTest, AGradientThatIsNotWrittenIsAnErrorInEveryStep) {
   EXPECT_EQ(failure_of([](BackwardContext& io) { io.grad_input_over(0); }), "none");
 }
 
+TEST(UserOpTest, AGradientThatWasAskedForAndIsNotWrittenIsAnError) {
+  const std::string said = "[twice] backward has not written the gradient of input 0 (1), which wants one";
+  EXPECT_EQ(failure_of([](BackwardContext& io) { io.grad_input(0); }), said);
+  EXPECT_EQ(failure_of([](BackwardContext& io) {
+              io.grad_input(0);
+              io.pass_through(0);
+            }),
+            said);
+  EXPECT_EQ(failure_of([](BackwardContext& io) { *io.grad_input(0).view.as<float>() = NAN; }), "none");
+}
+
+TEST(UserOpTest, PlacesThatTheOpDoesNotHaveAreErrors) {
+  EXPECT_EQ(failure_of([](BackwardContext& io) { io.input(3); }), "[twice] backward asks for input 3, it has 1");
+  EXPECT_EQ(failure_of([](BackwardContext& io) { io.output(2); }), "[twice] backward asks for output 2, it has 1");
+  EXPECT_EQ(failure_of([](BackwardContext& io) { io.grad_output(1); }), "[twice] backward asks for output 1, it has 1");
+  EXPECT_EQ(failure_of([](BackwardContext& io) { io.wants(7); }), "[twice] backward asks for input 7, it has 1");
+  EXPECT_EQ(failure_of([](BackwardContext& io) { io.grad_input(3); }), "[twice] backward asks for input 3, it has 1");
+  EXPECT_EQ(failure_of([](BackwardContext& io) { io.pass_through(0, 2); }),
+            "[twice] backward asks for output 2, it has 1");
+}
+
+/// The sum of each of two inputs' elements and of a part of them, as two outputs; backward is the caller's.
+class Sums : public Op {
+ public:
+  explicit Sums(Twice::Backward backward) : backward_(std::move(backward)) {}
+
+  std::string_view name() const override { return "sums"; }
+  Cost cost() const override { return Cost::Cheap; }
+  Needs needs() const override { return {.inputs = bits(0)}; }
+  std::vector<TensorSpec> infer(std::span<const TensorSpec>) const override {
+    return {{{1}, Dtype::Float32}, {{1}, Dtype::Float32}};
+  }
+  void forward(ForwardContext& io) override {
+    for (int o : {0, 1}) *io.output(o).as<float>() = *io.input(0).as<float>() + *io.input(1).as<float>();
+  }
+  void backward(BackwardContext& io) override { backward_(io); }
+
+ private:
+  Twice::Backward backward_;
+};
+
+std::string failure_of_sums(const Twice::Backward& backward) {
+  const Tensor x = Tensor::from_vector<float>({4}, {1, 2, 3, 4}).requires_grad();
+  const Tensor frozen = Tensor::from_vector<float>({1}, {5});
+  const std::vector<Tensor> y = palimpsest::apply(std::make_unique<Sums>(backward), {x, frozen});
+  try {
+    y[0].backward();
+  } catch (const StateError& error) {
+    EXPECT_FALSE(x.grad());
+    EXPECT_FALSE(frozen.grad());
+    return error.what();
+  }
+  return "none";
+}
+
+TEST(UserOpTest, WhatABackwardMayNotDoIsAnErrorThatNamesTheOp) {
+  EXPECT_EQ(failure_of_sums([](BackwardContext& io) {
+              for (int i = 0; i < 4; ++i) io.grad_input(0).view.as<float>()[i] = 1;
+            }),
+            "none");
+  EXPECT_EQ(failure_of_sums([](BackwardContext& io) { *io.grad_input(0).view.as<float>() = 1; }),
+            "[sums] backward has not written the gradient of input 0 (4), which wants one");
+  EXPECT_EQ(failure_of_sums([](BackwardContext& io) { *io.grad_input(1).view.as<float>() = 1; }),
+            "[sums] backward writes the gradient of input 1 (1), which wants none: wants() says so");
+  EXPECT_EQ(failure_of_sums([](BackwardContext& io) { io.pass_through(0); }),
+            "[sums] backward passes the gradient of output 0 (1) to input 0 (4)");
+  EXPECT_EQ(failure_of_sums([](BackwardContext& io) {
+              io.done_with_input(0);
+              io.input(0);
+            }),
+            "[sums] backward was done with input 0");
+  EXPECT_EQ(failure_of_sums([](BackwardContext& io) {
+              io.done_with_input(0);
+              io.done_with_input(0);
+            }),
+            "[sums] backward was done with input 0");
+}
+
+TEST(UserOpTest, AGradientThatNothingHasFlowedIntoIsNotPassedOn) {
+  const auto backward = [](BackwardContext& io) { io.pass_through(0, 1); };
+  const Tensor x = Tensor::from_vector<float>({1}, {1}).requires_grad();
+  const std::vector<Tensor> y = palimpsest::apply(std::make_unique<Sums>(backward), {x, x});
+  EXPECT_THROW(y[0].backward(), StateError);
+}
+
 TEST(CountCorrectTest, RowsThatHoldNaNAreWrong) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   const Tensor logits = Tensor::from_vector<float>({3, 2}, {nan, nan, 1, nan, 1, 0});

@@ -213,6 +213,22 @@ TEST(PlanTest, ForTwoDevicesAtOnceAsForEachAlone) {
   EXPECT_EQ(beside, cuda);
 }
 
+TEST(RehearsalTest, WithoutAnythingToPlanIsRefused) {
+  const auto refusal = [](const memory::Rehearsal& rehearsal) {
+    try {
+      const memory::Planner planner(rehearsal, memory::Rates::standard(Device::Cpu));
+    } catch (const ValueError& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  const auto nothing = [](const PolicyPtr&) {};
+  EXPECT_EQ(refusal({.device = Device::MetaCpu, .step = nothing}),
+            "there is nothing to plan: the step records no op on meta-cpu");
+  EXPECT_EQ(refusal({.device = Device::MetaCpu, .step = nullptr}), "a Rehearsal without a step");
+  EXPECT_EQ(refusal({.device = Device::Cpu, .step = nothing}), "a Rehearsal on cpu, expected a meta device");
+}
+
 TEST(RatesTest, NoRateAtAllIsRefused) {
   const memory::Rehearsal rehearsal{.device = Device::MetaCpu, .step = [](const PolicyPtr&) {}};
   const auto refusal = [&](const memory::Rates& rates) {
