@@ -49,7 +49,7 @@ void print_confusion(std::ostream& out, const train::ClassResults& results) {
 
 void print_evaluation(std::ostream& out, const RunReport& report) {
   const train::Task& task = report.task;
-  out << task.name << " on " << task.evaluation.name << ": " << task.evaluation.samples << ' ' << task.unit
+  out << task.name << " on " << task.evaluation.name << ": " << report.evaluated.value_or(0) << ' ' << task.unit
       << " evaluated, " << report.forecast.parameters << " parameters, " << report.options.device << ", "
       << report.threads << (report.threads == 1 ? " thread\n" : " threads\n");
   print_line(out, "test " + task.metric, train::format_metric(task, *report.record.metric()));
@@ -98,9 +98,8 @@ bool evaluate(std::ostream& out, const train::Task& task, const train::Options& 
 
 std::string predictions_csv(const train::ClassResults& results) {
   std::string text = "sample,label,predicted,probability\n";
-  std::int64_t sample = 0;
   for (const train::Prediction& each : results.predictions()) {
-    text += concat_text(sample++, ',', each.label, ',');
+    text += concat_text(each.sample, ',', each.label, ',');
     text += each.predicted < 0 ? "," : concat_text(each.predicted, ',', number_text(each.probability));
     text += '\n';
   }

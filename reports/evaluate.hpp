@@ -14,7 +14,7 @@ namespace palimpsest::reports {
 /// The files that an evaluation writes; an empty name is no file.
 struct EvaluationFiles {
   std::string report = "";       ///< in JSON: what it has measured, with a table of what was taken for what
-  std::string predictions = "";  ///< CSV: a row for each sample of the evaluation data, in their order
+  std::string predictions = "";  ///< CSV: a row for each sample that was evaluated, in their order
 };
 
 /// Finds out before anything takes long whether the files can be written and Options::weights can be read. Throws

@@ -117,6 +117,30 @@ def test_broken_pictures_are_named_or_left_out(folder):
     assert len(report["left_out"]) == 1 and "page.png" in report["left_out"][0], report["left_out"]
 
 
+def test_broken_pictures_are_not_evaluated(folder):
+    weights, _ = train(folder)
+    pictures, rows = folder / "pictures", folder / "rows.csv"
+    measure = ["--data", str(pictures), *SMALL, "--evaluate", "--weights", str(weights), "--predictions", str(rows)]
+    imagenet(*measure)
+    whole = rows.read_text().splitlines()
+    broken = sorted((pictures / "val").rglob("*.*"))[1]
+    broken.write_text("<html>not a picture</html>")
+    report = imagenet(*measure, "--skip-broken")
+    assert rows.read_text().splitlines() == [*whole[:2], *whole[3:]]
+    kept = [line.split(",") for line in [whole[1], *whole[3:]]]
+    assert report["test_accuracy"] == sum(label == taken for _, label, taken, *_ in kept) / 3
+    assert sum(map(sum, report["confusion"])) == report["evaluated"] == 3
+    assert report["left_out"] == [] and len(report["not_evaluated"]) == 1 and str(broken) in report["not_evaluated"][0]
+    run_of_one = ["--data", str(pictures), *SMALL, "--epochs", "1", "--skip-broken"]
+    trained = imagenet(*run_of_one)
+    assert trained["evaluated"] == 3 and trained["left_out"] == [] and len(trained["not_evaluated"]) == 1
+    assert 3 * trained["test_accuracy"] in (0, 1, 2, 3)
+    for file in (pictures / "val").rglob("*.*"):
+        file.write_text("<html>not a picture</html>")
+    errors = imagenet(*measure, "--skip-broken", status=1)
+    assert "none of the 4 images" in errors and errors.count("\n") == 1, errors
+
+
 def test_plans_need_no_pixels(folder):
     pictures = make_folder(folder / "pictures")
     for file in pictures.rglob("*.png"):
