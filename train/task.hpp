@@ -56,6 +56,9 @@ struct Data {
   /// The samples that could not be read so far, a text of each; null: there are none. In training others were taken
   /// for them; in an evaluation their label is datasets::no_label, and no score counts them.
   std::function<std::vector<std::string>()> left_out = nullptr;
+  /// The file of a sample, by its place in the order that is not shuffled, for a table of predictions; null: they are
+  /// in no files of their own.
+  std::function<std::string(std::int64_t sample)> file_of = nullptr;
 };
 
 /// Data that a program makes itself: `make` returns the samples first, first + 1, ..., first + count - 1 of an epoch as

@@ -70,6 +70,9 @@ train::Data picture_data(const Options& options, datasets::FolderIndex index, bo
     for (const datasets::BrokenPicture& broken : images->broken()) reasons.push_back(broken.reason);
     return reasons;
   };
+  data.file_of = [images, folder = options.data](std::int64_t sample) {
+    return images->index().file(sample).lexically_relative(folder).string();
+  };
   return data;
 }
 

@@ -4,6 +4,7 @@
 Arguments: the paths of imagenet and classify, and the folder of the tests' pictures.
 """
 
+import csv
 import json
 import pathlib
 import shutil
@@ -139,6 +140,18 @@ def test_broken_pictures_are_not_evaluated(folder):
         file.write_text("<html>not a picture</html>")
     errors = imagenet(*measure, "--skip-broken", status=1)
     assert "none of the 4 images" in errors and errors.count("\n") == 1, errors
+
+
+def test_predictions_name_the_files(folder):
+    weights, _ = train(folder)
+    pictures, rows = folder / "pictures", folder / "rows.csv"
+    odd = pictures / "val" / "drawn" / 'odd, "name".png'
+    (pictures / "val" / "drawn" / "drawn.png").rename(odd)
+    for name in (str(pictures), str(pictures) + "/"):
+        imagenet("--data", name, *SMALL, "--evaluate", "--weights", str(weights), "--predictions", str(rows))
+        with open(rows, newline="", encoding="utf-8") as table:
+            files = [row["file"] for row in csv.DictReader(table)]
+        assert files == sorted(str(file.relative_to(pictures)) for file in (pictures / "val").rglob("*.*")), files
 
 
 def test_plans_need_no_pixels(folder):

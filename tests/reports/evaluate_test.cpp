@@ -124,6 +124,20 @@ TEST_F(EvaluateTest, LeavesOutWhatCannotBeRead) {
   EXPECT_NE(out_.str().find("  not evaluated  4 of 40 images"), std::string::npos) << out_.str();
 }
 
+TEST_F(EvaluateTest, NamesTheFilesOfSamplesThatHaveSome) {
+  train::Task named = task();
+  named.evaluation.file_of = [](std::int64_t sample) {
+    const std::vector<std::string> odd = {"plain name.png", "a,b.png", "\"c\".png", "d\ne.png"};
+    return odd[static_cast<std::size_t>(sample % 4)];
+  };
+  evaluate(out_, named, {.batch_size = 16}, {.predictions = path("predictions.csv")});
+  const std::string rows = content("predictions.csv");
+  EXPECT_TRUE(rows.starts_with("sample,label,predicted,probability,file\n0,")) << rows;
+  for (const char* const field : {",plain name.png\n", ",\"a,b.png\"\n", ",\"\"\"c\"\".png\"\n", ",\"d\ne.png\"\n"}) {
+    EXPECT_NE(rows.find(field), std::string::npos) << field << " in\n" << rows;
+  }
+}
+
 TEST_F(EvaluateTest, SaysThatNothingCouldBeRead) {
   train::Task none = task();
   auto images = datasets::synthetic({.count = 1, .seed = 3});
