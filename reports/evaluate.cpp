@@ -98,6 +98,7 @@ bool evaluate(std::ostream& out, const train::Task& task, const train::Options& 
   RunReport report = report_of(task, options, forecast, trainer, std::move(fields));
   report.peak = {};  // of steps, of which there were none
   report.classes = std::move(classes);
+  report.file = files.report;
   print_evaluation(out, report);
   WholeFile(files.report).write(to_json(report));
   if (!files.predictions.empty()) WholeFile(files.predictions).write(predictions_csv(*report.classes, task.evaluation));

@@ -180,10 +180,11 @@ void print_progress(std::ostream& out, const RunReport& report) {
 }
 
 /// The first of the samples, a line each.
-void print_some(std::ostream& out, const std::vector<std::string>& samples) {
+void print_some(std::ostream& out, const std::vector<std::string>& samples, const std::string& report) {
   constexpr std::size_t most = 10;
   for (std::size_t i = 0; i < std::min(most, samples.size()); ++i) out << "    " << samples[i] << '\n';
-  if (samples.size() > most) out << "    and more, which are in the report\n";
+  if (samples.size() <= most) return;
+  out << "    and " << samples.size() - most << " more" << (report.empty() ? "" : ", which are in " + report) << '\n';
 }
 
 }  // namespace
@@ -193,12 +194,12 @@ void print_left_out(std::ostream& out, const RunReport& report) {
   if (!report.left_out.empty()) {
     out << "  left out       " << report.left_out.size() << ' ' << unit
         << " that could not be read; others were taken for them\n";
-    print_some(out, report.left_out);
+    print_some(out, report.left_out, report.file);
   }
   if (!report.not_evaluated.empty()) {
     out << "  not evaluated  " << report.not_evaluated.size() << " of " << report.task.evaluation.samples << ' ' << unit
         << ", which could not be read\n";
-    print_some(out, report.not_evaluated);
+    print_some(out, report.not_evaluated, report.file);
   }
 }
 

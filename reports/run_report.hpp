@@ -49,6 +49,7 @@ struct RunReport {
   std::string checkpoint = "";    ///< the newest on the disk; empty for none
   std::optional<train::ClassResults> classes = std::nullopt;  ///< of an evaluation alone
   std::vector<Field> fields = {};
+  std::string file = "";  ///< that it is written to; empty for none
 };
 
 /// The report of a run so far.

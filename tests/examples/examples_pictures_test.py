@@ -132,14 +132,24 @@ def test_broken_pictures_are_not_evaluated(folder):
     assert report["test_accuracy"] == sum(label == taken for _, label, taken, *_ in kept) / 3
     assert sum(map(sum, report["confusion"])) == report["evaluated"] == 3
     assert report["left_out"] == [] and len(report["not_evaluated"]) == 1 and str(broken) in report["not_evaluated"][0]
-    run_of_one = ["--data", str(pictures), *SMALL, "--epochs", "1", "--skip-broken"]
-    trained = imagenet(*run_of_one)
+    trained = imagenet("--data", str(pictures), *SMALL, "--epochs", "1", "--skip-broken")
     assert trained["evaluated"] == 3 and trained["left_out"] == [] and len(trained["not_evaluated"]) == 1
     assert 3 * trained["test_accuracy"] in (0, 1, 2, 3)
     for file in (pictures / "val").rglob("*.*"):
         file.write_text("<html>not a picture</html>")
     errors = imagenet(*measure, "--skip-broken", status=1)
     assert "none of the 4 images" in errors and errors.count("\n") == 1, errors
+
+
+def test_a_long_list_of_broken_pictures_ends_truthfully(folder):
+    pictures = make_folder(folder / "pictures")
+    for number in range(11):
+        (pictures / "train" / "drawn" / f"page{number}.png").write_text("<html>")
+    command = [IMAGENET, "--data", str(pictures), *SMALL, "--epochs", "1", "--skip-broken"]
+    report = folder / "report.json"
+    for flags, words in (([], "and 1 more\n"), (["--report", str(report)], f"and 1 more, which are in {report}\n")):
+        status, output, errors = run([*command, *flags])
+        assert status == 0 and words in output, output + errors
 
 
 def test_predictions_name_the_files(folder):

@@ -105,6 +105,18 @@ TEST(RunReport, SaysWhatWasReplacedAndWhatWasNotEvaluated) {
   EXPECT_TRUE(Json::parse(to_json(some_report()))["evaluated"].is_null());
 }
 
+TEST(RunReport, SaysWhereTheRestOfAListIsOnlyIfItIsThere) {
+  RunReport report = some_report();
+  report.left_out.assign(12, "1.png: no picture");
+  for (const auto& [file, expected] : {std::pair("", "    and 2 more\n"),
+                                       std::pair("a/report.json", "    and 2 more, which are in a/report.json\n")}) {
+    report.file = file;
+    std::ostringstream out;
+    print_summary(out, report);
+    EXPECT_NE(out.str().find(expected), std::string::npos) << out.str();
+  }
+}
+
 TEST(RunReport, SummaryIsReadable) {
   std::ostringstream out;
   print_summary(out, some_report());
