@@ -171,6 +171,25 @@ def test_plans_need_no_pixels(folder):
     assert imagenet("--data", str(pictures), *SMALL, "--plan") == ""
 
 
+def test_names_of_classes_come_from_a_file(folder):
+    weights, _ = train(folder)
+    picture, names = pathlib.Path(PICTURES) / "drawn.png", folder / "names.txt"
+    for text in (b"one\ntwo", b"one\ntwo\n", b"one\r\ntwo\r\n", b"\xef\xbb\xbfone\r\ntwo\r\n\r\n"):
+        names.write_bytes(text)
+        output, _ = classify("--weights", weights, "--classes", names, "--json", picture)
+        assert {entry["class"] for entry in json.loads(output)[0]["classes"]} == {"one", "two"}, output
+    for text, words in ((b"", "no names"), (b"\r\n\n", "no names"), (b"one\n\ntwo\n", "line 2 is empty"),
+                        (b"one\ntwo\none\n", "line 3 is the name of line 1, too: one"),
+                        (b"one\nt\xfcw\n", "line 2 is no printable UTF-8: t\\xFCw"),
+                        (b"one\ntwo\nthree\n", "3 names of classes, and the network has 2")):
+        names.write_bytes(text)
+        _, errors = classify("--weights", weights, "--classes", names, picture, status=1)
+        assert errors.startswith(f"classify: {names}: ") and words in errors and errors.count("\n") == 1, errors
+    for path, words in ((folder, "is a folder"), (folder / "nowhere", "cannot be read")):
+        _, errors = classify("--weights", weights, "--classes", path, picture, status=1)
+        assert errors.startswith(f"classify: {path}: {words}"), errors
+
+
 def test_wrong_use_is_one_line(folder):
     weights, _ = train(folder)
     picture = pathlib.Path(PICTURES) / "drawn.png"
@@ -179,7 +198,7 @@ def test_wrong_use_is_one_line(folder):
             (["--weights", folder / "none.safetensors", picture], 1, ["none.safetensors"]),
             (["--weights", weights, missing], 1, ["missing.png"]),
             (["--weights", weights, "--arch", "vgg", picture], 2, ["--arch", "densenet121"]),
-            (["--weights", weights, "--classes", picture, picture], 1, ["names of classes"]),
+            (["--weights", weights, "--classes", picture, picture], 1, ["drawn.png: line 1 is no printable UTF-8"]),
             (["--weights", weights], 2, ["pictures"])):
         output, errors = classify(*arguments, status=status)
         assert errors.startswith("classify: ") and all(word in errors for word in words), errors
