@@ -133,6 +133,7 @@ class Network {
 
   /// The likeliest classes of a picture, the likeliest first.
   std::vector<Likely> classify(const std::string& file, int top) const {
+    if (std::filesystem::is_directory(file)) throw DataError(file + ": is a folder, expected a JPEG or PNG file");
     const std::vector<double> probabilities = softmax(scores(datasets::read_picture(file)));
     std::vector<std::size_t> order(probabilities.size());
     std::iota(order.begin(), order.end(), 0);
@@ -181,10 +182,12 @@ class Network {
   }
 };
 
+/// For people: no name, of a file or of a class, does anything to a terminal.
 void print(const std::string& file, const std::vector<Network::Likely>& likely) {
-  std::cout << file << '\n';
+  std::cout << datasets::printable(file) << '\n';
   for (const auto& [name, probability] : likely) {
-    std::cout << std::setw(8) << std::fixed << std::setprecision(1) << 100 * probability << " %  " << name << '\n';
+    std::cout << std::setw(8) << std::fixed << std::setprecision(1) << 100 * probability << " %  " << datasets::printable(name)
+              << '\n';
   }
   std::cout << std::flush;
 }
@@ -206,7 +209,7 @@ int classify(const Options& options) {
       const std::vector<Network::Likely> likely = network.classify(file, options.top);
       options.json ? all.push_back(json_of(file, likely)) : print(file, likely);
     } catch (const DataError& error) {
-      std::cerr << "classify: " << error.what() << std::endl;
+      std::cerr << "classify: " << datasets::printable(error.what()) << std::endl;
       if (options.json) all.push_back({{"file", file}, {"error", error.what()}});
       whole = false;
     }

@@ -190,6 +190,24 @@ def test_names_of_classes_come_from_a_file(folder):
         assert errors.startswith(f"classify: {path}: {words}"), errors
 
 
+def test_names_of_files_do_nothing_to_a_terminal(folder):
+    weights, _ = train(folder)
+    odd = folder / "a\n\x1b[31mb.png"
+    missing = folder / "no\n\x1b[31mne.png"
+    shutil.copy(pathlib.Path(PICTURES) / "drawn.png", odd)
+    output, errors = classify("--weights", weights, odd, missing, status=1)
+    assert output.splitlines()[0] == f"{folder}/a\\x0A\\x1B[31mb.png" and "\x1b" not in output, output
+    assert "no\\x0A\\x1B[31mne.png" in errors and errors.count("\n") == 1 and "\x1b" not in errors, errors
+    output, _ = classify("--weights", weights, "--json", odd)
+    assert json.loads(output)[0]["file"] == str(odd)
+
+
+def test_a_folder_is_no_picture(folder):
+    weights, _ = train(folder)
+    output, errors = classify("--weights", weights, folder / "pictures", status=1)
+    assert output == "" and errors == f"classify: {folder / 'pictures'}: is a folder, expected a JPEG or PNG file\n", errors
+
+
 def test_wrong_use_is_one_line(folder):
     weights, _ = train(folder)
     picture = pathlib.Path(PICTURES) / "drawn.png"
