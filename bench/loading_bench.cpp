@@ -21,7 +21,7 @@ int main(int argc, char** argv) {
     using Clock = std::chrono::steady_clock;
     const datasets::ImageFolder images(
         datasets::index_folder(argv[1], datasets::Split::Train),
-        {.transform = {.size = 224, .augment = std::string(argv[3]) == "train"}, .skip_broken = true});
+        {.transform = {.size = 224, .augment = std::string(argv[3]) == "train"}, .broken = datasets::Broken::Replaced});
     std::vector<std::uint8_t> pixels(static_cast<std::size_t>(images.form().size()));
     const std::chrono::duration<double> limit(std::stod(argv[2]));
     const auto start = Clock::now();

@@ -53,8 +53,7 @@ Picture ImageFolder::picture(std::int64_t index) const {
   try {
     return read_picture(index_.file(index).string(), reading_.pictures);
   } catch (const DataError& error) {
-    const std::string& name = index_.classes[static_cast<std::size_t>(label(index))];
-    throw DataError(concat_text(error.what(), " (class ", name, ")"));
+    throw DataError(concat_text(error.what(), " (class ", class_name(index), ")"));
   }
 }
 
@@ -75,23 +74,36 @@ std::optional<Picture> ImageFolder::readable(std::int64_t index) const {
 
 /// The next picture of the same class, and behind the last one the first.
 std::int64_t ImageFolder::after(std::int64_t index) const {
-  const auto c = static_cast<std::size_t>(label(index));
+  const auto c = static_cast<std::size_t>(class_of(index));
   return index + 1 < class_begins_[c + 1] ? index + 1 : class_begins_[c];
 }
 
-void ImageFolder::read(std::int64_t index, Random& random, std::uint8_t* pixels) const {
-  if (!reading_.skip_broken) return apply(reading_.transform, picture(index), random, pixels);
-  std::int64_t taken = index;
-  std::optional<Picture> found = readable(taken);
-  while (!found) {
-    taken = after(taken);
-    if (taken == index) {
-      throw DataError(concat_text(index_.folder.string(), ": no picture of class ",
-                                  index_.classes[static_cast<std::size_t>(label(index))], " can be read"));
-    }
-    found = readable(taken);
+std::int32_t ImageFolder::label(std::int64_t index) const {
+  if (reading_.broken == Broken::LeftOut) {
+    const std::lock_guard lock(mutex_);
+    if (broken_.contains(index)) return no_label;
   }
-  apply(reading_.transform, *found, random, pixels);
+  return class_of(index);
+}
+
+/// The picture, or the next of its class that can be read.
+Picture ImageFolder::readable_of_class(std::int64_t index) const {
+  std::int64_t taken = index;
+  do {
+    if (std::optional<Picture> found = readable(taken)) return std::move(*found);
+    taken = after(taken);
+  } while (taken != index);
+  throw DataError(
+      concat_text(index_.folder.string(), ": no picture of class ", class_name(index), " can be read"));
+}
+
+void ImageFolder::read(std::int64_t index, Random& random, std::uint8_t* pixels) const {
+  if (reading_.broken == Broken::Refused) return apply(reading_.transform, picture(index), random, pixels);
+  if (reading_.broken == Broken::Replaced) {
+    return apply(reading_.transform, readable_of_class(index), random, pixels);
+  }
+  if (const std::optional<Picture> found = readable(index)) return apply(reading_.transform, *found, random, pixels);
+  std::fill_n(pixels, form().size(), std::uint8_t{0});
 }
 
 std::vector<BrokenPicture> ImageFolder::broken() const {

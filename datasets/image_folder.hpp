@@ -55,11 +55,17 @@ struct BrokenPicture {
   std::string reason;  ///< with file and class
 };
 
+/// What becomes of a picture that cannot be read.
+enum class Broken : std::uint8_t {
+  Refused,   ///< an error
+  Replaced,  ///< the next of its class is read instead: for training
+  LeftOut,   ///< its pixels are 0 and its label is no_label: for measuring
+};
+
 struct FolderReading {
   PictureTransform transform = {};
   PictureOptions pictures = {};
-  /// Take the next picture of the same class instead of one that cannot be read, and remember which that was.
-  bool skip_broken = false;
+  Broken broken = Broken::Refused;
 };
 
 /// The pictures of a folder as a source of images of the transform's form: files are read when they are asked for.
@@ -71,13 +77,13 @@ class ImageFolder : public ImageSource {
   std::int64_t count() const override { return index_.count(); }
   std::int64_t classes() const override { return static_cast<std::int64_t>(index_.classes.size()); }
   ImageForm form() const override { return reading_.transform.form(); }
-  std::int32_t label(std::int64_t index) const override { return index_.labels[static_cast<std::size_t>(index)]; }
-  /// Throws DataError with the file, its class and the reason; with FolderReading::skip_broken only if no picture of
-  /// the class can be read.
+  std::int32_t label(std::int64_t index) const override;
+  /// Throws DataError with the file, its class and the reason under Broken::Refused; under Broken::Replaced only if no
+  /// picture of the class can be read.
   void read(std::int64_t index, Random& random, std::uint8_t* pixels) const override;
 
   const FolderIndex& index() const { return index_; }
-  /// Those that skip_broken has passed over so far, by their place.
+  /// Those that were replaced or left out so far, by their place.
   std::vector<BrokenPicture> broken() const;
 
  private:
@@ -87,7 +93,12 @@ class ImageFolder : public ImageSource {
   mutable std::mutex mutex_;                // guards what follows
   mutable std::map<std::int64_t, BrokenPicture> broken_;
 
+  std::int32_t class_of(std::int64_t index) const { return index_.labels[static_cast<std::size_t>(index)]; }
+  const std::string& class_name(std::int64_t index) const {
+    return index_.classes[static_cast<std::size_t>(class_of(index))];
+  }
   Picture picture(std::int64_t index) const;
+  Picture readable_of_class(std::int64_t index) const;
   std::optional<Picture> readable(std::int64_t index) const;
   std::int64_t after(std::int64_t index) const;
 };

@@ -18,6 +18,9 @@ struct ImageForm {
   std::int64_t size() const { return channels * height * width; }
 };
 
+/// The label of an image that could not be read: it counts for nothing in an evaluation.
+constexpr std::int32_t no_label = -1;
+
 /// Labelled 8-bit images that a Loader reads one at a time, from wherever they are.
 class ImageSource {
  public:
@@ -26,7 +29,7 @@ class ImageSource {
   virtual std::int64_t count() const = 0;
   virtual std::int64_t classes() const = 0;
   virtual ImageForm form() const = 0;
-  /// In [0, classes()).
+  /// In [0, classes()), or no_label where a source has found, in read(), that it has no such image.
   virtual std::int32_t label(std::int64_t index) const = 0;
   /// Writes the pixels of an image, (C, H, W) as form() says. All that is random in them comes from `random` alone, so
   /// that the same stream gives the same pixels. Called by several threads at once. Throws DataError, naming the image,

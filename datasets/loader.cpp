@@ -192,7 +192,7 @@ void Loader::fill(std::int64_t batch, std::vector<std::uint8_t>& read) {
     } else {
       transform_.apply(pixels, random, to.images + i * transform_.size());
     }
-    to.labels[i] = images_.label(indices[i]);
+    to.labels[i] = images_.label(indices[i]);  // after read(), which may find that there is none
   }
 }
 

@@ -47,7 +47,7 @@ struct Batch {
   std::int64_t size = 0;                  ///< images
   Shape shape;                            ///< logical (size, C, H, W) of the finished images
   const float* images = nullptr;          ///< channels-last: (size, H, W, C), contiguous; null if raw
-  const std::int32_t* labels = nullptr;   ///< (size)
+  const std::int32_t* labels = nullptr;   ///< (size): as ImageSource::label() has them once the image is read
   std::span<const std::int64_t> indices;  ///< (size): the images' places in their set
   std::span<const std::byte> raw;         ///< all of a raw batch, laid out as RawLayout says; else empty
 };

@@ -4,15 +4,18 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <fstream>
 #include <iomanip>
 #include <iostream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
-#include <sstream>
+#include <string_view>
 
 #include <palimpsest/datasets/image_folder.hpp>
 #include <palimpsest/datasets/image_transform.hpp>
+#include <palimpsest/datasets/printable.hpp>
 #include <palimpsest/storage/weights.hpp>
 #include <palimpsest/train/images.hpp>
 #include "examples/flags/architectures.hpp"
@@ -70,6 +73,38 @@ bool parse(CLI::App& app, Options& options, int argc, const char* const* argv) {
   return flags::parse(app, argc, argv);
 }
 
+/// The lines of a file, without what Windows puts around them: a mark in front, carriage returns at the ends.
+std::vector<std::string> lines_of(const std::string& file) {
+  if (std::filesystem::is_directory(file)) throw DataError(file + ": is a folder, expected a file of names");
+  std::ifstream in(file, std::ios::binary);
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(in, line);) {
+    constexpr std::string_view mark = "\xEF\xBB\xBF";
+    if (lines.empty() && line.starts_with(mark)) line.erase(0, mark.size());
+    if (line.ends_with('\r')) line.pop_back();
+    lines.push_back(line);
+  }
+  if (!in.eof()) throw DataError(file + ": cannot be read");
+  return lines;
+}
+
+/// The names of classes in a file, a line each. Empty lines at its end are none. Throws DataError.
+std::vector<std::string> read_names(const std::string& file) {
+  std::vector<std::string> names = lines_of(file);
+  while (!names.empty() && names.back().empty()) names.pop_back();
+  if (names.empty()) throw DataError(file + ": has no names of classes");
+  std::map<std::string_view, std::size_t> line_of;
+  for (std::size_t line = 1; const std::string& name : names) {
+    const auto fail = [&](const auto&... why) { throw DataError(concat_text(file, ": line ", line, why...)); };
+    if (name.empty()) fail(" is empty, expected the name of a class");
+    if (!datasets::is_printable(name)) fail(" is no printable UTF-8: ", datasets::printable(name));
+    const auto [first, is_new] = line_of.emplace(name, line);
+    if (!is_new) fail(" is the name of line ", first->second, ", too: ", name);
+    ++line;
+  }
+  return names;
+}
+
 /// The network, and what it takes and gives.
 class Network {
  public:
@@ -82,7 +117,9 @@ class Network {
     form.classes = known.classes_of(file);
     names_ = options.classes.empty() ? known.class_names() : read_names(options.classes);
     if (!names_.empty() && static_cast<std::int64_t>(names_.size()) != form.classes) {
-      throw DataError(concat_text(names_.size(), " names of classes, and the network has ", form.classes));
+      const std::string& file_of_names = options.classes.empty() ? options.weights : options.classes;
+      throw DataError(
+          concat_text(file_of_names, ": ", names_.size(), " names of classes, and the network has ", form.classes));
     }
     model_ = architecture.make(form, nn::Init(0, device_));
     model_->train(false);
@@ -96,6 +133,7 @@ class Network {
 
   /// The likeliest classes of a picture, the likeliest first.
   std::vector<Likely> classify(const std::string& file, int top) const {
+    if (std::filesystem::is_directory(file)) throw DataError(file + ": is a folder, expected a JPEG or PNG file");
     const std::vector<double> probabilities = softmax(scores(datasets::read_picture(file)));
     std::vector<std::size_t> order(probabilities.size());
     std::iota(order.begin(), order.end(), 0);
@@ -115,14 +153,6 @@ class Network {
   std::int64_t size_ = 0;
   std::vector<std::string> names_;
   std::unique_ptr<nn::Classifier> model_;
-
-  static std::vector<std::string> read_names(const std::string& file) {
-    std::ifstream in(file);
-    if (!in) throw DataError(file + ": cannot be read");
-    std::vector<std::string> names;
-    for (std::string line; std::getline(in, line);) names.push_back(line);
-    return names;
-  }
 
   std::string name(std::size_t index) const { return names_.empty() ? concat_text("class ", index) : names_[index]; }
 
@@ -152,10 +182,12 @@ class Network {
   }
 };
 
+/// For people: no name, of a file or of a class, does anything to a terminal.
 void print(const std::string& file, const std::vector<Network::Likely>& likely) {
-  std::cout << file << '\n';
+  std::cout << datasets::printable(file) << '\n';
   for (const auto& [name, probability] : likely) {
-    std::cout << std::setw(8) << std::fixed << std::setprecision(1) << 100 * probability << " %  " << name << '\n';
+    std::cout << std::setw(8) << std::fixed << std::setprecision(1) << 100 * probability << " %  " << datasets::printable(name)
+              << '\n';
   }
   std::cout << std::flush;
 }
@@ -177,7 +209,7 @@ int classify(const Options& options) {
       const std::vector<Network::Likely> likely = network.classify(file, options.top);
       options.json ? all.push_back(json_of(file, likely)) : print(file, likely);
     } catch (const Error& error) {
-      std::cerr << "classify: " << error.what() << std::endl;
+      std::cerr << "classify: " << datasets::printable(error.what()) << std::endl;
       if (options.json) all.push_back({{"file", file}, {"error", error.what()}});
       whole = false;
     }

@@ -27,6 +27,14 @@ train::Forecast checked_forecast(const train::Task& task, const train::Options& 
                                 format_mebibytes(there), " left; try a smaller one"));
 }
 
+/// A field of a table in CSV (RFC 4180).
+std::string csv_field(const std::string& text) {
+  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
+  std::string quoted = "\"";
+  for (const char c : text) quoted += c == '"' ? "\"\"" : std::string(1, c);
+  return quoted + '"';
+}
+
 void print_line(std::ostream& out, const std::string& name, const std::string& what) {
   out << "  " << std::left << std::setw(14) << name << std::right << ' ' << what << '\n';
 }
@@ -49,7 +57,7 @@ void print_confusion(std::ostream& out, const train::ClassResults& results) {
 
 void print_evaluation(std::ostream& out, const RunReport& report) {
   const train::Task& task = report.task;
-  out << task.name << " on " << task.evaluation.name << ": " << task.evaluation.samples << ' ' << task.unit
+  out << task.name << " on " << task.evaluation.name << ": " << report.evaluated.value_or(0) << ' ' << task.unit
       << " evaluated, " << report.forecast.parameters << " parameters, " << report.options.device << ", "
       << report.threads << (report.threads == 1 ? " thread\n" : " threads\n");
   print_line(out, "test " + task.metric, train::format_metric(task, *report.record.metric()));
@@ -90,18 +98,19 @@ bool evaluate(std::ostream& out, const train::Task& task, const train::Options& 
   RunReport report = report_of(task, options, forecast, trainer, std::move(fields));
   report.peak = {};  // of steps, of which there were none
   report.classes = std::move(classes);
+  report.file = files.report;
   print_evaluation(out, report);
   WholeFile(files.report).write(to_json(report));
-  if (!files.predictions.empty()) WholeFile(files.predictions).write(predictions_csv(*report.classes));
+  if (!files.predictions.empty()) WholeFile(files.predictions).write(predictions_csv(*report.classes, task.evaluation));
   return true;
 }
 
-std::string predictions_csv(const train::ClassResults& results) {
-  std::string text = "sample,label,predicted,probability\n";
-  std::int64_t sample = 0;
+std::string predictions_csv(const train::ClassResults& results, const train::Data& data) {
+  std::string text = concat_text("sample,label,predicted,probability", data.file_of ? ",file\n" : "\n");
   for (const train::Prediction& each : results.predictions()) {
-    text += concat_text(sample++, ',', each.label, ',');
+    text += concat_text(each.sample, ',', each.label, ',');
     text += each.predicted < 0 ? "," : concat_text(each.predicted, ',', number_text(each.probability));
+    if (data.file_of) text += ',' + csv_field(data.file_of(each.sample));
     text += '\n';
   }
   return text;

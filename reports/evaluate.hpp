@@ -14,7 +14,7 @@ namespace palimpsest::reports {
 /// The files that an evaluation writes; an empty name is no file.
 struct EvaluationFiles {
   std::string report = "";       ///< in JSON: what it has measured, with a table of what was taken for what
-  std::string predictions = "";  ///< CSV: a row for each sample of the evaluation data, in their order
+  std::string predictions = "";  ///< CSV: a row for each sample that was evaluated, in their order
 };
 
 /// Finds out before anything takes long whether the files can be written and Options::weights can be read. Throws
@@ -30,7 +30,8 @@ void check(const train::Options& options, const EvaluationFiles& files);
 bool evaluate(std::ostream& out, const train::Task& task, const train::Options& options,
               const EvaluationFiles& files = {}, std::vector<Field> fields = {});
 
-/// Rows of "sample,label,predicted,probability" behind such a header; `predicted` is empty where a score is no number.
-std::string predictions_csv(const train::ClassResults& results);
+/// Rows of "sample,label,predicted,probability" behind such a header, and a column "file" where the samples of `data`,
+/// which were evaluated in their order, are files; `predicted` is empty where a score is no number.
+std::string predictions_csv(const train::ClassResults& results, const train::Data& data);
 
 }  // namespace palimpsest::reports

@@ -136,7 +136,8 @@ bool Run::train_and_report(std::ostream& out, const std::vector<Field>& fields) 
   };
   trainer.run(save, out);
   const bool logged = !log || log->finish();
-  const RunReport done = report_of(task_, options_, forecast_, trainer, fields);
+  RunReport done = report_of(task_, options_, forecast_, trainer, fields);
+  done.file = files_.report;
   print_summary(out, done);
   if (file) file.write(to_json(done));
   return !trainer.record().interrupted && trainer.kept() && !pictures_failed_ && logged;

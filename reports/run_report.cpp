@@ -80,17 +80,11 @@ std::string with_commas(std::int64_t number) {
   return text;
 }
 
-}  // namespace
-
-std::vector<std::string> left_out(const train::Task& task) {
-  std::vector<std::string> all;
-  for (const train::Data* const data : {&task.training, &task.evaluation}) {
-    if (!data->left_out) continue;
-    const std::vector<std::string> some = data->left_out();
-    all.insert(all.end(), some.begin(), some.end());
-  }
-  return all;
+std::vector<std::string> left_out_of(const train::Data& data) {
+  return data.left_out ? data.left_out() : std::vector<std::string>();
 }
+
+}  // namespace
 
 RunReport report_of(const train::Task& task, const train::Options& options, const train::Forecast& forecast,
                     const train::Trainer& trainer, std::vector<Field> fields) {
@@ -105,7 +99,9 @@ RunReport report_of(const train::Task& task, const train::Options& options, cons
           .offloaded = memory::offload_stats(options.device),
           .resident = train::peak_resident_bytes(),
           .data_share = trainer.data_share(),
-          .left_out = left_out(task),
+          .left_out = left_out_of(task.training),
+          .not_evaluated = left_out_of(task.evaluation),
+          .evaluated = trainer.evaluated_samples(),
           .state_digest = trainer.model().state_digest(),
           .resumed_from = trainer.resumed_from(),
           .checkpoint = trainer.last_checkpoint(),
@@ -134,6 +130,8 @@ std::string to_json(const RunReport& report) {
                           {"first_step", kept.steps > 0 ? Json(kept.first + 1) : Json(nullptr)}};
   json["data_wait_share"] = report.data_share ? Json(*report.data_share) : Json(nullptr);
   json["left_out"] = report.left_out;
+  json["evaluated"] = report.evaluated ? Json(*report.evaluated) : Json(nullptr);
+  json["not_evaluated"] = report.not_evaluated;
   json["interrupted"] = report.record.interrupted;
   json["evaluations"] = json_of(report.record.evaluations, task.metric);
   json["predicted_peak_bytes"] = report.forecast.peak.total;
@@ -181,15 +179,28 @@ void print_progress(std::ostream& out, const RunReport& report) {
       << train::format_metric(report.task, *record.metric()) << '\n';
 }
 
+/// The first of the samples, a line each.
+void print_some(std::ostream& out, const std::vector<std::string>& samples, const std::string& report) {
+  constexpr std::size_t most = 10;
+  for (std::size_t i = 0; i < std::min(most, samples.size()); ++i) out << "    " << samples[i] << '\n';
+  if (samples.size() <= most) return;
+  out << "    and " << samples.size() - most << " more" << (report.empty() ? "" : ", which are in " + report) << '\n';
+}
+
 }  // namespace
 
 void print_left_out(std::ostream& out, const RunReport& report) {
-  if (report.left_out.empty()) return;
-  constexpr std::size_t most = 10;
-  out << "  left out       " << report.left_out.size() << ' ' << report.task.unit
-      << " that could not be read; others were taken for them\n";
-  for (std::size_t i = 0; i < std::min(most, report.left_out.size()); ++i) out << "    " << report.left_out[i] << '\n';
-  if (report.left_out.size() > most) out << "    and more, which are in the report\n";
+  const std::string& unit = report.task.unit;
+  if (!report.left_out.empty()) {
+    out << "  left out       " << report.left_out.size() << ' ' << unit
+        << " that could not be read; others were taken for them\n";
+    print_some(out, report.left_out, report.file);
+  }
+  if (!report.not_evaluated.empty()) {
+    out << "  not evaluated  " << report.not_evaluated.size() << " of " << report.task.evaluation.samples << ' ' << unit
+        << ", which could not be read\n";
+    print_some(out, report.not_evaluated, report.file);
+  }
 }
 
 void print_summary(std::ostream& out, const RunReport& report) {

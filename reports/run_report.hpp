@@ -41,16 +41,16 @@ struct RunReport {
   memory::OffloadStats offloaded = {};
   std::size_t resident = 0;                         ///< the process's own peak, VmHWM
   std::optional<double> data_share = std::nullopt;  ///< of the training steps' time: waiting for data
-  std::vector<std::string> left_out = {};           ///< samples that could not be read, in training or evaluation
+  std::vector<std::string> left_out = {};           ///< samples to train on that could not be read and were replaced
+  std::vector<std::string> not_evaluated = {};      ///< samples of the evaluation that could not be read
+  std::optional<std::int64_t> evaluated = std::nullopt;  ///< samples that the last evaluation has counted
   std::string state_digest = "";
   std::string resumed_from = "";  ///< the checkpoint that it has gone on from; empty for none
   std::string checkpoint = "";    ///< the newest on the disk; empty for none
   std::optional<train::ClassResults> classes = std::nullopt;  ///< of an evaluation alone
   std::vector<Field> fields = {};
+  std::string file = "";  ///< that it is written to; empty for none
 };
-
-/// The samples of a task's data that could not be read so far (train::Data::left_out).
-std::vector<std::string> left_out(const train::Task& task);
 
 /// The report of a run so far.
 RunReport report_of(const train::Task& task, const train::Options& options, const train::Forecast& forecast,
@@ -59,7 +59,8 @@ RunReport report_of(const train::Task& task, const train::Options& options, cons
 /// The report as a file, in JSON: memory in bytes, times in milliseconds, losses with all their digits.
 std::string to_json(const RunReport& report);
 
-/// A line for each of the first samples that were left out, and how many there were; nothing if there was none.
+/// A line for each of the first samples that were left out of training or evaluation, and how many there were; nothing
+/// if there was none.
 void print_left_out(std::ostream& out, const RunReport& report);
 
 /// The same for people, in a few lines.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <map>
+#include <span>
 
 #include <palimpsest/core/error.hpp>
 #include <palimpsest/storage/in_quotes.hpp>
@@ -86,8 +87,25 @@ std::string misfit(const StoredTensor& stored, const nn::NamedTensor& own) {
                      to_string(element_type(tensor.dtype())), " ", tensor.shape());
 }
 
+/// The first few of them: all tensors of another network would be a message that nobody can read.
 std::string listed(const char* what, const std::vector<std::string>& names) {
-  return names.empty() ? "" : concat_text("; ", names.size(), " ", what, ": ", join(names));
+  constexpr std::size_t most = 5;
+  if (names.empty()) return "";
+  const std::size_t told = std::min(most, names.size());
+  const std::string text = concat_text("; ", names.size(), " ", what, ": ", join(std::span(names).first(told)));
+  return told == names.size() ? text : concat_text(text, " and ", names.size() - told, " more");
+}
+
+/// The part of a module that has all of these tensors: their names up to the last dot; empty if they differ.
+std::string module_of(const std::vector<std::string>& names) {
+  std::string module;
+  for (const std::string& name : names) {
+    const std::size_t dot = name.rfind('.');
+    const std::string own = dot == std::string::npos ? "" : name.substr(0, dot);
+    if (own.empty() || (!module.empty() && own != module)) return "";
+    module = own;
+  }
+  return module;
 }
 
 }  // namespace
@@ -113,6 +131,7 @@ Match match_tensors(const SafetensorsReader& reader, const std::vector<nn::Named
   Exceptions except(options.except);
   Match match;
   std::vector<std::string> missing, misshapen, unexpected;
+  std::vector<std::string> misshapen_names;
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const auto& [name, tensor] = tensors[i];
     const auto found = sought.file.extract(sought.names[i]);
@@ -128,7 +147,10 @@ Match match_tensors(const SafetensorsReader& reader, const std::vector<nn::Named
     }
     const StoredTensor& stored = *found.mapped();
     const std::string offence = misfit(stored, tensors[i]);
-    if (!offence.empty()) misshapen.push_back(offence);
+    if (!offence.empty()) {
+      misshapen.push_back(offence);
+      misshapen_names.push_back(name);
+    }
     match.pairs.emplace_back(&tensor, &stored);
     match.report.taken.push_back(name);
   }
@@ -142,8 +164,10 @@ Match match_tensors(const SafetensorsReader& reader, const std::vector<nn::Named
   except.check_used();
   const std::string offences =
       listed("missing", missing) + listed("unexpected", unexpected) + listed("of another form", misshapen);
-  if (!offences.empty()) throw DataError(concat_text(reader.file(), " does not fit the model", offences));
-  return match;
+  if (offences.empty()) return match;
+  const bool only_forms = missing.empty() && unexpected.empty();
+  throw MisfitError(concat_text(reader.file(), " does not fit the model", offences),
+                    only_forms ? module_of(misshapen_names) : "");
 }
 
 }  // namespace palimpsest::storage

@@ -16,8 +16,8 @@ struct Match {
   LoadReport report;
 };
 
-/// Finds the pairs, strictly, as load_weights() says; nothing of the data is read. Throws DataError, listing all that
-/// does not fit, ValueError for a pattern that matches nothing.
+/// Finds the pairs, strictly, as load_weights() says; nothing of the data is read. Throws MisfitError
+/// for what does not fit, ValueError for a pattern that matches nothing.
 Match match_tensors(const SafetensorsReader& reader, const std::vector<nn::NamedTensor>& tensors,
                     const LoadOptions& options);
 

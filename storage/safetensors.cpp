@@ -119,12 +119,24 @@ SafetensorsReader::SafetensorsReader(const std::string& file) : file_(file) {
 
 void SafetensorsReader::fail(const std::string& why) const { throw DataError(concat_text(file_, ": ", why)); }
 
+/// Where no JSON follows, the first bytes were no length.
+void SafetensorsReader::refuse_other_kind(std::uint64_t first_bytes) const {
+  constexpr std::uint32_t zip = 0x04034B50;  // "PK\3\4": APPNOTE.TXT, section 4.3.7
+  fail(static_cast<std::uint32_t>(first_bytes) == zip
+           ? "is no safetensors file; it looks like one of PyTorch's own (a zip archive), which Python can convert: "
+             "docs/formats.md says how"
+           : "is no safetensors file");
+}
+
 std::string SafetensorsReader::read_header(std::uint64_t size) {
   std::uint64_t header_bytes = 0;
-  if (size < sizeof header_bytes) fail(concat_text("has ", size, " bytes, expected at least 8"));
+  if (size < sizeof header_bytes) {
+    fail(concat_text("is no safetensors file: has ", size, " bytes, expected at least 8"));
+  }
   if (!in_.read(reinterpret_cast<char*>(&header_bytes), sizeof header_bytes)) fail("cannot be read");
   const std::uint64_t most = std::min(most_header_bytes, size - sizeof header_bytes);
   if (header_bytes > most) {
+    if (in_.peek() != '{') refuse_other_kind(header_bytes);
     fail(concat_text("a header of ", header_bytes, " bytes in a file of ", size, ", expected at most ", most));
   }
   std::string header(header_bytes, '\0');

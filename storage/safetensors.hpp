@@ -73,6 +73,7 @@ class SafetensorsReader {
 
   std::string read_header(std::uint64_t size);
   void take_checksums(const std::string& checksums);
+  [[noreturn]] void refuse_other_kind(std::uint64_t first_bytes) const;
   [[noreturn]] void fail(const std::string& why) const;
 };
 

@@ -5,8 +5,10 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include <palimpsest/core/error.hpp>
 #include <palimpsest/nn/module.hpp>
 #include <palimpsest/storage/safetensors.hpp>
 
@@ -55,10 +57,23 @@ struct LoadReport {
   std::string describe() const;
 };
 
+/// A file whose tensors do not fit a module's.
+class MisfitError : public DataError {
+ public:
+  MisfitError(const std::string& what, std::string module) : DataError(what), module_(std::move(module)) {}
+
+  /// The part of the module that has all which does not fit, where that has another form and nothing is missing or
+  /// unexpected: "classifier" of a network for other classes; else empty.
+  const std::string& module() const { return module_; }
+
+ private:
+  std::string module_;
+};
+
 /// Reads tensors from a file into these. Half and bfloat16 are widened, float64 is rounded to a float32 tensor's. All
 /// must be there with their shapes, and nothing else but PyTorch's num_batches_tracked: what is missing, unexpected or
-/// misshapen is one DataError that lists all of it, and so is damage that the file's checksums show; nothing has
-/// changed then. Tensors on a meta device are compared by names and shapes alone. Takes the memory of one piece, and on
+/// misshapen is one MisfitError that counts all of it and names the first of each kind; damage that the file's checksums
+/// show is a DataError; nothing has changed then. Tensors on a meta device are compared by names and shapes alone. Takes the memory of one piece, and on
 /// CUDA that of one tensor on the host. Throws DataError as the reader does, ValueError for a pattern that matches
 /// nothing; where the disk fails in the middle, after all has been read once, some tensors have their new values.
 LoadReport load_weights(const std::string& file, const std::vector<nn::NamedTensor>& tensors,

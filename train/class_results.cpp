@@ -5,6 +5,7 @@
 #include <span>
 
 #include <palimpsest/core/error.hpp>
+#include <palimpsest/datasets/image_source.hpp>
 
 namespace palimpsest::train {
 namespace {
@@ -15,12 +16,12 @@ bool has_no_number(std::span<const T> row) {
 }
 
 template <class T>
-Prediction predict(std::span<const T> row, std::int32_t label) {
-  if (has_no_number(row)) return {label, -1, 0};
+Prediction predict(std::int64_t sample, std::span<const T> row, std::int32_t label) {
+  if (has_no_number(row)) return {sample, label, -1, 0};
   const auto best = std::max_element(row.begin(), row.end());
   double sum = 0;
   for (const T score : row) sum += score == *best ? 1 : std::exp(static_cast<double>(score) - *best);
-  return {label, static_cast<std::int32_t>(best - row.begin()), 1 / sum};
+  return {sample, label, static_cast<std::int32_t>(best - row.begin()), 1 / sum};
 }
 
 /// The number of classes that come before this one, by their scores and then by their numbers.
@@ -48,7 +49,7 @@ void ClassResults::add(const Tensor& scores, const Tensor& labels) {
   if (scores.shape().c() != classes_) refuse("as many classes in every batch");
   const std::vector<std::int32_t> classes = labels.to_vector<std::int32_t>();
   for (const std::int32_t label : classes) {
-    if (label < 0 || label >= classes_)
+    if ((label < 0 || label >= classes_) && label != datasets::no_label)
       throw ValueError(concat_text("label ", label, " is not one of ", classes_, " classes"));
   }
   if (scores.dtype() == Dtype::Float64) return add_rows(scores.to_vector<double>(), classes);
@@ -59,8 +60,10 @@ template <class T>
 void ClassResults::add_rows(const std::vector<T>& scores, const std::vector<std::int32_t>& labels) {
   const auto width = static_cast<std::size_t>(classes_);
   for (std::size_t i = 0; i < labels.size(); ++i) {
+    const std::int64_t sample = samples_++;
+    if (labels[i] == datasets::no_label) continue;
     const std::span<const T> row(scores.data() + i * width, width);
-    const Prediction& made = predictions_.emplace_back(predict(row, labels[i]));
+    const Prediction& made = predictions_.emplace_back(predict(sample, row, labels[i]));
     if (made.predicted < 0) continue;
     ++confusion_[static_cast<std::size_t>(made.label * classes_ + made.predicted)];
     in_top5_ += rank(row, made.label) < top ? 1 : 0;

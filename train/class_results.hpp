@@ -10,6 +10,7 @@ namespace palimpsest::train {
 
 /// The class that a classifier has given to a sample.
 struct Prediction {
+  std::int64_t sample;  ///< its place among all that were added, those without a label, too
   std::int32_t label;
   std::int32_t predicted;  ///< the class with the highest score, the first of several; -1 where a score is no number
   double probability;      ///< of it: softmax of the scores; 0 where there is none
@@ -18,8 +19,9 @@ struct Prediction {
 /// The results of a classifier over batches: the classes that it has given to samples, and how often which to which.
 class ClassResults {
  public:
-  /// `scores`: (N, classes) float32 or float64; `labels`: (N) int32, each in [0, classes). Throws ShapeError,
-  /// DtypeError and ValueError for others, and for another number of classes than before.
+  /// `scores`: (N, classes) float32 or float64; `labels`: (N) int32, each in [0, classes), or datasets::no_label for a
+  /// sample that counts for nothing. Throws ShapeError, DtypeError and ValueError for others, and for another number of
+  /// classes than before.
   void add(const Tensor& scores, const Tensor& labels);
 
   std::int64_t classes() const { return classes_; }
@@ -36,6 +38,7 @@ class ClassResults {
 
  private:
   std::int64_t classes_ = 0;
+  std::int64_t samples_ = 0;
   std::vector<Prediction> predictions_;
   std::vector<std::int64_t> confusion_;  // (label, predicted)
   std::int64_t in_top5_ = 0;

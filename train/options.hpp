@@ -26,6 +26,7 @@ struct OptionNames {
   std::string seed = "seed";
   std::string precision = "precision";
   std::string resume = "Options::resume";
+  std::string weights_except = "Options::weights_except";
   std::string length = "epochs, max_steps";  ///< of what a run's length and so its schedule follow
 };
 

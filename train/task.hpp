@@ -53,8 +53,12 @@ struct Data {
   /// The memory that `open` takes on the device which `meta` stands for, beside the batches that it hands out. Null:
   /// none.
   std::function<std::vector<Buffer>(std::int64_t batch_size, Device meta)> reserve = nullptr;
-  /// The samples that could not be read so far, for which others were taken, a text of each; null: there are none.
+  /// The samples that could not be read so far, a text of each; null: there are none. In training others were taken
+  /// for them; in an evaluation their label is datasets::no_label, and no score counts them.
   std::function<std::vector<std::string>()> left_out = nullptr;
+  /// The file of a sample, by its place in the order that is not shuffled, for a table of predictions; null: they are
+  /// in no files of their own.
+  std::function<std::string(std::int64_t sample)> file_of = nullptr;
 };
 
 /// Data that a program makes itself: `make` returns the samples first, first + 1, ..., first + count - 1 of an epoch as
@@ -98,7 +102,7 @@ struct Task {
   /// item() or to_vector() it must leave alone there (is_meta(batch[0].device())). ops::count_correct() knows.
   std::function<Score(nn::Module& model, std::span<const Tensor> batch)> score = nullptr;
   /// For a classifier, instead of `score`: the scores of the classes, (N, classes), for the samples of a batch whose
-  /// second tensor has their labels, (N) int32. The metric is the share of the highest ones that are right, and an
+  /// second tensor has their labels, (N) int32; datasets::no_label counts for nothing. The metric is the share of the highest ones that are right, and an
   /// evaluation of its own (reports::evaluate) has more.
   std::function<Tensor(nn::Module& model, std::span<const Tensor> batch)> class_scores = nullptr;
   std::string metric = "accuracy";

@@ -320,7 +320,13 @@ std::optional<Score> Trainer::score(const TakeScores& take) {
     progress_.evaluating(seen += batch->samples);
   }
   if (seen != task_.evaluation.samples) refuse_short(task_.evaluation, seen);
+  const std::vector<std::string> left_out = task_.evaluation.left_out ? task_.evaluation.left_out() : std::vector<std::string>();
+  if (total.count == 0 && !left_out.empty()) {
+    throw DataError(concat_text("none of the ", seen, " ", task_.unit, " to evaluate ", task_.name,
+                                " with could be read: ", left_out.front()));
+  }
   if (total.count == 0) throw ValueError(concat_text("the score of ", task_.name, " has counted nothing"));
+  evaluated_samples_ = seen - static_cast<std::int64_t>(left_out.size());
   return total;
 }
 

@@ -47,8 +47,8 @@ class Trainer {
   /// the weights that Options asks for are written. For a budget the device's memory is limited to it meanwhile, and
   /// to the bytes of streams that had to be kept (KeptStreamsOutOfMemory) on top of it, where a step without that room
   /// is undone and taken again, for which the task's loss is called once more. Throws DivergedError and RangeError,
-  /// saying in which step, EvaluationOutOfMemory, DataError where the data end before their number of samples,
-  /// ValueError for data that cannot be opened and for a score that counts nothing, and what the library throws.
+  /// saying in which step, EvaluationOutOfMemory, DataError where the data end before their number of samples or
+  /// none could be read, ValueError for data that cannot be opened and for a score that counts nothing, and what the library throws.
   void run(
       const std::function<void()>& after_epoch = [] {}, std::ostream& out = std::cout);
 
@@ -88,6 +88,8 @@ class Trainer {
   MemoryPeak peak() const { return meter_.peak(); }
   /// The same over the evaluations.
   MemoryPeak evaluation_peak() const { return evaluation_peak_; }
+  /// The samples that the last evaluation has counted, without those that could not be read; none before the first.
+  std::optional<std::int64_t> evaluated_samples() const { return evaluated_samples_; }
   /// The share of its training steps' time in which this has waited for data; none before the first.
   std::optional<double> data_share() const {
     return trained_.count() > 0 ? std::optional(waited_ / trained_) : std::nullopt;
@@ -111,6 +113,7 @@ class Trainer {
   std::chrono::duration<double, std::milli> waited_{};
   std::chrono::duration<double, std::milli> trained_{};
   MemoryPeak evaluation_peak_;
+  std::optional<std::int64_t> evaluated_samples_;
   RunRecord record_;
   Checkpoints checkpoints_;
   RunState state_;

@@ -1,7 +1,9 @@
 #include <palimpsest/train/training.hpp>
 
+#include <algorithm>
 #include <cmath>
 
+#include <palimpsest/datasets/image_source.hpp>
 #include <palimpsest/ops/add.hpp>
 #include <palimpsest/ops/cross_entropy.hpp>
 
@@ -75,6 +77,14 @@ class StateAtStart {
   Generator& generator_;
   std::uint64_t offset_;
 };
+
+/// The number of labels that are some, which is not known on a meta device.
+std::int64_t labelled(const Tensor& labels) {
+  const std::int64_t all = labels.shape().count();
+  if (is_meta(labels.device())) return all;
+  const std::vector<std::int32_t> values = labels.to_vector<std::int32_t>();
+  return all - std::count(values.begin(), values.end(), datasets::no_label);
+}
 
 /// Puts a model back into training mode, whatever happens.
 class EvaluationMode {
@@ -199,7 +209,8 @@ Score Training::evaluate(std::span<const Tensor> batch, const TakeScores& take) 
   if (batch.size() < 2) throw ValueError(concat_text("a batch of ", task_.name, " has no labels for class_scores"));
   const Tensor scores = task_.class_scores(*model_, batch);
   if (take) take(scores, batch[1]);
-  return {static_cast<double>(ops::count_correct(scores, batch[1])), batch[1].shape().count()};
+  return {static_cast<double>(ops::count_correct(scores, batch[1], {.ignored = datasets::no_label})),
+          labelled(batch[1])};
 }
 
 }  // namespace palimpsest::train

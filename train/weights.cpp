@@ -6,13 +6,29 @@
 
 namespace palimpsest::train {
 
+namespace {
+
+/// What does not fit in one part alone is most likely a classifier of other classes, which may be left out.
+storage::LoadReport load_or_advise(storage::SafetensorsReader& reader, const nn::Module& model,
+                                   const storage::LoadOptions& how, const OptionNames& names) {
+  try {
+    return storage::load_weights(reader, storage::state_of(model), how);
+  } catch (const storage::MisfitError& error) {
+    if (error.module().empty()) throw;
+    throw DataError(
+        concat_text(error.what(), "; ", names.weights_except, " '", error.module(), ".*' takes all others"));
+  }
+}
+
+}  // namespace
+
 std::optional<storage::LoadReport> load_weights(const nn::Module& model, const Options& options) {
   if (!options.weights.empty()) {
     storage::SafetensorsReader reader(options.weights);
     storage::LoadOptions how{.except = options.weights_except};
     const std::vector<std::string> beside = beside_the_model(reader);
     how.except.insert(how.except.end(), beside.begin(), beside.end());
-    storage::LoadReport report = storage::load_weights(reader, storage::state_of(model), how);
+    storage::LoadReport report = load_or_advise(reader, model, how, options.names);
     // Nobody asked for what else is in a checkpoint.
     std::erase_if(report.unused,
                   [&](const std::string& name) { return !beside.empty() && name.find('/') != std::string::npos; });

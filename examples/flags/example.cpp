@@ -136,6 +136,7 @@ train::Options run_options(const Options& options, Device device) {
                     .seed = "--seed",
                     .precision = "--precision",
                     .resume = "--resume",
+                    .weights_except = "--except",
                     .length = "--epochs and --max-steps"}};
 }
 

@@ -52,10 +52,13 @@ datasets::FolderIndex limited(const datasets::FolderIndex& index, std::int64_t l
 }
 
 train::Data picture_data(const Options& options, datasets::FolderIndex index, bool training) {
+  using datasets::Broken;
+  const Broken skipped = training ? Broken::Replaced : Broken::LeftOut;
+  const Broken broken = options.skip_broken ? skipped : Broken::Refused;
   const datasets::FolderReading reading{.transform = {.size = options.image_size,
                                                       .augment = training && options.augment,
                                                       .crops = training ? 1 : options.crops},
-                                        .skip_broken = options.skip_broken};
+                                        .broken = broken};
   auto images = std::make_shared<const datasets::ImageFolder>(std::move(index), reading);
   train::Data data = train::image_data(options.data, images,
                                        {.seed = options.seed,
@@ -66,6 +69,9 @@ train::Data picture_data(const Options& options, datasets::FolderIndex index, bo
     std::vector<std::string> reasons;
     for (const datasets::BrokenPicture& broken : images->broken()) reasons.push_back(broken.reason);
     return reasons;
+  };
+  data.file_of = [images, folder = options.data](std::int64_t sample) {
+    return images->index().file(sample).lexically_relative(folder).string();
   };
   return data;
 }

@@ -168,9 +168,9 @@ class PicturesOfFolders : public ImageFolders {
   void SetUp() override {
     if (!decodes_pictures()) GTEST_SKIP() << "this build decodes no pictures";
   }
-  ImageFolder source(bool skip_broken = false, bool augment = false) const {
+  ImageFolder source(Broken broken = Broken::Refused, bool augment = false) const {
     return {index_folder(folder_, Split::Train),
-            {.transform = {.size = 8, .augment = augment}, .skip_broken = skip_broken}};
+            {.transform = {.size = 8, .augment = augment}, .broken = broken}};
   }
 };
 
@@ -190,7 +190,7 @@ TEST_F(PicturesOfFolders, OneThatCannotBeReadNamesItselfItsClassAndTheReason) {
     EXPECT_NE(why.find("unknown format"), std::string::npos) << why;
   }
   images.read(1, random, pixels.data());
-  const ImageFolder skipping = source(true);
+  const ImageFolder skipping = source(Broken::Replaced);
   EXPECT_THROW(skipping.read(0, random, pixels.data()), DataError) << "the class has no other";
 }
 
@@ -200,7 +200,7 @@ TEST_F(PicturesOfFolders, BrokenOnesAreReplacedByTheNextOfTheirClass) {
   add_text("train/a/3.png");
   add_text("train/a/4\xFF.png");
   add("train/b/1.png", "grey.png");
-  const ImageFolder images = source(true);
+  const ImageFolder images = source(Broken::Replaced);
   const auto read = [&](std::int64_t index) {
     std::vector<std::uint8_t> pixels(3 * 8 * 8);
     Random random(1);
@@ -214,6 +214,24 @@ TEST_F(PicturesOfFolders, BrokenOnesAreReplacedByTheNextOfTheirClass) {
   EXPECT_NE(broken[1].file.find("4\\xFF.png"), std::string::npos) << broken[1].file;
 }
 
+TEST_F(PicturesOfFolders, BrokenOnesHaveNoLabelWhereNothingMayReplaceThem) {
+  add("train/a/1.png", "drawn.png");
+  add_text("train/a/2.png");
+  add_text("train/b/1.png");
+  const ImageFolder images = source(Broken::LeftOut);
+  Loader loader(images, {.batch_size = 3, .shuffle = false, .normalisation = imagenet_normalisation()});
+  for (const std::int64_t epoch : {0, 1}) {
+    loader.start_epoch(epoch);
+    const std::optional<Batch> batch = loader.next();
+    ASSERT_TRUE(batch);
+    EXPECT_EQ(std::vector<std::int32_t>(batch->labels, batch->labels + 3),
+              (std::vector<std::int32_t>{0, no_label, no_label}));
+    const float* const last = batch->images + std::ptrdiff_t{2} * 3 * 8 * 8;
+    EXPECT_EQ(std::vector<float>(last, last + 3 * 8 * 8), std::vector<float>(last - 3 * 8 * 8, last)) << "zero pixels";
+  }
+  EXPECT_EQ(images.broken().size(), 2U);
+}
+
 TEST_F(PicturesOfFolders, AreTheSameForAnyNumberOfWorkersAndAnyBatch) {
   for (int i = 0; i < 7; ++i) {
     add("train/a/" + std::to_string(i) + ".png", i % 2 == 0 ? "drawn.png" : "420.jpg");
@@ -221,7 +239,7 @@ TEST_F(PicturesOfFolders, AreTheSameForAnyNumberOfWorkersAndAnyBatch) {
   }
   add_text("train/a/broken.png");
   const auto epoch = [&](int workers, std::int64_t batch_size) {
-    const ImageFolder images = source(true, true);
+    const ImageFolder images = source(Broken::Replaced, true);
     Loader loader(images,
                   {.batch_size = batch_size, .seed = 5, .normalisation = imagenet_normalisation(), .workers = workers});
     std::vector<float> all;

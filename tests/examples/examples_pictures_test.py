@@ -4,6 +4,7 @@
 Arguments: the paths of imagenet and classify, and the folder of the tests' pictures.
 """
 
+import csv
 import json
 import pathlib
 import shutil
@@ -155,12 +156,95 @@ def test_broken_pictures_are_named_or_left_out(folder):
     assert len(report["left_out"]) == 1 and "page.png" in report["left_out"][0], report["left_out"]
 
 
+def test_broken_pictures_are_not_evaluated(folder):
+    weights, _ = train(folder)
+    pictures, rows = folder / "pictures", folder / "rows.csv"
+    measure = ["--data", str(pictures), *SMALL, "--evaluate", "--weights", str(weights), "--predictions", str(rows)]
+    imagenet(*measure)
+    whole = rows.read_text().splitlines()
+    broken = sorted((pictures / "val").rglob("*.*"))[1]
+    broken.write_text("<html>not a picture</html>")
+    report = imagenet(*measure, "--skip-broken")
+    assert rows.read_text().splitlines() == [*whole[:2], *whole[3:]]
+    kept = [line.split(",") for line in [whole[1], *whole[3:]]]
+    assert report["test_accuracy"] == sum(label == taken for _, label, taken, *_ in kept) / 3
+    assert sum(map(sum, report["confusion"])) == report["evaluated"] == 3
+    assert report["left_out"] == [] and len(report["not_evaluated"]) == 1 and str(broken) in report["not_evaluated"][0]
+    trained = imagenet("--data", str(pictures), *SMALL, "--epochs", "1", "--skip-broken")
+    assert trained["evaluated"] == 3 and trained["left_out"] == [] and len(trained["not_evaluated"]) == 1
+    assert 3 * trained["test_accuracy"] in (0, 1, 2, 3)
+    for file in (pictures / "val").rglob("*.*"):
+        file.write_text("<html>not a picture</html>")
+    errors = imagenet(*measure, "--skip-broken", status=1)
+    assert "none of the 4 images" in errors and errors.count("\n") == 1, errors
+
+
+def test_a_long_list_of_broken_pictures_ends_truthfully(folder):
+    pictures = make_folder(folder / "pictures")
+    for number in range(11):
+        (pictures / "train" / "drawn" / f"page{number}.png").write_text("<html>")
+    command = [IMAGENET, "--data", str(pictures), *SMALL, "--epochs", "1", "--skip-broken"]
+    report = folder / "report.json"
+    for flags, words in (([], "and 1 more\n"), (["--report", str(report)], f"and 1 more, which are in {report}\n")):
+        status, output, errors = run([*command, *flags])
+        assert status == 0 and words in output, output + errors
+
+
+def test_predictions_name_the_files(folder):
+    weights, _ = train(folder)
+    pictures, rows = folder / "pictures", folder / "rows.csv"
+    odd = pictures / "val" / "drawn" / 'odd, "name".png'
+    (pictures / "val" / "drawn" / "drawn.png").rename(odd)
+    for name in (str(pictures), str(pictures) + "/"):
+        imagenet("--data", name, *SMALL, "--evaluate", "--weights", str(weights), "--predictions", str(rows))
+        with open(rows, newline="", encoding="utf-8") as table:
+            files = [row["file"] for row in csv.DictReader(table)]
+        assert files == sorted(str(file.relative_to(pictures)) for file in (pictures / "val").rglob("*.*")), files
+
+
 def test_plans_need_no_pixels(folder):
     pictures = make_folder(folder / "pictures")
     for file in pictures.rglob("*.png"):
         file.write_bytes(b"")
     said = imagenet("--data", str(pictures), *SMALL, "--plan")
     assert said == f"imagenet: {pictures}: 2 classes, 10 pictures to train and 4 to evaluate with\n", said
+
+
+def test_names_of_classes_come_from_a_file(folder):
+    weights, _ = train(folder)
+    picture, names = pathlib.Path(PICTURES) / "drawn.png", folder / "names.txt"
+    for text in (b"one\ntwo", b"one\ntwo\n", b"one\r\ntwo\r\n", b"\xef\xbb\xbfone\r\ntwo\r\n\r\n"):
+        names.write_bytes(text)
+        output, _ = classify("--weights", weights, "--classes", names, "--json", picture)
+        assert {entry["class"] for entry in json.loads(output)[0]["classes"]} == {"one", "two"}, output
+    for text, words in ((b"", "no names"), (b"\r\n\n", "no names"), (b"one\n\ntwo\n", "line 2 is empty"),
+                        (b"one\ntwo\none\n", "line 3 is the name of line 1, too: one"),
+                        (b"one\nt\xfcw\n", "line 2 is no printable UTF-8: t\\xFCw"),
+                        (b"one\ntwo\nthree\n", "3 names of classes, and the network has 2")):
+        names.write_bytes(text)
+        _, errors = classify("--weights", weights, "--classes", names, picture, status=1)
+        assert errors.startswith(f"classify: {names}: ") and words in errors and errors.count("\n") == 1, errors
+    for path, words in ((folder, "is a folder"), (folder / "nowhere", "cannot be read")):
+        _, errors = classify("--weights", weights, "--classes", path, picture, status=1)
+        assert errors.startswith(f"classify: {path}: {words}"), errors
+
+
+def test_names_of_files_do_nothing_to_a_terminal(folder):
+    weights, _ = train(folder)
+    odd = folder / "a\n\x1b[31mb.png"
+    missing = folder / "no\n\x1b[31mne.png"
+    shutil.copy(pathlib.Path(PICTURES) / "drawn.png", odd)
+    output, errors = classify("--weights", weights, odd, missing, status=1)
+    assert output.splitlines()[0] == f"{folder}/a\\x0A\\x1B[31mb.png" and "\x1b" not in output, output
+    assert "no\\x0A\\x1B[31mne.png" in errors and errors.count("\n") == 1 and "\x1b" not in errors, errors
+    output, _ = classify("--weights", weights, "--json", odd)
+    assert json.loads(output)[0]["file"] == str(odd)
+
+
+def test_a_folder_is_no_picture(folder):
+    weights, _ = train(folder)
+    output, errors = classify("--weights", weights, folder / "pictures", status=1)
+    assert output == "" and errors == f"classify: {folder / 'pictures'}: is a folder, expected a JPEG or PNG file\n", errors
 
 
 def test_wrong_use_is_one_line(folder):
@@ -171,7 +255,7 @@ def test_wrong_use_is_one_line(folder):
             (["--weights", folder / "none.safetensors", picture], 1, ["none.safetensors"]),
             (["--weights", weights, missing], 1, ["missing.png"]),
             (["--weights", weights, "--arch", "vgg", picture], 2, ["--arch", "densenet121"]),
-            (["--weights", weights, "--classes", picture, picture], 1, ["names of classes"]),
+            (["--weights", weights, "--classes", picture, picture], 1, ["drawn.png: line 1 is no printable UTF-8"]),
             (["--weights", weights], 2, ["pictures"])):
         output, errors = classify(*arguments, status=status)
         assert errors.startswith("classify: ") and all(word in errors for word in words), errors

@@ -88,6 +88,71 @@ TEST_F(EvaluateTest, TellsWhatIsTakenForWhat) {
   EXPECT_EQ(report()["test_accuracy"], right / 40.0);
 }
 
+/// Synthetic images of which every tenth cannot be read.
+class WithBrokenImages : public datasets::StoredImages {
+ public:
+  using datasets::StoredImages::StoredImages;
+  std::int32_t label(std::int64_t index) const override {
+    return index % 10 == 0 ? datasets::no_label : StoredImages::label(index);
+  }
+};
+
+TEST_F(EvaluateTest, LeavesOutWhatCannotBeRead) {
+  const datasets::ImageSet images = datasets::synthetic({.count = 40, .seed = 3});
+  train::Task some = task();
+  some.evaluation = train::image_data(
+      "drawn", std::make_shared<WithBrokenImages>(std::make_shared<const datasets::ImageSet>(images)),
+      {.shuffle = false});
+  some.evaluation.left_out = [] { return std::vector<std::string>{"0", "10", "20", "30"}; };
+  evaluate(out_, task(), {.batch_size = 16}, {.predictions = path("all.csv")});
+  out_.str("");
+  evaluate(out_, some, {.batch_size = 16}, {.report = path("report.json"), .predictions = path("predictions.csv")});
+  std::istringstream all(content("all.csv"));
+  std::string expected, line;
+  int sample = -1, right = 0;
+  for (; std::getline(all, line); ++sample) {
+    if (sample >= 0 && sample % 10 == 0) continue;
+    expected += line + '\n';
+    int number = 0, label = 0, predicted = 0;
+    if (std::sscanf(line.c_str(), "%d,%d,%d", &number, &label, &predicted) == 3) right += label == predicted ? 1 : 0;
+  }
+  EXPECT_EQ(content("predictions.csv"), expected);
+  EXPECT_EQ(report()["test_accuracy"], right / 36.0);
+  EXPECT_EQ(report()["evaluated"], 36);
+  EXPECT_EQ(report()["not_evaluated"].size(), 4U);
+  EXPECT_NE(out_.str().find("on drawn: 36 images evaluated"), std::string::npos) << out_.str();
+  EXPECT_NE(out_.str().find("  not evaluated  4 of 40 images"), std::string::npos) << out_.str();
+}
+
+TEST_F(EvaluateTest, NamesTheFilesOfSamplesThatHaveSome) {
+  train::Task named = task();
+  named.evaluation.file_of = [](std::int64_t sample) {
+    const std::vector<std::string> odd = {"plain name.png", "a,b.png", "\"c\".png", "d\ne.png"};
+    return odd[static_cast<std::size_t>(sample % 4)];
+  };
+  evaluate(out_, named, {.batch_size = 16}, {.predictions = path("predictions.csv")});
+  const std::string rows = content("predictions.csv");
+  EXPECT_TRUE(rows.starts_with("sample,label,predicted,probability,file\n0,")) << rows;
+  for (const char* const field : {",plain name.png\n", ",\"a,b.png\"\n", ",\"\"\"c\"\".png\"\n", ",\"d\ne.png\"\n"}) {
+    EXPECT_NE(rows.find(field), std::string::npos) << field << " in\n" << rows;
+  }
+}
+
+TEST_F(EvaluateTest, SaysThatNothingCouldBeRead) {
+  train::Task none = task();
+  auto images = datasets::synthetic({.count = 1, .seed = 3});
+  none.evaluation = train::image_data(
+      "drawn", std::make_shared<WithBrokenImages>(std::make_shared<const datasets::ImageSet>(images)), {});
+  none.evaluation.left_out = [] { return std::vector<std::string>{"0.png: is empty"}; };
+  try {
+    evaluate(out_, none, {});
+    FAIL() << "nothing was evaluated";
+  } catch (const DataError& error) {
+    EXPECT_NE(std::string(error.what()).find("none of the 1 images"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("0.png: is empty"), std::string::npos) << error.what();
+  }
+}
+
 TEST_F(EvaluateTest, TakesWhatWasForeseenToTheByte) {
   evaluate(out_, task(), {.batch_size = 16}, {.report = path("report.json")});
   const train::Forecast forecast = train::rehearse_evaluation_alone(task(), {.batch_size = 16});

@@ -84,6 +84,39 @@ TEST(RunReport, SaysHowMuchWasElsewhere) {
   EXPECT_NE(out.str().find("offloaded      2.000 MiB at once, to a file in "), std::string::npos) << out.str();
 }
 
+TEST(RunReport, SaysWhatWasReplacedAndWhatWasNotEvaluated) {
+  RunReport report = some_report();
+  report.task.evaluation.samples = 40;
+  report.evaluated = 38;
+  report.left_out = {"train/1.png: no picture"};
+  report.not_evaluated = {"val/1.png: no picture", "val/2.png: no picture"};
+  const Json json = Json::parse(to_json(report));
+  EXPECT_EQ(json["evaluated"], 38);
+  EXPECT_EQ(json["left_out"], Json(report.left_out));
+  EXPECT_EQ(json["not_evaluated"], Json(report.not_evaluated));
+  std::ostringstream out;
+  print_summary(out, report);
+  EXPECT_NE(out.str().find("  left out       1 images that could not be read; others were taken for them\n"
+                           "    train/1.png: no picture\n"
+                           "  not evaluated  2 of 40 images, which could not be read\n"
+                           "    val/1.png: no picture\n    val/2.png: no picture\n"),
+            std::string::npos)
+      << out.str();
+  EXPECT_TRUE(Json::parse(to_json(some_report()))["evaluated"].is_null());
+}
+
+TEST(RunReport, SaysWhereTheRestOfAListIsOnlyIfItIsThere) {
+  RunReport report = some_report();
+  report.left_out.assign(12, "1.png: no picture");
+  for (const auto& [file, expected] : {std::pair("", "    and 2 more\n"),
+                                       std::pair("a/report.json", "    and 2 more, which are in a/report.json\n")}) {
+    report.file = file;
+    std::ostringstream out;
+    print_summary(out, report);
+    EXPECT_NE(out.str().find(expected), std::string::npos) << out.str();
+  }
+}
+
 TEST(RunReport, SummaryIsReadable) {
   std::ostringstream out;
   print_summary(out, some_report());

@@ -125,6 +125,18 @@ TEST_F(Safetensors, HeadersThatAreNone) {
   });
 }
 
+TEST_F(Safetensors, FilesOfOtherKinds) {
+  const std::string zip = std::string("PK\3\4\0\0\10\10\0\0archive/data.pkl", 26);
+  expect_refused({
+      {"one of PyTorch's", zip, "is no safetensors file; it looks like one of PyTorch's own"},
+      {"a page", "<html>not weights</html>", "is no safetensors file"},
+      {"a short text", "weights", "is no safetensors file: has 7 bytes"},
+      {"a download that was cut short", length_of(20000) + "{\"a\":", "a header of 20000 bytes in a file of 13"},
+  });
+  EXPECT_EQ(refusal("<html>not weights</html>").find("PyTorch"), std::string::npos);
+  EXPECT_EQ(refusal(zip).find("bytes"), std::string::npos);
+}
+
 TEST_F(Safetensors, EntriesThatTheFormatDoesNotKnow) {
   const std::string good = tensor("a", "F32", "[2]", 0, 8);
   expect_refused({

@@ -183,6 +183,33 @@ TEST_F(WeightsTest, AllThatDoesNotFitIsOneErrorAndChangesNothing) {
   EXPECT_THROW(load_weights(path("w"), tensors), DataError);
 }
 
+TEST_F(WeightsTest, AnotherNetworkIsAMessageOfAFewNames) {
+  save_weights(path("w"), densenet(1));
+  const nn::ImageNetResNet other(nn::ImageNetResNetOptions{}, nn::Init(1, meta_of(test::device())));
+  const std::string said = message_of([&] { load_weights(path("w"), other, {.names = Names::Own}); });
+  EXPECT_LT(said.size(), 1000U) << said;
+  for (const char* const words : {" missing: ", " unexpected: ", " more"}) {
+    EXPECT_NE(said.find(words), std::string::npos) << words << " in " << said;
+  }
+}
+
+TEST_F(WeightsTest, SaysInWhichPartAloneTheFormsDiffer) {
+  const auto part = [&](const NamedTensors& tensors) {
+    try {
+      load_weights(path("w"), tensors);
+    } catch (const MisfitError& error) {
+      return error.module();
+    }
+    return std::string("nowhere");
+  };
+  const Tensor small = tensor<float>({1}, {1}), large = tensor<float>({2}, {1, 2});
+  save_weights(path("w"), NamedTensors{{"a.b.weight", small}, {"a.b.bias", small}, {"a.c.weight", small}});
+  EXPECT_EQ(part({{"a.b.weight", small}, {"a.b.bias", small}, {"a.c.weight", small}}), "nowhere");
+  EXPECT_EQ(part({{"a.b.weight", large}, {"a.b.bias", large}, {"a.c.weight", small}}), "a.b");
+  EXPECT_EQ(part({{"a.b.weight", large}, {"a.b.bias", small}, {"a.c.weight", large}}), "");
+  EXPECT_EQ(part({{"a.b.weight", large}, {"a.b.bias", small}, {"a.d.weight", small}}), "");
+}
+
 TEST_F(WeightsTest, PatternsExclude) {
   const nn::DenseNet saved = densenet(1);
   save_weights(path("w"), saved, {}, Names::Torchvision);

@@ -59,6 +59,18 @@ TEST(ClassResults, TakesNothingForAClassWhereAScoreIsNoNumber) {
   EXPECT_EQ(results.top5_accuracy(), 0.5);
 }
 
+TEST(ClassResults, PassesOverSamplesWithoutALabel) {
+  ClassResults results;
+  results.add(scores(3, 6, {9, 0, 0, 0, 0, 0, /**/ 9, 0, 0, 0, 0, 0, /**/ 9, 0, 0, 0, 0, 0}), labels({0, -1, 3}));
+  results.add(scores(2, 6, {9, 0, 0, 0, 0, 0, /**/ 0, 9, 0, 0, 0, 0}), labels({-1, 1}));
+  ASSERT_EQ(results.predictions().size(), 3U);
+  EXPECT_EQ(results.predictions()[1].sample, 2);
+  EXPECT_EQ(results.predictions()[2].sample, 4);
+  EXPECT_EQ(results.accuracy(), 2.0 / 3);
+  EXPECT_EQ(results.top5_accuracy(), 1);
+  EXPECT_EQ(results.count(0, 0) + results.count(3, 0) + results.count(1, 1), 3);
+}
+
 TEST(ClassResults, RefusesWhatIsNoClassifiers) {
   ClassResults results;
   EXPECT_THROW(results.add(scores(2, 3, {0, 0, 0, 0, 0, 0}), labels({0})), ShapeError);
