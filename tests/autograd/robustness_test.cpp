@@ -160,7 +160,10 @@ TEST(UserOpTest, AGradientThatWasAskedForAndIsNotWrittenIsAnError) {
               io.pass_through(0);
             }),
             said);
-  EXPECT_EQ(failure_of([](BackwardContext& io) { *io.grad_input(0).view.as<float>() = NAN; }), "none");
+  EXPECT_EQ(failure_of([](BackwardContext& io) {
+              *io.grad_input(0).view.as<float>() = std::numeric_limits<float>::quiet_NaN();
+            }),
+            "none");
 }
 
 TEST(UserOpTest, PlacesThatTheOpDoesNotHaveAreErrors) {
