@@ -16,15 +16,20 @@
 namespace palimpsest {
 namespace {
 
-/// True if making `sources` present may take `value` itself. A present value counts as absent: it may be dropped. The
-/// nearest are looked at first: a way back is short, and all that a value comes from is long.
-bool depend_on(const std::vector<Value*>& sources, const Value& value) {
-  if (!value.state().is_source) return false;
+std::size_t place_of(const Value& value) { return value.producer() != nullptr ? value.producer()->index : 0; }
+
+/// True if making `sources` present may take `value` itself. A present value counts as absent: it may be dropped.
+/// `solved_from`: Session's. What lies before the value is on no way back to it unless something there is solved from
+/// what came later: in a chain of couplings that saves looking at all of the chain.
+bool depend_on(const std::vector<Value*>& sources, const Value& value, std::size_t solved_from) {
+  const std::size_t place = place_of(value);
   std::vector<Value*> pending = sources;
   std::unordered_set<const Value*> visited;
-  for (std::size_t i = 0; i < pending.size(); ++i) {
-    const Value& next = *pending[i];
+  while (!pending.empty()) {
+    const Value& next = *pending.back();
+    pending.pop_back();
     if (&next == &value) return true;
+    if (place_of(next) < place && solved_from <= place) continue;
     if (next.recipe() == nullptr || !visited.insert(&next).second) continue;
     for (Value* source : next.recipe()->sources(next)) pending.push_back(source);
   }
@@ -167,7 +172,7 @@ bool Tape::adopt(Value& value, RecipePtr recipe) {
   const std::vector<Value*> sources = recipe->sources(value);
   if (!can_be_read(sources, value)) return false;
   // A value that no recipe and no gradient reads is on no way back to itself.
-  if (value.state().readers > 0 && depend_on(sources, value)) return false;
+  if (value.state().readers > 0 && depend_on(sources, value, session_->solved_from)) return false;
   if (verifier_ != nullptr) {
     for (const Value* source : sources) verifier_->remember(*source);
   }
@@ -183,7 +188,10 @@ bool Tape::adopt(Value& value, RecipePtr recipe) {
   };
   value.state().light =
       value.producer()->op->cost() != Cost::Heavy && std::all_of(sources.begin(), sources.end(), stays_or_is_light);
-  for (Value* source : sources) source->state().is_source = true;
+  for (const Value* source : sources) {
+    if (source->producer() == nullptr || place_of(*source) < place_of(value)) continue;
+    session_->solved_from = std::max(session_->solved_from, place_of(*source) + 1);
+  }
   value.state().recipe = std::move(recipe);
   return true;
 }

@@ -21,6 +21,7 @@ struct Session {
   Arenas arenas;
   StateLog changes;
   std::size_t next_index = 0;      ///< of the op recorded next
+  std::size_t solved_from = 0;     ///< behind the last op of those whose results earlier values are made from
   std::size_t next_place = 0;      ///< of the next op that has a policy (Policy::place)
   bool step_counted = false;       ///< for verification, since the last backward
   std::weak_ptr<Tape> taken_from;  ///< an op of it was taken back and is about to be replaced (take_unrun)

@@ -19,8 +19,7 @@ struct ValueState {
   int handles = 0;                  ///< the user's tensors
   int readers = 0;                  ///< recorded nodes whose backward or replay will read it
   int pins = 0;
-  bool is_source = false;  ///< some recipe has been chosen that reads it
-  bool light = false;      ///< when its recipe was chosen, no heavy op was between it and values that stay
+  bool light = false;  ///< when its recipe was chosen, no heavy op was between it and values that stay
   int arena = -1;          ///< the arena that the bytes are leased from
   int depth = 0;           ///< blocks with policies around the one whose policy has chosen the recipe
   std::shared_ptr<Storage> storage;
