@@ -82,8 +82,7 @@ Picture ImageFolder::readable_of_class(std::int64_t index) const {
     if (std::optional<Picture> found = readable(taken)) return std::move(*found);
     taken = after(taken);
   } while (taken != index);
-  throw DataError(
-      concat_text(index_.folder.string(), ": no picture of class ", class_name(index), " can be read"));
+  throw DataError(concat_text(index_.folder.string(), ": no picture of class ", class_name(index), " can be read"));
 }
 
 void ImageFolder::read(std::int64_t index, Random& random, std::uint8_t* pixels) const {

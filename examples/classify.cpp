@@ -186,8 +186,8 @@ class Network {
 void print(const std::string& file, const std::vector<Network::Likely>& likely) {
   std::cout << datasets::printable(file) << '\n';
   for (const auto& [name, probability] : likely) {
-    std::cout << std::setw(8) << std::fixed << std::setprecision(1) << 100 * probability << " %  " << datasets::printable(name)
-              << '\n';
+    std::cout << std::setw(8) << std::fixed << std::setprecision(1) << 100 * probability << " %  "
+              << datasets::printable(name) << '\n';
   }
   std::cout << std::flush;
 }

@@ -72,10 +72,11 @@ class MisfitError : public DataError {
 
 /// Reads tensors from a file into these. Half and bfloat16 are widened, float64 is rounded to a float32 tensor's. All
 /// must be there with their shapes, and nothing else but PyTorch's num_batches_tracked: what is missing, unexpected or
-/// misshapen is one MisfitError that counts all of it and names the first of each kind; damage that the file's checksums
-/// show is a DataError; nothing has changed then. Tensors on a meta device are compared by names and shapes alone. Takes the memory of one piece, and on
-/// CUDA that of one tensor on the host. Throws DataError as the reader does, ValueError for a pattern that matches
-/// nothing; where the disk fails in the middle, after all has been read once, some tensors have their new values.
+/// misshapen is one MisfitError that counts all of it and names the first of each kind; damage that the file's
+/// checksums show is a DataError; nothing has changed then. Tensors on a meta device are compared by names and shapes
+/// alone. Takes the memory of one piece, and on CUDA that of one tensor on the host. Throws DataError as the reader
+/// does, ValueError for a pattern that matches nothing; where the disk fails in the middle, after all has been read
+/// once, some tensors have their new values.
 LoadReport load_weights(const std::string& file, const std::vector<nn::NamedTensor>& tensors,
                         const LoadOptions& options = {});
 /// The same into a module's parameters and buffers.

@@ -102,8 +102,8 @@ struct Task {
   /// item() or to_vector() it must leave alone there (is_meta(batch[0].device())). ops::count_correct() knows.
   std::function<Score(nn::Module& model, std::span<const Tensor> batch)> score = nullptr;
   /// For a classifier, instead of `score`: the scores of the classes, (N, classes), for the samples of a batch whose
-  /// second tensor has their labels, (N) int32; datasets::no_label counts for nothing. The metric is the share of the highest ones that are right, and an
-  /// evaluation of its own (reports::evaluate) has more.
+  /// second tensor has their labels, (N) int32; datasets::no_label counts for nothing. The metric is the share of the
+  /// highest ones that are right, and an evaluation of its own (reports::evaluate) has more.
   std::function<Tensor(nn::Module& model, std::span<const Tensor> batch)> class_scores = nullptr;
   std::string metric = "accuracy";
   bool metric_is_share = true;  ///< printed in per cent

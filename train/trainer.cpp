@@ -320,7 +320,8 @@ std::optional<Score> Trainer::score(const TakeScores& take) {
     progress_.evaluating(seen += batch->samples);
   }
   if (seen != task_.evaluation.samples) refuse_short(task_.evaluation, seen);
-  const std::vector<std::string> left_out = task_.evaluation.left_out ? task_.evaluation.left_out() : std::vector<std::string>();
+  const std::vector<std::string> left_out =
+      task_.evaluation.left_out ? task_.evaluation.left_out() : std::vector<std::string>();
   if (total.count == 0 && !left_out.empty()) {
     throw DataError(concat_text("none of the ", seen, " ", task_.unit, " to evaluate ", task_.name,
                                 " with could be read: ", left_out.front()));

@@ -48,7 +48,8 @@ class Trainer {
   /// to the bytes of streams that had to be kept (KeptStreamsOutOfMemory) on top of it, where a step without that room
   /// is undone and taken again, for which the task's loss is called once more. Throws DivergedError and RangeError,
   /// saying in which step, EvaluationOutOfMemory, DataError where the data end before their number of samples or
-  /// none could be read, ValueError for data that cannot be opened and for a score that counts nothing, and what the library throws.
+  /// none could be read, ValueError for data that cannot be opened and for a score that counts nothing, and what the
+  /// library throws.
   void run(
       const std::function<void()>& after_epoch = [] {}, std::ostream& out = std::cout);
 

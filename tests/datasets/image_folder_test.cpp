@@ -134,8 +134,7 @@ class PicturesOfFolders : public ImageFolders {
     if (!decodes_pictures()) GTEST_SKIP() << "this build decodes no pictures";
   }
   ImageFolder source(Broken broken = Broken::Refused, bool augment = false) const {
-    return {index_folder(folder_, Split::Train),
-            {.transform = {.size = 8, .augment = augment}, .broken = broken}};
+    return {index_folder(folder_, Split::Train), {.transform = {.size = 8, .augment = augment}, .broken = broken}};
   }
 };
 

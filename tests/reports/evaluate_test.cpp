@@ -100,9 +100,9 @@ class WithBrokenImages : public datasets::StoredImages {
 TEST_F(EvaluateTest, LeavesOutWhatCannotBeRead) {
   const datasets::ImageSet images = datasets::synthetic({.count = 40, .seed = 3});
   train::Task some = task();
-  some.evaluation = train::image_data(
-      "drawn", std::make_shared<WithBrokenImages>(std::make_shared<const datasets::ImageSet>(images)),
-      {.shuffle = false});
+  some.evaluation =
+      train::image_data("drawn", std::make_shared<WithBrokenImages>(std::make_shared<const datasets::ImageSet>(images)),
+                        {.shuffle = false});
   some.evaluation.left_out = [] { return std::vector<std::string>{"0", "10", "20", "30"}; };
   evaluate(out_, task(), {.batch_size = 16}, {.predictions = path("all.csv")});
   out_.str("");
