@@ -55,7 +55,7 @@ struct BrokenPicture {
   std::string reason;  ///< with file and class
 };
 
-/// What becomes of a picture that cannot be read.
+/// The treatment of a picture that cannot be read.
 enum class Broken : std::uint8_t {
   Refused,   ///< an error
   Replaced,  ///< the next of its class is read instead: for training

@@ -119,7 +119,7 @@ SafetensorsReader::SafetensorsReader(const std::string& file) : file_(file) {
 
 void SafetensorsReader::fail(const std::string& why) const { throw DataError(concat_text(file_, ": ", why)); }
 
-/// Where no JSON follows, the first bytes were no length.
+/// The first bytes were no length where no JSON follows them.
 void SafetensorsReader::refuse_other_kind(std::uint64_t first_bytes) const {
   constexpr std::uint32_t zip = 0x04034B50;  // "PK\3\4": APPNOTE.TXT, section 4.3.7
   fail(static_cast<std::uint32_t>(first_bytes) == zip

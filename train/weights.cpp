@@ -8,7 +8,7 @@ namespace palimpsest::train {
 
 namespace {
 
-/// What does not fit in one part alone is most likely a classifier of other classes, which may be left out.
+/// A part that is all which does not fit is most likely a classifier of other classes, which may be left out.
 storage::LoadReport load_or_advise(storage::SafetensorsReader& reader, const nn::Module& model,
                                    const storage::LoadOptions& how, const OptionNames& names) {
   try {

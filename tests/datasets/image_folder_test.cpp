@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <set>
@@ -229,6 +231,13 @@ TEST_F(PicturesOfFolders, BrokenOnesHaveNoLabelWhereNothingMayReplaceThem) {
     EXPECT_EQ(std::vector<float>(last, last + 3 * 8 * 8), std::vector<float>(last - 3 * 8 * 8, last)) << "zero pixels";
   }
   EXPECT_EQ(images.broken().size(), 2U);
+  Loader raw(images, {.batch_size = 3, .shuffle = false, .raw = true});  // as it goes to a card
+  raw.start_epoch(0);
+  const std::optional<Batch> batch = raw.next();
+  ASSERT_TRUE(batch);
+  std::array<std::int32_t, 3> labels{};
+  std::memcpy(labels.data(), batch->raw.data(), sizeof labels);
+  EXPECT_EQ(labels, (std::array<std::int32_t, 3>{0, no_label, no_label}));
 }
 
 TEST_F(PicturesOfFolders, AreTheSameForAnyNumberOfWorkersAndAnyBatch) {
