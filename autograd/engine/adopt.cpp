@@ -19,8 +19,8 @@ namespace {
 std::size_t place_of(const Value& value) { return value.producer() != nullptr ? value.producer()->index : 0; }
 
 /// True if making `sources` present may take `value` itself. A present value counts as absent: it may be dropped.
-/// `solved_from`: Session's. What lies before the value is on no way back to it unless something there is solved from
-/// what came later: in a chain of couplings that saves looking at all of the chain.
+/// Values that come before it are on no way back to it unless one of them is solved from what came later
+/// (`solved_from` is the session's): in a chain of couplings that saves looking at all of the chain.
 bool depend_on(const std::vector<Value*>& sources, const Value& value, std::size_t solved_from) {
   const std::size_t place = place_of(value);
   std::vector<Value*> pending = sources;

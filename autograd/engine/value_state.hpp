@@ -20,8 +20,8 @@ struct ValueState {
   int readers = 0;                  ///< recorded nodes whose backward or replay will read it
   int pins = 0;
   bool light = false;  ///< when its recipe was chosen, no heavy op was between it and values that stay
-  int arena = -1;          ///< the arena that the bytes are leased from
-  int depth = 0;           ///< blocks with policies around the one whose policy has chosen the recipe
+  int arena = -1;      ///< the arena that the bytes are leased from
+  int depth = 0;       ///< blocks with policies around the one whose policy has chosen the recipe
   std::shared_ptr<Storage> storage;
   std::shared_ptr<Storage> gradient;
   std::shared_ptr<Unread> unread;  ///< the op that makes it when it is read first (apply_when_read); of leaves alone
