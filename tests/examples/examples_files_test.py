@@ -99,6 +99,8 @@ def test_weights_of_another_network_are_told_in_a_few_names(folder):
     status, _, errors = run([*small, "--max-steps", "1", "--save-weights", saved])
     assert status == 0, errors
     fails_with([*small, "--classes", "9", "--weights", saved], 1, "classifier.weight is F32", "; --except 'classifier.*' takes all others")
+    fails_with([IMAGENET, *SMALL, "--arch", "resnet50", "--weights", saved, "--plan"], 2, "is of densenet, --arch is resnet50")
+    assert run([*SMALL_DENSENET, "--max-steps", "1", "--save-weights", saved])[0] == 0  # these do not say of what they are
     other = [IMAGENET, *SMALL, "--arch", "resnet50", "--weights", saved, "--plan"]
     fails_with(other, 1, "missing: ", "unexpected: ", " more")
     said = run(other)[2]
